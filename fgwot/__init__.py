@@ -1,0 +1,1 @@
+"""Entropic Fused Gromov-Wasserstein optimal transport for PyTorch."""
