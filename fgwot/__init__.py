@@ -1,1 +1,31 @@
 """Entropic Fused Gromov-Wasserstein optimal transport for PyTorch."""
+
+from fgwot.adjoint import Adjoint, Envelope, Implicit, Unrolled
+from fgwot.functional import fused_gromov_wasserstein, gromov_wasserstein
+from fgwot.initial import MultiInit
+from fgwot.losses import Factors, GroundLoss, huber
+from fgwot.modules import FGWLoss
+from fgwot.solution import ConvergenceWarning, Solution, Status
+from fgwot.solver import MirrorDescent, ProximalPoint
+from fgwot.tensor_term import tensor_term
+
+__all__ = [
+    "Adjoint",
+    "ConvergenceWarning",
+    "Envelope",
+    "FGWLoss",
+    "Factors",
+    "GroundLoss",
+    "Implicit",
+    "MirrorDescent",
+    "MultiInit",
+    "ProximalPoint",
+    "Solution",
+    "Status",
+    "Unrolled",
+    "fused_gromov_wasserstein",
+    "gromov_wasserstein",
+    "huber",
+    "tensor_term",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,280 @@
+r"""How the answer of a solve is differentiated."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fgwot.linearisation import Linearisation
+from fgwot.losses import GroundLoss
+from fgwot.problem import Problem
+from fgwot.solution import ConvergenceWarning
+from fgwot.solver import Result, Solver
+from fgwot.tensor_term import structure_adjoints, tensor_term
+
+_Grads = tuple[Tensor | None, ...]
+_Values = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """Gradients of the minimised value by the envelope theorem; the plan is detached."""
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """Gradients of the plan, and of all that is computed from it, by the implicit function theorem.
+
+    Parameters
+    ----------
+    tol : float
+        Relative accuracy of the linear solve (conjugate gradients) in the backward pass.
+    max_iter : int
+        Its largest number of iterations; a warning is issued if they do not suffice.
+    """
+
+    tol: float = 1e-10
+    max_iter: int = 500
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """Gradients of the plan by autograd through `steps` mirror descent steps from the solution.
+
+    Memory grows with steps times sweeps. Correct where undamped mirror descent contracts; meant for tests.
+    """
+
+    steps: int = 30
+    sweeps: int = 50
+
+
+Adjoint = Envelope | Implicit | Unrolled
+_BY_NAME: dict[str, Adjoint] = {"envelope": Envelope(), "implicit": Implicit(), "unrolled": Unrolled()}
+
+
+def differentiable(
+    problem: Problem, result: Result, solver: Solver, adjoint: str | Adjoint
+) -> tuple[Tensor, _Values]:
+    """Plan (B, n, m) and (value, cost, value_linear, value_quad) (B,), with gradients as `adjoint` says."""
+    if isinstance(adjoint, str):
+        if adjoint not in _BY_NAME:
+            raise ValueError(f"unknown adjoint {adjoint!r}; known: {', '.join(_BY_NAME)}")
+        adjoint = _BY_NAME[adjoint]
+    if not isinstance(adjoint, Adjoint):
+        raise TypeError(f"adjoint must be a name or an fgwot adjoint, got {type(adjoint).__name__}")
+    values = envelope_values(problem, result, solver.entropic)
+    if isinstance(adjoint, Envelope):
+        return result.T, values
+    if not solver.entropic:
+        raise ValueError(
+            "ProximalPoint has no smooth plan to differentiate; use adjoint='envelope' or MirrorDescent"
+        )
+    if isinstance(adjoint, Implicit):
+        plan = implicit_plan(problem, result, adjoint)
+    else:
+        plan = _unrolled_plan(problem, result, adjoint)
+    linear = (problem.M * plan).sum((-2, -1))
+    quad = (tensor_term(problem.C1, problem.C2, plan, problem.loss) * plan).sum((-2, -1))
+    cost = (1 - problem.alpha) * linear + problem.alpha * quad
+    return plan, (values[0], cost, linear, quad)
+
+
+def envelope_values(problem: Problem, result: Result, entropic: bool) -> _Values:
+    r"""Value, cost, linear and quadratic part (B,) at the plan, with envelope gradients.
+
+    By the envelope theorem the derivative of the minimised objective is its partial derivative at the fixed plan:
+
+    - dJ/dM = (1 - alpha) T;  dJ/dC1, dJ/dC2 = alpha times the adjoint contraction of <L (x) T, T>
+    - dJ/dp = f, dJ/dq = g (the potentials, up to one constant)
+    - dJ/dalpha = <L (x) T, T> - <M, T>;  dJ/depsilon = -H(T)
+
+    Exact for the value. Cost and parts get the same partial derivatives in M, C1, C2 and alpha with the plan
+    held fixed, which ignores how the plan moves.
+    """
+    p = problem
+    values: _Values = _Envelope.apply(p.M, p.C1, p.C2, p.p, p.q, p.alpha, p.epsilon, result, p.loss, entropic)
+    return values
+
+
+class _Envelope(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        M: Tensor,
+        C1: Tensor,
+        C2: Tensor,
+        p: Tensor,
+        q: Tensor,
+        alpha: Tensor,
+        epsilon: Tensor,
+        result: Result,
+        loss: GroundLoss,
+        entropic: bool,
+    ) -> _Values:
+        T = result.T
+        linear = (M * T).sum((-2, -1))
+        quad = (tensor_term(C1, C2, T, loss) * T).sum((-2, -1))
+        cost = (1 - alpha) * linear + alpha * quad
+        # H(T) = -sum T (log T - 1); the proximal point method minimises E alone.
+        entropy = T.sum((-2, -1)) - torch.xlogy(T, T).sum((-2, -1)) if entropic else torch.zeros_like(cost)
+        ctx.save_for_backward(C1, C2, alpha, T, result.f, result.g, linear, quad, entropy)
+        ctx.loss = loss
+        return cost - epsilon * entropy, cost, linear, quad
+
+    @staticmethod
+    def backward(ctx: Any, dvalue: Tensor, dcost: Tensor, dlinear: Tensor, dquad: Tensor) -> _Grads:
+        C1, C2, alpha, T, f, g, linear, quad, entropy = ctx.saved_tensors
+        with torch.no_grad():
+            both = dvalue + dcost
+            dM = ((1 - alpha) * both + dlinear)[:, None, None] * T
+            weight = (alpha * both + dquad)[:, None, None]
+            dC1, dC2 = structure_adjoints(C1, C2, weight * T, T, ctx.loss)
+            df, dg = dvalue[:, None] * f, dvalue[:, None] * g
+            grads = (dM, dC1, dC2, df, dg, both * (quad - linear), -dvalue * entropy)
+        if torch.is_grad_enabled():  # backward(create_graph=True)
+            grads = _Once.apply(*grads, dvalue, dcost, dlinear, dquad)
+        return *grads[:7], None, None, None
+
+
+class _Once(torch.autograd.Function):
+    """Identity whose own backward refuses."""
+
+    @staticmethod
+    def forward(_: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(grad.clone() for grad in grads)
+
+    @staticmethod
+    def backward(_: Any, *__: Tensor) -> _Grads:
+        raise RuntimeError(
+            "the envelope gradient cannot be differentiated again: its formula holds the plan fixed. "
+            "Differentiate an expression of the plan of adjoint='implicit' instead"
+        )
+
+
+def implicit_plan(problem: Problem, result: Result, adjoint: Implicit) -> Tensor:
+    r"""The plan (B, n, m), differentiable in all seven arguments.
+
+    Differentiating grad E(T) + epsilon log T = f (+) g and the marginal constraints, a cotangent Z of T is pulled
+    back by lam, the solution of (Hessian of E + epsilon diag(1/T)) lam = Z on matrices with zero row and column sums;
+    then dM = -(1 - alpha) lam, and so on by the chain rule. At a strict local minimum the operator is positive
+    definite there, and conjugate gradients apply, preconditioned by its entropic part.
+    """
+    p = problem
+    plan: Tensor = _ImplicitPlan.apply(p.M, p.C1, p.C2, p.p, p.q, p.alpha, p.epsilon, p, result, adjoint)
+    return plan
+
+
+class _ImplicitPlan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        problem, result, adjoint = args[7:]
+        ctx.problem, ctx.T, ctx.adjoint = problem.detach(), result.T, adjoint
+        plan: Tensor = result.T.clone()
+        return plan
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, Z: Tensor) -> _Grads:
+        problem, T = ctx.problem, ctx.T
+        alpha, loss = problem.alpha[:, None, None], problem.loss
+        lam, dp, dq = _solve_tangent(problem, T, Z, ctx.adjoint)
+        quadratic = tensor_term(problem.C1, problem.C2, T, loss) + tensor_term(
+            problem.C1.mT, problem.C2.mT, T, loss
+        )
+        one = structure_adjoints(problem.C1, problem.C2, -alpha * lam, T, loss)
+        two = structure_adjoints(problem.C1, problem.C2, -alpha * T, lam, loss)
+        dalpha = (lam * (problem.M - quadratic)).sum((-2, -1))
+        depsilon = -(lam * T.clamp_min(torch.finfo(T.dtype).tiny).log()).sum((-2, -1))
+        return (
+            -(1 - alpha) * lam,
+            one[0] + two[0],
+            one[1] + two[1],
+            dp,
+            dq,
+            dalpha,
+            depsilon,
+            None,
+            None,
+            None,
+        )
+
+
+class _Centring:
+    """Subtract a (+) b from a matrix Z so that T * (Z - a (+) b) has zero row and column sums."""
+
+    def __init__(self, T: Tensor) -> None:
+        self._T, p, q = T, T.sum(-1), T.sum(-2)
+        self._inverse_p = torch.where(p > 0, 1 / p, 0)
+        S = torch.diag_embed(torch.where(q > 0, q, 1)) - T.mT @ (self._inverse_p[:, :, None] * T)
+        S += (q.mean(-1) / q.shape[-1])[:, None, None]  # S 1 = 0: (a, b) are defined up to a constant
+        self._factor = torch.linalg.cholesky(S)
+
+    def __call__(self, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return Z - a (+) b, a and b."""
+        TZ = self._T * Z
+        rows = TZ.sum(-1) * self._inverse_p
+        right = TZ.sum(-2) - (self._T.mT @ rows[:, :, None])[:, :, 0]
+        b = torch.cholesky_solve(right[:, :, None], self._factor)[:, :, 0]
+        a = rows - (self._T @ b[:, :, None])[:, :, 0] * self._inverse_p
+        return Z - a[:, :, None] - b[:, None, :], a, b
+
+
+def _solve_tangent(
+    problem: Problem, T: Tensor, Z: Tensor, adjoint: Implicit
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Projected conjugate gradients for (Hessian + epsilon diag(1/T)) lam = Z - a (+) b; return lam, a, b."""
+    linearise, centre = Linearisation(problem), _Centring(T)
+    epsilon = problem.epsilon[:, None, None]
+    residual, a, b = centre(Z / epsilon)
+    lam = torch.zeros_like(Z)
+    scaled = residual  # direction divided by T
+    norm = (T * residual.square()).sum((-2, -1))
+    target = adjoint.tol**2 * norm
+    for _ in range(adjoint.max_iter):
+        going = norm > target
+        if not bool(going.any()):
+            break
+        direction = T * scaled
+        image = scaled + linearise(direction) - linearise.linear
+        curvature = (direction * image).sum((-2, -1))
+        step = torch.where(going, norm / curvature, 0)[:, None, None]
+        lam = lam + step * direction
+        residual, da, db = centre(residual - step * image)
+        a, b = a + da, b + db
+        before, norm = norm, (T * residual.square()).sum((-2, -1))
+        scaled = residual + torch.where(going, norm / before, 0)[:, None, None] * scaled
+        if bool((going & (curvature <= 0)).any()):
+            warnings.warn(
+                "the plan is not a strict local minimum of the objective; its implicit derivative is not defined",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+            break
+    else:
+        warnings.warn(
+            f"the implicit derivative did not reach its tolerance in {adjoint.max_iter} iterations",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return lam, problem.epsilon[:, None] * a, problem.epsilon[:, None] * b
+
+
+def _unrolled_plan(problem: Problem, result: Result, adjoint: Unrolled) -> Tensor:
+    T = result.T
+    epsilon, alpha = problem.epsilon[:, None, None], problem.alpha[:, None, None]
+    minus_inf = torch.where(problem.q > 0, 0, -torch.inf)
+    for _ in range(adjoint.steps):
+        quadratic = tensor_term(problem.C1, problem.C2, T, problem.loss)
+        quadratic = quadratic + tensor_term(problem.C1.mT, problem.C2.mT, T, problem.loss)
+        X = ((1 - alpha) * problem.M + alpha * quadratic) / epsilon
+        g = result.g / problem.epsilon.detach()[:, None] + minus_inf
+        P = torch.softmax(g[:, None, :] - X, -1)
+        for _ in range(adjoint.sweeps):
+            c = (problem.p[:, None, :] @ P)[:, 0]
+            g = g + torch.where(problem.q > 0, problem.q / torch.where(problem.q > 0, c, 1), 1).log()
+            P = torch.softmax(g[:, None, :] - X, -1)
+        T = problem.p[:, :, None] * P
+    return T

@@ -1,0 +1,201 @@
+"""The two functions users call."""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from fgwot.adjoint import Adjoint, differentiable, envelope_values
+from fgwot.initial import Init, MultiInit, random_starts, start_from
+from fgwot.losses import GroundLoss
+from fgwot.problem import Problem, Weight
+from fgwot.solution import ConvergenceWarning, Solution, Status
+from fgwot.solver import MirrorDescent, Result, Solver, solve
+
+
+def fused_gromov_wasserstein(
+    M: Tensor | None,
+    C1: Tensor,
+    C2: Tensor,
+    p: Tensor | None = None,
+    q: Tensor | None = None,
+    *,
+    alpha: Weight | None = None,
+    epsilon: Weight = 0.05,
+    loss: str | GroundLoss = "square",
+    solver: Solver | None = None,
+    adjoint: str | Adjoint = "envelope",
+    init: Init = None,
+    max_iter: int = 1000,
+    tol: float | None = None,
+    validate: bool = True,
+) -> Solution:
+    r"""Entropic Fused Gromov-Wasserstein between one pair of spaces or a batch of pairs.
+
+    Find a stationary point of
+
+    .. math:: J(T) = (1-\alpha) \langle M, T \rangle + \alpha \sum_{ijkl} L(C1_{ik}, C2_{jl}) T_{ij} T_{kl}
+              - \varepsilon H(T), \qquad H(T) = -\sum_{ij} T_{ij} (\log T_{ij} - 1)
+
+    over couplings T of p and q. J is not convex: the result depends on `init`.
+
+    Parameters
+    ----------
+    M : Tensor (..., n, m) or None
+        Linear cost. None is the pure Gromov-Wasserstein problem.
+    C1, C2 : Tensor (..., n, n), (..., m, m)
+        Structures, symmetric or not. Leading shapes of all arguments broadcast to the batch shape.
+    p, q : Tensor (..., n), (..., m), optional
+        Marginals of equal mass; uniform by default. Points of zero mass change nothing, which makes ragged
+        batches possible by padding.
+    alpha : float or Tensor (...), optional
+        Weight of the quadratic term, in [0, 1]. By default 0.5, and 1 without M.
+    epsilon : float or Tensor (...)
+        Weight of the entropy, in units of the costs; positive.
+    loss : str or GroundLoss
+        L: "square", "kl", "abs", "huber" or your own.
+    solver : MirrorDescent or ProximalPoint, optional
+        MirrorDescent() by default. ProximalPoint() drops the entropy from J; epsilon is then only its step.
+    adjoint : str or Adjoint
+        "envelope" (exact for value; the plan is detached), "implicit" (also differentiates the plan and all that
+        is computed from it) or "unrolled".
+    init : Tensor, Solution or MultiInit, optional
+        First plan, or a previous solution to continue from; p q^T by default.
+    max_iter : int
+        Outer iterations.
+    tol : float, optional
+        Bound on residual + marginal error of a converged plan, relative to the mass: by default 1e-7 in float64
+        and 1e-5 in float32, plus what rounding makes unattainable.
+    validate : bool
+        Check values (finite, sign, mass) as well as shapes. Costs a few host synchronisations on CUDA.
+
+    Returns
+    -------
+    Solution
+        Without batch dimensions if no argument has any. Computed in float32 for half and bfloat16 inputs and
+        returned in the input dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On bad input; the message says what arrived and what was expected.
+
+    Warns
+    -----
+    ConvergenceWarning
+        Once per call if a problem did not converge; `Solution.status` says which and how.
+
+    References
+    ----------
+    Vayer, Chapel, Flamary, Tavenard and Courty, "Fused Gromov-Wasserstein distance for structured objects", 2020.
+    Peyré, Cuturi and Solomon, "Gromov-Wasserstein averaging of kernel and distance matrices", ICML 2016.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
+    >>> y = x[[2, 0, 1]]
+    >>> sol = fused_gromov_wasserstein(torch.cdist(x, y), torch.cdist(x, x), torch.cdist(y, y), epsilon=0.02)
+    >>> sol.plan.argmax(1).tolist(), bool(sol.converged)
+    ([1, 2, 0], True)
+    """
+    if alpha is None:
+        alpha = 1.0 if M is None else 0.5
+    solver = MirrorDescent() if solver is None else solver
+    if not isinstance(solver, Solver):
+        raise TypeError(
+            f"solver must be a fgwot.MirrorDescent or fgwot.ProximalPoint, got {type(solver).__name__}"
+        )
+    if max_iter < 1:
+        raise ValueError(f"max_iter must be at least 1, got {max_iter}")
+    if tol is not None and not tol > 0:
+        raise ValueError(f"tol must be positive, got {tol}")
+    with torch.autocast(C1.device.type if isinstance(C1, Tensor) else "cpu", enabled=False):
+        problem = Problem.build(M, C1, C2, p, q, alpha, epsilon, loss, validate)
+        with torch.no_grad():
+            result = _solve(problem.detach(), solver, init, tol, max_iter)
+        plan, values = differentiable(problem, result, solver, adjoint)
+    _warn(result)
+    restore = problem.restore
+    value, cost, linear, quad = (restore(v) for v in values)
+    return Solution(
+        plan=restore(plan),
+        potentials=(restore(result.f), restore(result.g)),
+        value=value,
+        cost=cost,
+        value_linear=linear,
+        value_quad=quad,
+        status=restore(result.status),
+        residual=restore(result.residual),
+        marginal_error=restore(result.marginal_error),
+        n_iter=restore(result.n_iter),
+    )
+
+
+def gromov_wasserstein(
+    C1: Tensor,
+    C2: Tensor,
+    p: Tensor | None = None,
+    q: Tensor | None = None,
+    *,
+    epsilon: Weight = 0.05,
+    loss: str | GroundLoss = "square",
+    solver: Solver | None = None,
+    adjoint: str | Adjoint = "envelope",
+    init: Init = None,
+    max_iter: int = 1000,
+    tol: float | None = None,
+    validate: bool = True,
+) -> Solution:
+    """Entropic Gromov-Wasserstein: `fused_gromov_wasserstein` without a linear cost (alpha = 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
+    >>> C = torch.cdist(x, x)
+    >>> sol = gromov_wasserstein(C, C, epsilon=0.02)
+    >>> sol.plan.argmax(1).tolist()
+    [0, 1, 2]
+    """
+    return fused_gromov_wasserstein(
+        None,
+        C1,
+        C2,
+        p,
+        q,
+        alpha=1.0,
+        epsilon=epsilon,
+        loss=loss,
+        solver=solver,
+        adjoint=adjoint,
+        init=init,
+        max_iter=max_iter,
+        tol=tol,
+        validate=validate,
+    )
+
+
+def _solve(problem: Problem, solver: Solver, init: Init, tol: float | None, max_iter: int) -> Result:
+    if not isinstance(init, MultiInit):
+        return solve(problem, solver, start_from(init, problem), tol, max_iter)
+    batch = torch.arange(len(problem.p), device=problem.p.device)
+    repeated = problem.select(batch.repeat_interleave(init.k))
+    results = solve(repeated, solver, random_starts(init, repeated), tol, max_iter)
+    value, *_ = envelope_values(repeated, results, solver.entropic)
+    best = value.nan_to_num(torch.inf).view(-1, init.k).argmin(1)
+    return results.select(batch * init.k + best)
+
+
+def _warn(result: Result) -> None:
+    failed = result.status[result.status != Status.CONVERGED]
+    if not len(failed):
+        return
+    counts = {Status(int(s)).sentence: int((failed == s).sum()) for s in failed.unique()}
+    reasons = "; ".join(f"{count} {sentence}" for sentence, count in counts.items())
+    warnings.warn(
+        f"{len(failed)} of {len(result.status)} FGW problems did not converge: {reasons} "
+        f"(largest residual {float(result.residual.max()):.1e}). Raise max_iter, epsilon or tol",
+        ConvergenceWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,93 @@
+"""Where the iteration starts."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fgwot.linearisation import Linearisation
+from fgwot.problem import Problem
+from fgwot.sinkhorn import Marginals
+from fgwot.solution import Solution
+from fgwot.solver import Start
+
+
+@dataclass(frozen=True)
+class MultiInit:
+    """Start from p q^T and from k - 1 random couplings; keep the plan with the smallest objective.
+
+    FGW is not convex, and p q^T is itself stationary for symmetric inputs: a single start can stay uniform.
+
+    Parameters
+    ----------
+    k : int
+        Number of starts.
+    seed : int
+        Seed of the random couplings.
+    """
+
+    k: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"MultiInit needs k >= 1, got {self.k}")
+
+
+Init = Tensor | Solution | MultiInit | None
+
+
+def start_from(init: Tensor | Solution | None, problem: Problem) -> Start:
+    """Start at p q^T, at a plan, or at a previous solution.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `init` is of another type, shape, dtype or device, or is not finite and non-negative.
+    """
+    log_q = torch.where(problem.q > 0, problem.q, 1).log()
+    if init is None:
+        return Start(torch.zeros_like(problem.M), log_q, log_q)
+    plan = init.plan if isinstance(init, Solution) else init
+    if not isinstance(plan, Tensor):
+        raise TypeError(f"init must be None, a plan, a Solution or a MultiInit, got {type(init).__name__}")
+    T = _checked_plan(plan, problem)
+    X = -T.clamp_min(torch.finfo(T.dtype).tiny).log()
+    zero = torch.zeros_like(problem.q)
+    if not isinstance(init, Solution):
+        return Start(X, zero, log_q)
+    g = init.potentials[1].detach().to(T.dtype).expand(*problem.batch_shape, problem.q.shape[-1])
+    _, columns = Linearisation(problem).shift(Marginals.of(problem.p, problem.q))
+    return Start(X, zero, (g.reshape(problem.q.shape) - columns) / problem.epsilon[:, None])
+
+
+def random_starts(init: MultiInit, problem: Problem) -> Start:
+    """Starts for a batch in which every problem is repeated `init.k` times in a row; the first is p q^T."""
+    generator = torch.Generator().manual_seed(init.seed)
+    n, m = problem.M.shape[1:]
+    noise = torch.randn(init.k, n, m, generator=generator, dtype=torch.float64)
+    noise[0] = 0
+    repeats = len(problem.M) // init.k
+    X = noise.to(problem.M).repeat(repeats, 1, 1)
+    log_q = torch.where(problem.q > 0, problem.q, 1).log()
+    return Start(X, log_q, log_q)
+
+
+def _checked_plan(plan: Tensor, problem: Problem) -> Tensor:
+    n, m = problem.M.shape[1:]
+    if tuple(plan.shape[-2:]) != (n, m):
+        raise ValueError(f"init must be a plan of shape (..., {n}, {m}), got {tuple(plan.shape)}")
+    if plan.dtype != problem.dtype or plan.device != problem.M.device:
+        raise ValueError(
+            f"init must have dtype {problem.dtype} on {problem.M.device}, got {plan.dtype} on {plan.device}"
+        )
+    T = plan.detach().to(problem.M.dtype)
+    try:
+        T = T.expand(*problem.batch_shape, n, m).reshape(problem.M.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"init of shape {tuple(plan.shape)} does not broadcast to batch shape {tuple(problem.batch_shape)}"
+        ) from None
+    if not bool((T.isfinite() & (T >= 0)).all()):
+        raise ValueError("init must be a plan with finite, non-negative entries")
+    return T

@@ -1,0 +1,215 @@
+"""Validated, broadcast and batched inputs of one FGW problem or of many."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fgwot.losses import GroundLoss, ground_loss
+
+Weight = float | Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    r"""A flat batch of B problems in the dtype they are computed in.
+
+    Minimise (1 - alpha) <M, T> + alpha <L (x) T, T> - epsilon H(T) over couplings T of p and q.
+
+    Attributes
+    ----------
+    M : Tensor (B, n, m)
+        Linear cost; zero where none was given.
+    C1, C2 : Tensor (B, n, n), (B, m, m)
+        Structures.
+    p, q : Tensor (B, n), (B, m)
+        Marginals of equal mass.
+    alpha, epsilon : Tensor (B,)
+        Weight of the quadratic term, and weight of the entropy.
+    loss : GroundLoss
+    batch_shape : torch.Size
+        Leading shape of the caller's tensors; empty for a single problem.
+    dtype : torch.dtype
+        The caller's dtype. Half precision is computed in float32.
+    """
+
+    M: Tensor
+    C1: Tensor
+    C2: Tensor
+    p: Tensor
+    q: Tensor
+    alpha: Tensor
+    epsilon: Tensor
+    loss: GroundLoss
+    batch_shape: torch.Size
+    dtype: torch.dtype
+
+    @staticmethod
+    def build(
+        M: Tensor | None,
+        C1: Tensor,
+        C2: Tensor,
+        p: Tensor | None,
+        q: Tensor | None,
+        alpha: Weight,
+        epsilon: Weight,
+        loss: str | GroundLoss,
+        validate: bool = True,
+    ) -> "Problem":
+        """Check the inputs, broadcast their leading shapes and flatten them to one batch dimension.
+
+        With ``validate=False`` the values (finite, sign, mass) are not looked at, which saves the host
+        synchronisations; types and shapes always are.
+        """
+        loss = ground_loss(loss)
+        tensors = {"M": M, "C1": C1, "C2": C2, "p": p, "q": q}
+        given = {name: t for name, t in tensors.items() if t is not None}
+        _check_types(given)
+        n, m = _check_shapes(given)
+        compute = torch.promote_types(C1.dtype, torch.float32)
+        weights = {
+            name: w.to(C1.device) if isinstance(w, Tensor) else C1.new_tensor(w, dtype=compute)
+            for name, w in (("alpha", alpha), ("epsilon", epsilon))
+        }
+        if validate:
+            _check_values(given, weights, loss)
+
+        alpha_, epsilon_ = (w.to(compute) for w in weights.values())
+        if M is None:
+            M = C1.new_zeros(()).expand(n, m)
+        if p is None:
+            p = C1.new_full((n,), 1 / n, dtype=compute) * (1 if q is None else _mass(q).to(compute))
+        if q is None:
+            q = C1.new_full((m,), 1 / m, dtype=compute) * _mass(p).to(compute)
+
+        # (tensor, number of trailing dimensions that are not batch)
+        parts = [(M, 2), (C1, 2), (C2, 2), (p, 1), (q, 1), (alpha_, 0), (epsilon_, 0)]
+        try:
+            batch = torch.broadcast_shapes(*(t.shape[: t.ndim - k] for t, k in parts))
+        except RuntimeError:
+            shapes = {name: tuple(t.shape) for name, t in (given | weights).items()}
+            raise ValueError(f"leading (batch) shapes do not broadcast: {shapes}") from None
+        M, C1, C2, p, q, alpha_, epsilon_ = (_flatten(t.to(compute), k, batch) for t, k in parts)
+        if validate:
+            _check_equal_mass(p, q, given["C1"].dtype)
+        return Problem(M, C1, C2, p, q, alpha_, epsilon_, loss, batch, given["C1"].dtype)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Give a result of shape (B, ...) the caller's batch shape, and dtype if it is floating."""
+        x = x.reshape(self.batch_shape + x.shape[1:])
+        return x.to(self.dtype) if x.is_floating_point() else x
+
+    def detach(self) -> "Problem":
+        """Return the same problems without gradients."""
+        return self._map(Tensor.detach, self.batch_shape)
+
+    def select(self, index: Tensor) -> "Problem":
+        """Return the problems at the given positions of the batch."""
+        return self._map(lambda t: take(t, index), torch.Size([len(index)]))
+
+    def _map(self, f: Callable[[Tensor], Tensor], batch_shape: torch.Size) -> "Problem":
+        tensors = (f(t) for t in (self.M, self.C1, self.C2, self.p, self.q, self.alpha, self.epsilon))
+        M, C1, C2, p, q, alpha, epsilon = tensors
+        return Problem(M, C1, C2, p, q, alpha, epsilon, self.loss, batch_shape, self.dtype)
+
+
+def take(t: Tensor, index: Tensor) -> Tensor:
+    """t[index] along the batch; what the batch shares stays shared."""
+    if t.stride(0) == 0 and len(t):
+        return t[:1].expand(len(index), *t.shape[1:])
+    return t[index]
+
+
+def _mass(marginal: Tensor) -> Tensor:
+    return marginal.detach().sum(-1, keepdim=True)
+
+
+def _flatten(t: Tensor, trailing: int, batch: torch.Size) -> Tensor:
+    own = t.shape[t.ndim - trailing :]
+    if t.ndim == trailing:  # shared by the whole batch: a view, no copy
+        return t.expand(batch.numel(), *own)
+    return t.expand(batch + own).reshape(batch.numel(), *own)
+
+
+def _check_types(given: dict[str, Tensor]) -> None:
+    for name, t in given.items():
+        if not isinstance(t, Tensor):
+            raise TypeError(
+                f"{name} must be a torch.Tensor, got {type(t).__name__}; convert it with torch.as_tensor"
+            )
+        if not t.is_floating_point():
+            raise TypeError(
+                f"{name} must be floating point, got {t.dtype}; convert it with .double() or .float()"
+            )
+    dtypes = {name: t.dtype for name, t in given.items()}
+    if len(set(dtypes.values())) > 1:
+        raise TypeError(f"all tensors must have one dtype, got {dtypes}; convert them with .to(dtype)")
+    devices = {name: str(t.device) for name, t in given.items()}
+    if len(set(devices.values())) > 1:
+        raise ValueError(f"all tensors must be on one device, got {devices}; move them with .to(device)")
+
+
+def _check_shapes(given: dict[str, Tensor]) -> tuple[int, int]:
+    for name in ("C1", "C2"):
+        shape = tuple(given[name].shape)
+        if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
+            raise ValueError(f"{name} must be square, of shape (..., n, n) with n >= 1; got {shape}")
+    n, m = given["C1"].shape[-1], given["C2"].shape[-1]
+    expected = {"M": (n, m), "p": (n,), "q": (m,)}
+    for name, end in expected.items():
+        if name in given and tuple(given[name].shape[-len(end) :]) != end:
+            wanted = ", ".join(map(str, end))
+            raise ValueError(
+                f"{name} must have shape (..., {wanted}) to match C1 ({n} points) and C2 ({m} points); "
+                f"got {tuple(given[name].shape)}"
+            )
+    return n, m
+
+
+def _check_values(given: dict[str, Tensor], weights: dict[str, Tensor], loss: GroundLoss) -> None:
+    for name, t in (given | weights).items():
+        bad = int((~t.isfinite()).sum())
+        if bad:
+            raise ValueError(f"{name} has {bad} entries that are not finite (NaN or infinite)")
+    alpha, epsilon = weights["alpha"], weights["epsilon"]
+    if not bool(((alpha >= 0) & (alpha <= 1)).all()):
+        raise ValueError(f"alpha must lie in [0, 1], got {_extremes(alpha)}")
+    if not bool((epsilon > 0).all()):
+        raise ValueError(
+            f"epsilon must be positive, got {_extremes(epsilon)}; for an unregularised plan use ProximalPoint"
+        )
+    if "M" not in given and not bool((alpha == 1).all()):
+        raise ValueError(
+            f"without M the problem is purely quadratic and alpha must be 1, got {_extremes(alpha)}; "
+            "use gromov_wasserstein or pass alpha=1"
+        )
+    for name in ("C1", "C2"):
+        if loss.non_negative and bool((given[name] < 0).any()):
+            raise ValueError(
+                f"the {loss.name} loss needs non-negative structure, {name} has {_extremes(given[name])}"
+            )
+    for name in ("p", "q"):
+        if name in given:
+            if bool((given[name] < 0).any()):
+                raise ValueError(f"{name} must be non-negative, got {_extremes(given[name])}")
+            if not bool((given[name].sum(-1) > 0).all()):
+                raise ValueError(f"{name} must have positive mass; one of its rows sums to zero")
+
+
+def _check_equal_mass(p: Tensor, q: Tensor, dtype: torch.dtype) -> None:
+    mass_p, mass_q = _mass(p)[:, 0], _mass(q)[:, 0]
+    # Rounding of normalised entries, in the caller's dtype, is no error; the solver rescales q by it.
+    allowed = max(1e-6, 4 * torch.finfo(dtype).eps)
+    unequal = (mass_p - mass_q).abs() > allowed * mass_p
+    if bool(unequal.any()):
+        b = int(unequal.nonzero()[0])
+        raise ValueError(
+            f"p and q must have equal mass; problem {b} has {float(mass_p[b]):.6g} and {float(mass_q[b]):.6g}. "
+            "Rescale one, for example q * (p.sum(-1, keepdim=True) / q.sum(-1, keepdim=True))"
+        )
+
+
+def _extremes(t: Tensor) -> str:
+    low, high = float(t.detach().min()), float(t.detach().max())
+    return f"{low:g}" if low == high else f"values from {low:g} to {high:g}"

@@ -1,0 +1,94 @@
+"""What a solve returns."""
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class Status(IntEnum):
+    """How the iteration of one problem ended."""
+
+    CONVERGED = 0
+    MAX_ITER = 1
+    STALLED = 2
+    NUMERICAL = 3
+
+    @property
+    def sentence(self) -> str:
+        """The status in words.
+
+        Examples
+        --------
+        >>> Status.MAX_ITER.sentence
+        'reached max_iter before the tolerance'
+        """
+        return {
+            Status.CONVERGED: "converged to the tolerance",
+            Status.MAX_ITER: "reached max_iter before the tolerance",
+            Status.STALLED: "stopped improving before the tolerance (rounding of this dtype)",
+            Status.NUMERICAL: "met a value that is not finite",
+        }[self]
+
+
+class ConvergenceWarning(UserWarning):
+    """At least one problem of a call did not converge."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    r"""The stationary point that was found, with the caller's batch shape (written ... below).
+
+    Attributes
+    ----------
+    plan : Tensor (..., n, m)
+        The coupling T. Detached under ``adjoint="envelope"``.
+    potentials : tuple of Tensor (..., n), (..., m)
+        (f, g) with grad E(T) + epsilon log T = f (+) g; they are dJ/dp and dJ/dq up to one constant.
+        Detached.
+    value : Tensor (...)
+        J(T) = cost - epsilon H(T), the minimised objective (E(T) under ProximalPoint).
+    cost : Tensor (...)
+        E(T) = (1 - alpha) value_linear + alpha value_quad.
+    value_linear, value_quad : Tensor (...)
+        <M, T> and <L (x) T, T>.
+    status : Tensor (...), int64
+        A `Status` for each problem.
+    residual : Tensor (...)
+        |T - T+|_1, T+ being the plan that one undamped step makes of T, divided by the mass.
+    marginal_error : Tensor (...)
+        |T 1 - p|_1 + |T' 1 - q|_1, divided by the mass.
+    n_iter : Tensor (...), int64
+        Outer iterations.
+    """
+
+    plan: Tensor
+    potentials: tuple[Tensor, Tensor]
+    value: Tensor
+    cost: Tensor
+    value_linear: Tensor
+    value_quad: Tensor
+    status: Tensor
+    residual: Tensor
+    marginal_error: Tensor
+    n_iter: Tensor
+
+    @property
+    def converged(self) -> Tensor:
+        """Bool tensor (...): which problems converged."""
+        return self.status == Status.CONVERGED
+
+    def detach(self) -> "Solution":
+        """Return the same solution without gradients."""
+        live = ("plan", "value", "cost", "value_linear", "value_quad")
+        return replace(self, **{name: getattr(self, name).detach() for name in live})
+
+    def __repr__(self) -> str:
+        batch = tuple(self.status.shape)
+        counts = torch.bincount(self.status.flatten(), minlength=len(Status)).tolist()
+        ended = ", ".join(
+            f"{count} {status.name}" for status, count in zip(Status, counts, strict=True) if count
+        )
+        n, m = self.plan.shape[-2:]
+        return f"Solution({n} x {m}, batch {batch}: {ended})"

@@ -1,0 +1,352 @@
+r"""The outer iteration: linearise the energy, solve the inner problem, damp, set finished problems aside.
+
+Everything is written in X, the negative log-kernel of the plan: T(X) = exp(f (+) g - X) with marginals p and q.
+G(T) is the gradient of E divided by epsilon; terms that only shift the potentials are left out of both. One step
+
+    T+ = argmin <grad E(T), T> - epsilon H(T) + lambda KL(T || T_k)
+
+is X+ = X + theta (G(T_k) - X) with theta = epsilon / (epsilon + lambda): KL damping is averaging in X. Without the
+entropy (proximal point, lambda = epsilon / theta) it is X+ = X + theta G(T_k). A step that would raise the objective
+is taken back and halved; a theta small enough descends, whatever C1 and C2.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from fgwot.linearisation import Linearisation
+from fgwot.problem import Problem
+from fgwot.sinkhorn import Coupling, Marginals, sinkhorn
+from fgwot.solution import Status
+
+_SMALLEST_THETA = 2.0**-24
+_TIGHT = 0.05  # inner tolerance, as a part of the outer one, once an answer is near
+_PATIENCE = 60  # steps without progress in residual or objective before a problem counts as stalled
+
+
+@dataclass(frozen=True)
+class MirrorDescent:
+    r"""Minimise J(T) = E(T) - epsilon H(T) by mirror descent in the KL geometry.
+
+    Parameters
+    ----------
+    damping : float, optional
+        lambda in T+ = argmin <grad E(T_k), T> - epsilon H(T) + lambda KL(T || T_k). By default it adapts: zero
+        while steps descend, raised where the curvature demands it, so that J never rises. A number fixes it;
+        ``damping=0`` is the projected gradient method of Peyré, Cuturi and Solomon (2016), POT's "PGD".
+    """
+
+    damping: float | None = None
+    entropic = True
+
+
+@dataclass(frozen=True)
+class ProximalPoint:
+    r"""Minimise E(T), without entropy, by proximal steps of size epsilon: POT's "PPA".
+
+    T+ = argmin <grad E(T_k), T> + (epsilon + lambda) KL(T || T_k); its limits are stationary points of
+    unregularised FGW.
+
+    Parameters
+    ----------
+    damping : float, optional
+        lambda. By default it adapts so that E never rises; a number fixes it.
+    """
+
+    damping: float | None = None
+    entropic = False
+
+
+Solver = MirrorDescent | ProximalPoint
+
+
+@dataclass(frozen=True)
+class Start:
+    """First plan T = exp(f (+) g - X), given by X and a guess of g; and a guess of g for the plan after it."""
+
+    X: Tensor
+    g: Tensor
+    warm: Tensor
+
+
+@dataclass
+class Result:
+    """What the iteration found for a flat batch.
+
+    T (B, n, m); f, g (B, n), (B, m) potentials of J, not divided by epsilon; status, n_iter (B,) int64;
+    residual, marginal_error (B,) relative to the mass.
+    """
+
+    T: Tensor
+    f: Tensor
+    g: Tensor
+    status: Tensor
+    residual: Tensor
+    marginal_error: Tensor
+    n_iter: Tensor
+
+    @staticmethod
+    def empty(problem: Problem) -> "Result":
+        """Return a result to be filled by `put`."""
+        p, q = problem.p, problem.q
+        count, number = torch.zeros(len(p), dtype=torch.int64, device=p.device), torch.zeros_like(p[:, 0])
+        T = p.new_zeros(len(p), p.shape[1], q.shape[1])
+        return Result(
+            T, torch.zeros_like(p), torch.zeros_like(q), count, number, number.clone(), count.clone()
+        )
+
+    def select(self, index: Tensor) -> "Result":
+        """Return the results of some problems of the batch."""
+        return Result(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def put(self, index: Tensor, other: "Result") -> None:
+        """Write the results of some problems of the batch."""
+        for field in fields(self):
+            getattr(self, field.name).index_copy_(0, index, getattr(other, field.name))
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where each unfinished problem stands; every tensor starts with the batch dimension.
+
+    T = exp(f (+) g - X) has column error `error`; `warm` is the guess of g for the next plan. `change` is
+    |T - T_previous|_1 / theta, an estimate of the residual; `best` its smallest value, `idle` the steps since.
+    """
+
+    X: Tensor
+    G: Tensor
+    T: Tensor
+    f: Tensor
+    g: Tensor
+    warm: Tensor
+    error: Tensor
+    objective: Tensor
+    theta: Tensor
+    change: Tensor
+    best: Tensor
+    idle: Tensor
+
+    def select(self, index: Tensor) -> "_State":
+        return _State(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def put(self, index: Tensor, other: "_State") -> "_State":
+        """Self with some problems replaced."""
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return _State(*(a.index_copy(0, index, b) for a, b in pairs))
+
+
+def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max_iter: int) -> Result:
+    """Iterate each problem until residual + marginal error <= tol (relative to the mass).
+
+    ``tol=None`` is 1e-7 in float64 and 1e-5 in float32, plus what the rounding of G makes unattainable.
+    """
+    iteration = _Iteration.begin(problem, solver, start, tol)
+    index = torch.arange(len(problem.p), device=problem.p.device)
+    result = Result.empty(problem)
+    for n_iter in range(1, max_iter + 1):
+        iteration, ended = iteration.step(n_iter)
+        if not ended:
+            continue
+        left = torch.ones_like(index, dtype=torch.bool)
+        for at, found in ended:
+            result.put(index[at], found)
+            left[at] = False
+        if not bool(left.any()):
+            return result
+        index = index[left]
+        iteration = iteration.select(left.nonzero()[:, 0])
+    result.put(index, iteration.conclude(Status.MAX_ITER, max_iter))
+    return result
+
+
+@dataclass(frozen=True)
+class _Iteration:
+    """The unfinished problems, and one step of their iteration."""
+
+    solver: Solver
+    marginals: Marginals
+    linearise: Linearisation
+    epsilon: Tensor
+    tol: Tensor
+    slack: Tensor  # a rise of the objective by this much is rounding
+    state: _State
+
+    @staticmethod
+    def begin(problem: Problem, solver: Solver, start: Start, tol: float | None) -> "_Iteration":
+        marginals, linearise = Marginals.of(problem.p, problem.q), Linearisation(problem)
+        mass = marginals.mass
+        coupling = sinkhorn(start.X, marginals, start.g, 1e-6 * mass)
+        G = linearise(coupling.T)
+        # log T is a difference of numbers as large as G: so much of it is rounding.
+        noise = torch.finfo(G.dtype).eps * (1 + G.abs().amax((-2, -1)))
+        default = (1e-7 if G.dtype == torch.float64 else 1e-5) + 2 * noise
+        allowed = (default if tol is None else torch.full_like(mass, tol)) * mass
+        damping = solver.damping or 0.0
+        state = _State(
+            X=start.X,
+            G=G,
+            T=coupling.T,
+            f=coupling.f,
+            g=coupling.g,
+            warm=start.warm,
+            error=coupling.error,
+            objective=mass,
+            theta=problem.epsilon / (problem.epsilon + damping),
+            change=mass,
+            best=mass,
+            idle=torch.zeros_like(mass),
+        )
+        begun = _Iteration(solver, marginals, linearise, problem.epsilon, allowed, 16 * noise * mass, state)
+        return replace(begun, state=replace(state, objective=begun._objective(G, start.X, coupling)))
+
+    def select(self, index: Tensor) -> "_Iteration":
+        return _Iteration(
+            self.solver,
+            self.marginals.select(index),
+            self.linearise.select(index),
+            self.epsilon[index],
+            self.tol[index],
+            self.slack[index],
+            self.state.select(index),
+        )
+
+    def step(self, n_iter: int) -> "tuple[_Iteration, list[tuple[Tensor, Result]]]":
+        """Advance every problem; return the iteration, and positions and results of those that ended."""
+        s = self.state
+        coupling, trial = self._trial(s.theta, self._inner_tol())
+        change = (coupling.T - s.T).abs().sum((-2, -1))
+        # The change made by an undamped step is the residual of the plan it left.
+        certified = (s.theta == 1) & (change + coupling.error + s.error <= self.tol)
+        broken = ~(trial.objective.isfinite() & change.isfinite())
+        accepted = trial.objective <= s.objective + self.slack
+        if self.solver.damping is not None:
+            accepted = torch.ones_like(accepted)
+        state = self._advance(trial, change)
+        if not bool(accepted.all()):
+            rejected = (~accepted).nonzero()[:, 0]
+            state = state.put(rejected, self.select(rejected)._held())
+        stuck = (state.idle >= _PATIENCE) | (state.theta < _SMALLEST_THETA)
+
+        ended = []
+        after = replace(self, state=state)
+        if bool(certified.any()):
+            at = certified.nonzero()[:, 0]
+            found = self.select(at)._result(Coupling(*(t[at] for t in coupling)), Status.CONVERGED, n_iter)
+            ended.append((at, found))
+        for mask, status in ((broken, Status.NUMERICAL), (stuck & ~broken, Status.STALLED)):
+            at = (mask & ~certified).nonzero()[:, 0]
+            if len(at):
+                ended.append((at, after.select(at).conclude(status, n_iter)))
+        return after, ended
+
+    def conclude(self, status: Status, n_iter: int) -> Result:
+        """End without a certificate: meet the marginals, then measure the residual."""
+        settled = replace(self, state=self._settled())
+        coupling, _ = settled._trial(torch.ones_like(self.tol), _TIGHT * self.tol)
+        return settled._result(coupling, status, n_iter)
+
+    def _settled(self) -> _State:
+        """The present state with its marginals met tightly."""
+        s = self.state
+        T, f, g, error = coupling = sinkhorn(s.X, self.marginals, s.g, _TIGHT * self.tol)
+        G = self.linearise(T)
+        return replace(s, T=T, f=f, g=g, error=error, G=G, objective=self._objective(G, s.X, coupling))
+
+    def _held(self) -> _State:
+        """State after a rejected step.
+
+        The objective of a loosely solved plan is biased low, so such a plan is settled before theta is halved.
+        """
+        s = self.state
+        loose = s.error > 2 * _TIGHT * self.tol
+        settled = self._settled()
+        return replace(settled, theta=torch.where(loose, s.theta, s.theta / 2), idle=s.idle + 1)
+
+    def _result(self, following: Coupling, status: Status, n_iter: int) -> Result:
+        """Describe the present plan; `following` is the plan of one undamped step from it."""
+        s, marginals = self.state, self.marginals
+        residual = (following.T - s.T).abs().sum((-2, -1)) + following.error
+        rows, columns = self.linearise.shift(marginals)
+        epsilon = self.epsilon[:, None]
+        missed = residual + s.error > self.tol
+        reached = torch.where(missed | ~residual.isfinite(), status, Status.CONVERGED)
+        return Result(
+            T=s.T,
+            f=torch.where(marginals.p > 0, epsilon * following.f + rows, 0),
+            g=torch.where(marginals.q > 0, epsilon * following.g + columns, 0),
+            status=reached.to(torch.int64),
+            residual=residual / marginals.mass,
+            marginal_error=s.error / marginals.mass,
+            n_iter=torch.full_like(reached, n_iter, dtype=torch.int64),
+        )
+
+    def _trial(self, theta: Tensor, tol: Tensor) -> tuple[Coupling, _State]:
+        """Step by theta from the present state."""
+        s = self.state
+        direction = s.G - s.X if self.solver.entropic else s.G
+        X = torch.addcmul(s.X, theta[:, None, None], direction)
+        coupling = sinkhorn(X, self.marginals, s.warm, tol)
+        G = self.linearise(coupling.T)
+        objective = self._objective(G, X, coupling)
+        T, f, g, error = coupling
+        warm = g
+        if not self.solver.entropic:
+            # Keep X = -log T: nothing accumulates over many steps, and g of one step predicts g of the next.
+            X = X - f[:, :, None] - g[:, None, :]
+            f, g = torch.zeros_like(f), torch.zeros_like(g)
+        trial = replace(s, X=X, G=G, T=T, f=f, g=g, warm=warm, error=error, objective=objective)
+        return coupling, trial
+
+    def _objective(self, G: Tensor, X: Tensor, coupling: Coupling) -> Tensor:
+        """Minimised objective / epsilon, up to a constant.
+
+        The gap between column sums and q enters multiplied by its potential, as in the Lagrangian, so that an
+        inexact inner solve has a second-order effect only.
+        """
+        T, f, g, _ = coupling
+        energy = (self.linearise.linear + G) / 2
+        if self.solver.entropic:
+            # log T = f (+) g - X, and the Lagrangian term turns <g, T' 1> into <g, q>.
+            p, q = self.marginals.p, self.marginals.q
+            return ((energy - X) * T).sum((-2, -1)) + (f * p).sum(-1) + (g * q).sum(-1)
+        return (energy * T).sum((-2, -1)) - (g * (T.sum(-2) - self.marginals.q)).sum(-1)
+
+    def _inner_tol(self) -> Tensor:
+        """Inner accuracy follows the outer residual; loose first steps could change the basin."""
+        loose = torch.minimum(0.02 * self.state.change, 1e-3 * self.marginals.mass)
+        return torch.maximum(loose, _TIGHT * self.tol)
+
+    def _advance(self, trial: _State, change: Tensor) -> _State:
+        """State after an accepted step, with the next theta."""
+        s = self.state
+        estimate = change / s.theta
+        progress = (estimate < 0.9 * s.best) | (trial.objective < s.objective - self.slack)
+        if self.solver.damping is None:
+            theta = torch.minimum(self._stable_theta(trial), 2 * s.theta)
+        else:
+            theta = self.epsilon / (self.epsilon + self.solver.damping)
+        # Close to the end an undamped step is tried: it certifies the residual.
+        theta = torch.where(estimate <= 0.5 * self.tol, 1, theta)
+        return replace(
+            trial,
+            theta=theta,
+            change=estimate,
+            best=torch.minimum(s.best, estimate),
+            idle=torch.where(progress, 0, s.idle + 1),
+        )
+
+    def _stable_theta(self, trial: _State) -> Tensor:
+        """Largest step that the curvature of E along the last step allows.
+
+        Along delta = T - T_k an undamped step multiplies the error by -ratio (plus 1 without entropy), with
+        ratio = <delta, G - G_k> / <delta, delta / T>; theta is chosen to make a large factor zero.
+        """
+        s = self.state
+        delta = trial.T - s.T
+        tiny = torch.finfo(delta.dtype).tiny
+        metric = (2 * delta.square() / (trial.T + s.T + tiny)).sum((-2, -1))
+        ratio = (delta * (trial.G - s.G)).sum((-2, -1)) / metric.clamp_min(tiny)
+        if self.solver.entropic:
+            return torch.where(ratio > 0.5, 1 / (1 + ratio), 1)
+        return torch.where(ratio > 1, 1 / ratio, 1)

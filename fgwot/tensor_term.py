@@ -1,0 +1,131 @@
+r"""The quartic contraction (L (x) T)_ij = sum_kl L(C1_ik, C2_jl) T_kl and its adjoints."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fgwot.losses import Factors, GroundLoss, Pairwise, ground_loss
+
+# Losses that do not factor are summed over blocks of pairs (i, k); a block holds about this many values.
+_BLOCK_ENTRIES = 1 << 22
+
+
+def tensor_term(C1: Tensor, C2: Tensor, T: Tensor, loss: str | GroundLoss = "square") -> Tensor:
+    r"""Contract the ground loss with a plan: sum_kl L(C1_ik, C2_jl) T_kl.
+
+    Differentiable in C1, C2 and T. Losses that factor (square, kl) cost O(n^2 m + n m^2) and may be
+    differentiated any number of times; the others cost O(n^2 m^2) time and O(n m) memory, once.
+
+    Parameters
+    ----------
+    C1 : Tensor (..., n, n)
+    C2 : Tensor (..., m, m)
+    T : Tensor (..., n, m)
+        Any matrix; its own row and column sums are used where the formula needs them.
+    loss : str or GroundLoss
+
+    Returns
+    -------
+    Tensor (..., n, m)
+
+    References
+    ----------
+    Peyré, Cuturi and Solomon, "Gromov-Wasserstein averaging of kernel and distance matrices", ICML 2016,
+    proposition 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> C = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    >>> tensor_term(C, C, torch.eye(2) / 2)
+    tensor([[0., 1.],
+            [1., 0.]])
+    """
+    loss = ground_loss(loss)
+    n, m = T.shape[-2:]
+    if C1.shape[-2:] != (n, n) or C2.shape[-2:] != (m, m):
+        raise ValueError(
+            f"T of shape {tuple(T.shape)} needs C1 (..., {n}, {n}) and C2 (..., {m}, {m}); "
+            f"got {tuple(C1.shape)} and {tuple(C2.shape)}"
+        )
+    if loss.factors is not None:
+        return _factored(C1, C2, T, loss.factors)
+    batch = torch.broadcast_shapes(C1.shape[:-2], C2.shape[:-2], T.shape[:-2])
+    C1, C2, T = (x.expand(*batch, *x.shape[-2:]) for x in (C1, C2, T))
+    result: Tensor = _Direct.apply(C1, C2, T, loss)
+    return result
+
+
+def structure_adjoints(
+    C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: GroundLoss
+) -> tuple[Tensor, Tensor]:
+    r"""Gradients of <W, L (x) T> with respect to C1 and C2.
+
+    dC1_ik = sum_jl dL/da(C1_ik, C2_jl) W_ij T_kl and dC2_jl = sum_ik dL/db(C1_ik, C2_jl) W_ij T_kl.
+    """
+    if loss.factors is not None:
+        fs = loss.factors
+        rows = W.sum(-1)[..., :, None] * T.sum(-1)[..., None, :]
+        columns = W.sum(-2)[..., :, None] * T.sum(-2)[..., None, :]
+        dC1 = fs.df1(C1) * rows - fs.dh1(C1) * (W @ fs.h2(C2) @ T.mT)
+        dC2 = fs.df2(C2) * columns - fs.dh2(C2) * (W.mT @ fs.h1(C1) @ T)
+        return dC1, dC2
+    swapped_db: Pairwise = lambda b, a: loss.db(a, b)  # noqa: E731
+    return _direct_adjoint(loss.da, C1, C2, W, T), _direct_adjoint(swapped_db, C2, C1, W.mT, T.mT)
+
+
+def _factored(C1: Tensor, C2: Tensor, T: Tensor, fs: Factors) -> Tensor:
+    rows = fs.f1(C1) @ T.sum(-1, keepdim=True)
+    columns = fs.f2(C2) @ T.sum(-2).unsqueeze(-1)
+    return rows + columns.mT - fs.h1(C1) @ T @ fs.h2(C2).mT
+
+
+def _blocks(C1: Tensor, C2: Tensor) -> range:
+    """Block starts over the n^2 pairs (i, k), sized to the memory bound."""
+    per_pair = max(1, C2.numel())
+    return range(0, C1.shape[-1] ** 2, max(1, _BLOCK_ENTRIES // per_pair))
+
+
+def _direct(C1: Tensor, C2: Tensor, T: Tensor, value: Pairwise) -> Tensor:
+    n = C1.shape[-1]
+    flat = C1.flatten(-2)
+    G = torch.zeros_like(T)
+    starts = _blocks(C1, C2)
+    for start in starts:
+        pairs = torch.arange(start, min(start + starts.step, n * n), device=T.device)
+        i, k = pairs // n, pairs % n
+        compared = value(flat[..., pairs, None, None], C2[..., None, :, :])  # (..., pairs, m, m)
+        G.index_add_(-2, i, (compared @ T[..., k, :, None]).squeeze(-1))
+    return G
+
+
+def _direct_adjoint(derivative: Pairwise, C1: Tensor, C2: Tensor, W: Tensor, T: Tensor) -> Tensor:
+    n = C1.shape[-1]
+    flat = C1.flatten(-2)
+    starts = _blocks(C1, C2)
+    parts = []
+    for start in starts:
+        pairs = torch.arange(start, min(start + starts.step, n * n), device=T.device)
+        i, k = pairs // n, pairs % n
+        compared = derivative(flat[..., pairs, None, None], C2[..., None, :, :])
+        parts.append((W[..., i, None, :] @ compared @ T[..., k, :, None]).flatten(-3))
+    return torch.cat(parts, -1).unflatten(-1, (n, n))
+
+
+class _Direct(torch.autograd.Function):
+    """Sum over (k, l) in blocks, and recompute the blocks backward, so that no n^2 m^2 array is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, C1: Tensor, C2: Tensor, T: Tensor, loss: GroundLoss) -> Tensor:
+        ctx.save_for_backward(C1, C2, T)
+        ctx.loss = loss
+        return _direct(C1, C2, T, loss.value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, W: Tensor) -> tuple[Tensor | None, ...]:
+        C1, C2, T = ctx.saved_tensors
+        dC1, dC2 = structure_adjoints(C1, C2, W, T, ctx.loss)
+        return dC1, dC2, _direct(C1.mT, C2.mT, W, ctx.loss.value), None
