@@ -1,0 +1,72 @@
+"""Everything that determines a run's numbers, and its way to JSON and back."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kmat.errors import UserError
+from kmat.features import Crop
+from kmat.methods import METHODS, KMaTConfig, MethodConfig
+from kmat.tasks import TaskConfig
+from kmat.training import Schedule
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    method: MethodConfig = field(default_factory=KMaTConfig)
+    data: TaskConfig = field(default_factory=TaskConfig)
+    backbone: str = "phantom:seed0"
+    """biomedclip, phantom:NAME, local-dir:DIR, hf-hub:OWNER/REPO, or ARCHITECTURE:TAG of open_clip."""
+    shots: int = 16
+    """Training images per class (paper), all of them where there are fewer."""
+    seed: int = 1
+    """Of the few-shot draw, the contexts, the crops and the order of images."""
+    augment: Literal["auto", "none", "crop"] = "auto"
+    """Random resized crops of the training images, as BiomedCoOp does (the paper does not say); auto is crop, but
+    none on the phantom, whose backbones saw whole images only."""
+    crop: Crop = field(default_factory=Crop)
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def __post_init__(self) -> None:
+        if self.shots < 1:
+            raise UserError(f"--shots {self.shots}: expected at least 1")
+
+    @property
+    def method_name(self) -> str:
+        """The method's name on the command line."""
+        return next(name for name, kind in METHODS.items() if isinstance(self.method, kind))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries, with the method's name among its options."""
+        table = asdict(self)
+        table["method"] = {"name": self.method_name, **table["method"]}
+        table["data"] = {key: str(value) if isinstance(value, Path) else value for key, value in table["data"].items()}
+        table["crop"] = {key: list(value) for key, value in table["crop"].items()}
+        return table
+
+    @classmethod
+    def from_json(cls, table: dict[str, Any]) -> "RunConfig":
+        """Rebuild what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        UserError
+            If the table has another shape, as a file of another version may.
+        """
+        try:
+            method, data = dict(table["method"]), dict(table["data"])
+            for name in ("root", "descriptions"):
+                data[name] = None if data[name] is None else Path(data[name])
+            return cls(
+                **{
+                    **table,
+                    "method": METHODS[method.pop("name")](**method),
+                    "data": TaskConfig(**data),
+                    "crop": Crop(**{key: tuple(value) for key, value in table["crop"].items()}),
+                    "schedule": Schedule(**table["schedule"]),
+                }
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"not a configuration of this version of kmat: {error!r}") from error

@@ -1,0 +1,202 @@
+"""Features of frozen encoders, computed once and kept on disk.
+
+Prompts do not change image features, so even randomly cropped training images can be encoded ahead: all views of all
+epochs, drawn from a generator keyed by (seed, epoch, image). Every method and every lambda with that seed shares them.
+"""
+
+import hashlib
+import json
+import math
+import os
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import PIL
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kmat.backbone import Backbone
+from kmat.console import track
+from kmat.tasks.base import ImageSource, Skipped, UnreadableImageError
+
+BATCH = 64
+
+# Whatever may change the numbers without changing a setting.
+_VERSIONS = {"kmat": 1, "torch": torch.__version__, "pillow": PIL.__version__}
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Random resized crop before the backbone's own preprocessing; no flip, as in BiomedCoOp's configurations."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Area of the crop, relative to the image; torchvision's default, which CoOp's family uses."""
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Its aspect ratio; torchvision's default."""
+
+    def view(self, image: Image.Image, size: tuple[int, int], *key: int) -> Image.Image:
+        """Draw the crop that belongs to ``key``, by torchvision's rule, and resize it to (height, width) ``size``."""
+        rng = random.Random(repr(key))  # noqa: S311
+        width, height = image.size
+        for _ in range(10):
+            area = width * height * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(*map(math.log, self.ratio)))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+                break
+        else:  # a very long image: the largest allowed crop, from its centre
+            ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
+            w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+            left, top = (width - w) // 2, (height - h) // 2
+        return image.resize(size[::-1], Image.Resampling.BICUBIC, box=(left, top, left + w, top + h))
+
+
+class Views(NamedTuple):
+    """Image features of a list of images.
+
+    Attributes
+    ----------
+    features : Tensor, shape (E, N, D), float32
+        Unit features, one view of each image per epoch; E = 1 without augmentation.
+    kept : tuple of int
+        Which of the images asked for the N are.
+    skipped : tuple of Skipped
+        The others, unreadable.
+    """
+
+    features: Tensor
+    kept: tuple[int, ...]
+    skipped: tuple[Skipped, ...]
+
+
+class FeatureCache:
+    """Features by content: the key covers all they depend on, so a stale one can never be used.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where files go; ``$XDG_CACHE_HOME/kmat`` or ``~/.cache/kmat`` by default.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kmat"
+
+    def images(
+        self,
+        backbone: Backbone,
+        source: ImageSource,
+        refs: Sequence[str],
+        crop: Crop | None = None,
+        seed: int = 0,
+        epochs: int = 1,
+    ) -> Views:
+        """Unit features of images: as they are, or ``epochs`` random crops of each.
+
+        Without ``crop`` there is one view and neither ``seed`` nor ``epochs`` matters.
+        """
+        if crop is None:
+            seed, epochs = 0, 1
+        contents = [_content_hash(source, ref) for ref in refs]
+        key = {
+            "what": "images",
+            "backbone": backbone.fingerprint,
+            "crop": asdict(crop) if crop else None,
+            "seed": seed,
+            "epochs": epochs,
+            "images": contents,
+        }
+        found = self._load(key)
+        if found is None:
+            found = _encode(backbone, source, refs, crop, seed, epochs)
+            self._save(key, found)
+        kept = tuple(found["kept"].tolist())
+        skipped = tuple(Skipped(refs[i], _why_unreadable(source, refs[i])) for i in range(len(refs)) if i not in kept)
+        return Views(found["features"], kept, skipped)
+
+    def texts(self, backbone: Backbone, texts: Sequence[str]) -> Tensor:
+        """Raw text features, shape (N, D), as :meth:`Backbone.encode_texts` gives them."""
+        key = {"what": "texts", "backbone": backbone.fingerprint, "texts": list(texts)}
+        found = self._load(key)
+        if found is None:
+            found = {"features": backbone.encode_texts(texts).cpu()}
+            self._save(key, found)
+        return found["features"].to(backbone.device)
+
+    def _path(self, key: dict[str, Any]) -> tuple[Path, str]:
+        text = json.dumps({**key, **_VERSIONS}, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors", text
+
+    def _load(self, key: dict[str, Any]) -> dict[str, Tensor] | None:
+        path, text = self._path(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("key") != text:
+                    return None
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except (OSError, SafetensorError):
+            return None  # absent, or cut off: computed anew
+
+    def _save(self, key: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        path, text = self._path(key)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Several processes may compute the same features: each writes its own file, the last rename wins.
+        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
+        os.close(handle)
+        save_file({k: v.contiguous() for k, v in tensors.items()}, name, metadata={"key": text})
+        Path(name).replace(path)
+
+
+def _content_hash(source: ImageSource, ref: str) -> str:
+    try:
+        return hashlib.sha256(source.content(ref)).hexdigest()
+    except UnreadableImageError:
+        return "unreadable"
+
+
+def _why_unreadable(source: ImageSource, ref: str) -> str:
+    try:
+        source.read(ref)
+    except UnreadableImageError as error:
+        return str(error)
+    return "unreadable"
+
+
+def _encode(
+    backbone: Backbone, source: ImageSource, refs: Sequence[str], crop: Crop | None, seed: int, epochs: int
+) -> dict[str, Tensor]:
+    """Decode each image once, encode all its views, in batches that run across images."""
+    kept: list[int] = []
+    features: list[Tensor] = []
+    pending: list[Tensor] = []
+
+    def flush() -> None:
+        if pending:
+            features.append(backbone.encode_images(torch.stack(pending)))
+            pending.clear()
+
+    for index in track(range(len(refs)), f"encoding images, {backbone.name}", total=len(refs)):
+        try:
+            image = source.read(refs[index])
+        except UnreadableImageError:
+            continue
+        kept.append(index)
+        for epoch in range(epochs):
+            view = crop.view(image, backbone.image_size, seed, epoch, index) if crop else image
+            pending.append(backbone.preprocess(view))
+            if len(pending) == BATCH:
+                flush()
+    flush()
+    width = features[0].shape[1] if features else 0
+    views = torch.cat(features) if features else torch.zeros(0, width)
+    return {
+        "features": views.view(len(kept), epochs, width).transpose(0, 1).contiguous(),
+        "kept": torch.tensor(kept, dtype=torch.int64),
+    }

@@ -1,0 +1,141 @@
+"""What the training loop and the evaluation see of a method, and what methods share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from kmat.backbone import Backbone, PromptFrame
+from kmat.features import FeatureCache
+from kmat.prompts import HIGH, MODALITIES, Contexts, start_from_words
+from kmat.tasks.base import Descriptions, Task
+
+
+class Batch(NamedTuple):
+    """High-end training images: unit features (B, D) and labels (B,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method is built from."""
+
+    backbone: Backbone
+    task: Task
+    cache: FeatureCache
+    seed: int
+
+
+class Method(nn.Module):
+    """A classifier of image features by text.
+
+    Its parameters are what is learned and its ``state_dict`` is all a checkpoint needs. The backbone is not part of
+    either. A method without parameters is not trained.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self.backbone = setting.backbone
+
+    def text_features(self, modality: str) -> Tensor:
+        """Unit text features of one modality's prompts, shape (C, D)."""
+        raise NotImplementedError
+
+    def logits(self, images: Tensor, modality: str) -> Tensor:
+        """Scores (B, C) of unit image features (B, D): cosine over the backbone's temperature."""
+        return self.backbone.logit_scale * images @ self.text_features(modality).T
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted terms of the training loss, by name; the loop minimises their sum."""
+        raise NotImplementedError
+
+
+class PromptLearner(Method):
+    """Prompts ``[v1 ... vn, class text]`` with learned context vectors, trained by cross-entropy on the high end."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        n_ctx: int,
+        csc: bool,
+        msc: bool,
+        prompt: str,
+        init_words: str | None,
+        same_start: bool = False,
+    ) -> None:
+        super().__init__(setting)
+        backbone, classes = setting.backbone, setting.task.classes
+        self.contexts = Contexts(
+            len(classes),
+            n_ctx,
+            backbone.token_dim,
+            csc=csc,
+            msc=msc,
+            seed=setting.seed,
+            same_start=same_start,
+            start=start_from_words(backbone, init_words, n_ctx) if init_words else None,
+        )
+        texts = class_texts(setting.task, prompt)
+        # One frame for both modalities, so that their prompts can be encoded as one batch.
+        self._frame = backbone.frame([text for modality in MODALITIES for text in texts[modality]], n_ctx)
+
+    def encode(self, modalities: Sequence[str]) -> Tensor:
+        """Raw text features of the prompts of some modalities, shape (len(modalities), C, D)."""
+        n_classes = self.contexts.n_classes
+        rows = torch.cat([torch.arange(n_classes) + MODALITIES.index(m) * n_classes for m in modalities])
+        frame = PromptFrame(self._frame.ids[rows], self._frame.embeddings[rows], self._frame.n_ctx)
+        contexts = torch.cat([self.contexts(modality) for modality in modalities])
+        features = self.backbone.encode_context(contexts, frame)
+        return features.view(len(modalities), n_classes, -1)
+
+    def text_features(self, modality: str) -> Tensor:
+        """Unit text features of one modality's prompts, shape (C, D)."""
+        return F.normalize(self.encode((modality,))[0], dim=-1)
+
+    def cross_entropy(self, batch: Batch, high: Tensor) -> Tensor:
+        """Cross-entropy of the batch against the high-end text features ``high`` (C, D), raw or unit."""
+        return F.cross_entropy(self.backbone.logit_scale * batch.images @ F.normalize(high, dim=-1).T, batch.labels)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy alone."""
+        return {"ce": self.cross_entropy(batch, self.encode((HIGH,))[0])}
+
+
+def class_texts(task: Task, template: str) -> dict[str, tuple[str, ...]]:
+    """Fill ``{name}`` and ``{modality}`` of a template for every class, by modality."""
+    return {
+        modality: tuple(
+            template.replace("{name}", name).replace("{modality}", task.modality_names[modality])
+            for name in task.classes
+        )
+        for modality in MODALITIES
+    }
+
+
+def prototypes(setting: Setting, sentences: Descriptions, *, normalise: bool, renormalise: bool) -> Tensor:
+    r"""Mean text feature of each class's sentences, :math:`\bar p_{i,m}`, shape (2, C, D), high-end first.
+
+    Parameters
+    ----------
+    setting : Setting
+    sentences : mapping
+        By modality and class.
+    normalise : bool
+        Bring each sentence's feature to unit length before the mean.
+    renormalise : bool
+        Bring the mean to unit length.
+    """
+    rows = []
+    for modality in MODALITIES:
+        for texts in sentences[modality]:
+            features = setting.cache.texts(setting.backbone, texts)
+            rows.append((F.normalize(features, dim=-1) if normalise else features).mean(dim=0))
+    means = torch.stack(rows)
+    means = F.normalize(means, dim=-1) if renormalise else means
+    return means.view(len(MODALITIES), -1, means.shape[1])

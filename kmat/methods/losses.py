@@ -1,0 +1,38 @@
+"""The losses of the K-MaT paper, in its notation: w are text features, pbar prototypes, one row per class."""
+
+import torch
+from torch import Tensor
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distances, (n, d) and (m, d) to (n, m), from differences: no cancellation between near rows."""
+    return (a[:, None, :] - b[None, :, :]).square().sum(-1)
+
+
+def distances(a: Tensor) -> Tensor:
+    """Euclidean distances within a set, (n, d) to (n, n), with zero gradient where two rows coincide.
+
+    The derivative of the square root at the zero diagonal is infinite, and infinity times zero is NaN.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    >>> distances(x).sum().backward(); x.grad.tolist()
+    [[-1.2000000476837158, -1.600000023841858], [1.2000000476837158, 1.600000023841858]]
+    """
+    squared = squared_distances(a, a)
+    apart = squared > 0
+    return torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
+
+
+def anchor_loss(w: Tensor, prototypes: Tensor) -> Tensor:
+    r"""Distance of the prompts from their descriptions' means.
+
+    .. math:: L_{anc} = \frac{1}{2 N_c} \sum_{i=1}^{N_c} \sum_{m \in \{H, L\}} \lVert w_{i,m} - \bar p_{i,m} \rVert_2^2
+
+    Parameters
+    ----------
+    w, prototypes : Tensor, shape (2, C, D)
+        High-end first.
+    """
+    return (w - prototypes).square().sum() / (w.shape[0] * w.shape[1])

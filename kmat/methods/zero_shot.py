@@ -1,0 +1,50 @@
+"""Zero-shot classification: nothing is learned."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from kmat.console import note
+from kmat.methods.base import Batch, Method, Setting, class_texts, prototypes
+from kmat.prompts import MODALITIES
+
+
+@dataclass(frozen=True)
+class ZeroShotConfig:
+    """Classify by the text features of a template or of the class descriptions."""
+
+    text: Literal["template", "descriptions"] = "template"
+    """One sentence per class, or the mean of its descriptions' unit features, renormalised."""
+    template: str = "a photo of a {name}."
+    """The sentence; {name} is the class, {modality} the modality. The default is BiomedCoOp's for every data set."""
+
+    def build(self, setting: Setting) -> Method:
+        """Compute the classifier."""
+        return ZeroShot(self, setting)
+
+
+class ZeroShot(Method):
+    """Fixed text features, computed once."""
+
+    features: Tensor
+
+    def __init__(self, config: ZeroShotConfig, setting: Setting) -> None:
+        super().__init__(setting)
+        sentences = setting.task.descriptions if config.text == "descriptions" else None
+        if sentences is None:
+            if config.text == "descriptions":
+                note(f"{setting.task.name} has no descriptions: using the template {config.template!r} instead")
+            texts = class_texts(setting.task, config.template)
+            sentences = {modality: tuple((text,) for text in texts[modality]) for modality in MODALITIES}
+        self.register_buffer(
+            "features", prototypes(setting, sentences, normalise=True, renormalise=True), persistent=False
+        )
+
+    def text_features(self, modality: str) -> Tensor:
+        """Unit text features of one modality, shape (C, D)."""
+        return self.features[MODALITIES.index(modality)]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return no terms: there is nothing to learn."""
+        return {}

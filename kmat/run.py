@@ -1,0 +1,228 @@
+"""One run from images to scores: train, evaluate, and load again."""
+
+import platform
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kmat.backbone import Backbone, load_backbone
+from kmat.config import RunConfig
+from kmat.console import note
+from kmat.errors import UserError
+from kmat.evaluation import harmonic_mean, score
+from kmat.features import FeatureCache
+from kmat.methods.base import Setting
+from kmat.prompts import HIGH, LOW, MODALITIES
+from kmat.rundir import RunDir
+from kmat.tasks.base import Skipped, Task
+from kmat.tasks.manifest import write_manifest
+from kmat.tasks.splits import draw_few_shot
+from kmat.training import fit
+
+# Low-end images are for testing only; the high-end validation set is where settings may be chosen.
+EVALUATED = ((HIGH, "val"), (HIGH, "test"), (LOW, "test"))
+
+Logits = Callable[[Tensor, str], Tensor]
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    *,
+    task: Task,
+    backbone: Backbone,
+    cache: FeatureCache,
+    resume: bool = False,
+    overwrite: bool = False,
+    after_epoch: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Draw the shots, learn the prompts, evaluate them, and leave it all in ``folder``.
+
+    Returns
+    -------
+    dict
+        What ``result.json`` holds: see :func:`evaluate` and the keys added here.
+
+    Raises
+    ------
+    UserError
+        If the folder is taken (see :meth:`RunDir.prepare`) or the task does not suit the method.
+    """
+    run = RunDir(folder)
+    draw = draw_few_shot(task, config.shots, config.seed)
+    if not draw.records:
+        raise UserError(f"{task.name}: none of the high-end training images can be read")
+    for label, found in draw.short:
+        note(f"class {task.labels[label]!r} has {found} readable training images, fewer than {config.shots}")
+    identity = {
+        "config": config.to_json(),
+        "task": task.fingerprint,
+        "backbone": backbone.fingerprint,
+        "draw": [record.ref for record in draw.records],
+    }
+    run.prepare(identity, resume=resume, overwrite=overwrite)
+    if run.finished:
+        note(f"{folder} is already finished")
+        return run.read("result.json")
+    write_manifest(run.split, task, draw.records + tuple(r for key in EVALUATED for r in task.select(*key)))
+    run.write("versions.json", _versions())
+
+    augmented = config.augment == "crop" or (config.augment == "auto" and task.augment)
+    views = cache.images(
+        backbone,
+        task.images,
+        [record.ref for record in draw.records],
+        crop=config.crop if augmented else None,
+        seed=config.seed,
+        epochs=config.schedule.epochs,
+    )
+    method = config.method.build(Setting(backbone, task, cache, config.seed)).to(backbone.device)
+    labels = torch.tensor([record.label for record in draw.records], device=backbone.device)
+    fit(
+        method,
+        views.features.to(backbone.device),
+        labels,
+        config.schedule,
+        config.seed,
+        run.checkpoint,
+        run.metrics,
+        after_epoch,
+    )
+    with torch.no_grad():
+        scores, unreadable = evaluate(method.logits, task, backbone, cache)
+        text = {f"text_features.{modality}": method.text_features(modality).clone() for modality in MODALITIES}
+    save_file({**method.state_dict(), **text}, run.prompts)
+    skipped = (*task.skipped, *draw.skipped, *unreadable)
+    run.write_skipped(skipped)
+    say_skipped(skipped, folder / "skipped.csv")
+    result = {
+        "task": task.name,
+        "backbone": config.backbone,
+        "method": config.to_json()["method"],
+        "seed": config.seed,
+        "banner": task.banner,
+        "labels": list(task.labels),
+        "classes": list(task.classes),
+        "augmented": augmented,
+        "train_images": len(draw.records),
+        "skipped": len(skipped),
+        **scores,
+    }
+    run.write("result.json", result)
+    run.checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def evaluate(
+    logits: Logits, task: Task, backbone: Backbone, cache: FeatureCache
+) -> tuple[dict[str, Any], tuple[Skipped, ...]]:
+    """Score a classifier on every evaluated part of a task that has images.
+
+    Returns
+    -------
+    dict
+        ``scores``: by modality and split the fields of :class:`kmat.evaluation.Scores`, None where there are no
+        images; ``harmonic``: of both test sets' accuracy and macro-F1, None if one is missing; ``floors``: accuracy
+        of chance and of always naming a test set's largest class.
+    tuple of Skipped
+        Images that could not be read.
+    """
+    n_classes = len(task.classes)
+    table: dict[str, dict[str, Any]] = {HIGH: {}, LOW: {}}
+    majority: dict[str, float | None] = {}
+    skipped: list[Skipped] = []
+    for modality, split in EVALUATED:
+        records = task.select(modality, split)
+        views = cache.images(backbone, task.images, [record.ref for record in records])
+        skipped += views.skipped
+        labels = torch.tensor([records[index].label for index in views.kept], dtype=torch.int64)
+        if not len(labels):
+            table[modality][split] = None
+            majority[modality] = None
+            continue
+        predicted = logits(views.features[0].to(backbone.device), modality).argmax(dim=1).cpu()
+        table[modality][split] = asdict(score(predicted, labels, n_classes))
+        majority[modality] = float(labels.bincount().max()) / len(labels)
+    high, low = table[HIGH]["test"], table[LOW]["test"]
+    names = ("accuracy", "macro_f1")
+    return {
+        "scores": table,
+        "harmonic": {name: harmonic_mean(high[name], low[name]) for name in names} if high and low else None,
+        "floors": {"chance": 1 / n_classes, "majority": majority},
+    }, tuple(skipped)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run, ready to classify.
+
+    Attributes
+    ----------
+    config : RunConfig
+    labels : tuple of str
+    banner : str
+    backbone : Backbone
+    text_features : dict of Tensor
+        Unit text features (C, D) by modality.
+    """
+
+    config: RunConfig
+    labels: tuple[str, ...]
+    banner: str
+    backbone: Backbone
+    text_features: dict[str, Tensor]
+
+    def logits(self, images: Tensor, modality: str) -> Tensor:
+        """Scores (B, C) of unit image features (B, D)."""
+        return self.backbone.logit_scale * images @ self.text_features[modality].T
+
+
+def load_run(folder: Path, device: str | torch.device = "cpu") -> TrainedRun:
+    """Load a finished run.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no finished run, or its backbone's weights are no longer those it was trained with.
+    """
+    run = RunDir(folder)
+    if not run.finished:
+        raise UserError(f"{folder} holds no finished run")
+    identity, result = run.read("config.json"), run.read("result.json")
+    config = RunConfig.from_json(identity["config"])
+    backbone = load_backbone(config.backbone, device)
+    if backbone.fingerprint != identity["backbone"]:
+        raise UserError(f"backbone {config.backbone!r} is not the one that {folder} was trained with")
+    try:
+        tensors = load_file(run.prompts)
+        text = {modality: tensors[f"text_features.{modality}"].to(backbone.device) for modality in MODALITIES}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{folder}: cannot read prompts.safetensors ({error})") from error
+    return TrainedRun(config, tuple(result["labels"]), result["banner"], backbone, text)
+
+
+def say_skipped(skipped: Sequence[Skipped], listed_in: Path | None = None) -> None:
+    """Tell how many files were left out, by reason, with the first few."""
+    if skipped:
+        reasons = Counter(item.reason.split(":")[0] for item in skipped)
+        where = f", listed in {listed_in}" if listed_in else ""
+        note(f"{len(skipped)} files skipped ({', '.join(f'{n} {why}' for why, n in reasons.items())}){where}")
+        for item in skipped[:3]:
+            note(f"  {item.ref}: {item.reason}")
+
+
+def _versions() -> dict[str, Any]:
+    packages = ("fgwot", "torch", "open_clip_torch", "transformers", "timm", "safetensors", "pillow")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{package: version(package) for package in packages},
+    }

@@ -1,0 +1,117 @@
+"""What a task is: two modalities under one class list."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from kmat.prompts import HIGH
+
+SPLITS = ("train", "val", "test")
+
+# Sentences by modality, then by class in the task's order.
+Descriptions = Mapping[str, tuple[tuple[str, ...], ...]]
+
+
+class UnreadableImageError(Exception):
+    """An image that cannot be decoded; the message says why."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file or row that was left out, and why."""
+
+    ref: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One labelled image.
+
+    Attributes
+    ----------
+    ref : str
+        Where the task's image source finds it.
+    label : int
+        Index into the task's classes.
+    modality, split : str
+        ``high`` or ``low``; ``train``, ``val`` or ``test``.
+    patient : str
+        Images of one patient never lie in different splits.
+    """
+
+    ref: str
+    label: int
+    modality: str
+    split: str
+    patient: str
+
+
+class ImageSource(Protocol):
+    """Reads the images of a task by reference."""
+
+    def read(self, ref: str) -> Image.Image:
+        """Decode an image; raises :class:`UnreadableImageError`."""
+
+    def content(self, ref: str) -> bytes:
+        """Return what identifies the image's content, for cache keys; raises :class:`UnreadableImageError`."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A labelled set of images of a high-end and, if there is one, a low-end modality.
+
+    Attributes
+    ----------
+    name : str
+    labels : tuple of str
+        Class names as the data has them.
+    classes : tuple of str
+        The same classes as they are written in a prompt.
+    modality_names : mapping
+        What ``high`` and ``low`` are: ``{"high": "CT", "low": "chest X-ray"}``.
+    records : tuple of Record
+    images : ImageSource
+    descriptions : mapping, optional
+        Sentences by modality and class, for the anchor and the description ensemble.
+    banner : str
+        Shown with every number that comes from this task; empty for a user's own data.
+    augment : bool
+        Whether training images are cropped at random unless the user says otherwise.
+    skipped : tuple of Skipped
+        What the data holds but the task leaves out.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    classes: tuple[str, ...]
+    modality_names: Mapping[str, str]
+    records: tuple[Record, ...]
+    images: ImageSource
+    descriptions: Descriptions | None = None
+    banner: str = ""
+    augment: bool = True
+    skipped: tuple[Skipped, ...] = ()
+
+    def select(self, modality: str, split: str) -> tuple[Record, ...]:
+        """Records of one modality and split, in the task's order."""
+        return tuple(record for record in self.records if (record.modality, record.split) == (modality, split))
+
+    def count(self, modality: str, split: str) -> tuple[int, ...]:
+        """Images per class."""
+        labels = [record.label for record in self.select(modality, split)]
+        return tuple(labels.count(label) for label in range(len(self.classes)))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything but pixels, which are in the feature cache's keys."""
+        digest = hashlib.sha256(repr((self.name, self.labels, self.classes, self.records)).encode())
+        digest.update(repr(sorted(self.descriptions.items()) if self.descriptions else None).encode())
+        return digest.hexdigest()
+
+    def has_training_images(self) -> bool:
+        """Whether anything can be learned: only high-end images are ever trained on."""
+        return bool(self.select(HIGH, "train"))

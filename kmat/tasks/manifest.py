@@ -1,0 +1,186 @@
+"""A user's own images: a CSV file, or folders ``ROOT/MODALITY/CLASS/``.
+
+Nothing wrong with a single file or row is fatal and nothing is silent: what cannot be used is in ``Task.skipped``.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from kmat.console import note
+from kmat.errors import UserError
+from kmat.prompts import HIGH, LOW, MODALITIES
+from kmat.tasks.base import SPLITS, Record, Skipped, Task
+from kmat.tasks.descriptions import load_descriptions
+from kmat.tasks.images import SUFFIXES, FolderImages, resolve_inside
+from kmat.tasks.splits import assign_splits, patients_in_several_splits
+
+COLUMNS = ("path", "label", "modality", "split", "patient")
+REQUIRED = ("path", "label", "modality")
+
+
+class _Row(NamedTuple):
+    path: str
+    label: str
+    modality: str
+    split: str
+    patient: str
+
+
+def load_manifest(
+    source: Path,
+    *,
+    root: Path | None = None,
+    high: str = HIGH,
+    low: str = LOW,
+    descriptions: Path | None = None,
+    patient_pattern: str | None = None,
+    seed: int = 0,
+) -> Task:
+    """Read a task from a CSV file or a tree of class folders.
+
+    Parameters
+    ----------
+    source : Path
+        A CSV file with columns path, label, modality and optionally split and patient; or a folder with one folder
+        per modality, holding one folder per class.
+    root : Path, optional
+        Folder that the CSV's paths are relative to; the CSV's own folder by default.
+    high, low : str
+        What the two modalities are called in the CSV or the folder names.
+    descriptions : Path, optional
+        JSON of :func:`kmat.tasks.descriptions.load_descriptions`.
+    patient_pattern : str, optional
+        Regular expression searched in the path; its first group is the patient, where no column says so. Without one,
+        each file counts as its own patient.
+    seed : int
+        Of the split, where none is given.
+
+    Raises
+    ------
+    UserError
+        If there is no usable high-end training image, or an input cannot be read at all.
+    """
+    pattern = _compile(patient_pattern)
+    root = root or (source if source.is_dir() else source.parent)
+    if not root.is_dir():
+        raise UserError(f"image folder {root} does not exist")
+    rows = _folder_rows(source, (high, low)) if source.is_dir() else _csv_rows(source)
+    names = {high: HIGH, low: LOW, HIGH: HIGH, LOW: LOW}
+    usable: list[_Row] = []
+    skipped: list[Skipped] = []
+    seen: set[str] = set()
+    for row in rows:
+        reason = _refusal(row, root, names, seen)
+        seen.add(row.path)
+        if reason:
+            skipped.append(Skipped(row.path or "(no path)", reason))
+        else:
+            usable.append(row)
+
+    labels = tuple(sorted({row.label for row in usable}))
+    records = assign_splits(
+        [
+            Record(row.path, labels.index(row.label), names[row.modality], row.split, _patient(row, pattern))
+            for row in usable
+        ],
+        seed,
+    )
+    if torn := patients_in_several_splits(records):
+        note(f"{len(torn)} patients have images in more than one split, the first is {torn[0]!r}: results will leak")
+    task = Task(
+        name=source.stem,
+        labels=labels,
+        classes=tuple(label.replace("_", " ") for label in labels),
+        modality_names={HIGH: high, LOW: low},
+        records=records,
+        images=FolderImages(root),
+        descriptions=load_descriptions(descriptions, labels) if descriptions else None,
+        skipped=tuple(skipped),
+    )
+    if not task.has_training_images() or len(labels) < 2:
+        raise UserError(_nothing_to_learn(source, task, high))
+    return task
+
+
+def write_manifest(path: Path, task: Task, records: tuple[Record, ...]) -> None:
+    """Write records as a manifest that :func:`load_manifest` reads back, so that a split can be reused."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows([r.ref, task.labels[r.label], r.modality, r.split, r.patient] for r in records)
+
+
+def _refusal(row: _Row, root: Path, modalities: dict[str, str], seen: set[str]) -> str | None:
+    """Say why a row cannot be used; ``None`` if it can."""
+    if row.path in seen:
+        return "listed twice"
+    path = resolve_inside(root, row.path)
+    if path is None:
+        return "path leads out of the image folder"
+    if not path.is_file():
+        return "no such file"
+    if path.suffix.lower() not in SUFFIXES:
+        return "not an image file"
+    if not row.label:
+        return "no label"
+    if row.modality not in modalities:
+        return f"unknown modality {row.modality!r}"
+    if row.split and row.split not in SPLITS:
+        return f"unknown split {row.split!r}"
+    return None
+
+
+def _csv_rows(source: Path) -> Iterator[_Row]:
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(f"{source} lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+            for line in reader:
+                yield _Row(*((line.get(name) or "").strip() for name in COLUMNS))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read {source}: {error}") from error
+
+
+def _folder_rows(root: Path, modalities: tuple[str, str]) -> Iterator[_Row]:
+    if not (root / modalities[0]).is_dir():
+        raise UserError(f"{root} has no folder {modalities[0]!r}; expected MODALITY/CLASS/, see --high and --low")
+    for modality in modalities:
+        for folder, subfolders, files in os.walk(root / modality):
+            subfolders.sort()
+            links = [name for name in subfolders if (Path(folder) / name).is_symlink()]  # os.walk passes them over
+            for name in sorted(files + links):
+                path = (Path(folder) / name).relative_to(root)
+                label = path.parts[1] if len(path.parts) > 2 else ""
+                yield _Row(path.as_posix(), label, modality, "", "")
+
+
+def _compile(pattern: str | None) -> re.Pattern[str] | None:
+    if pattern is None:
+        return None
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--patient-pattern {pattern!r}: {error}") from error
+    if compiled.groups < 1:
+        raise UserError(f"--patient-pattern {pattern!r} has no group; put the patient in brackets, as in '(p[0-9]+)_'")
+    return compiled
+
+
+def _patient(row: _Row, pattern: re.Pattern[str] | None) -> str:
+    match = pattern.search(row.path) if pattern else None
+    return row.patient or (match.group(1) if match else "") or row.path
+
+
+def _nothing_to_learn(source: Path, task: Task, high: str) -> str:
+    found = ", ".join(f"{sum(r.modality == m for r in task.records)} {m}" for m in MODALITIES)
+    reasons = f"; first of {len(task.skipped)} skipped: {task.skipped[0]}" if task.skipped else ""
+    return (
+        f"{source}: need training images of modality {high!r} in at least two classes, found {found}-end images "
+        f"of {len(task.labels)} classes{reasons}"
+    )

@@ -1,0 +1,145 @@
+"""The loop: SGD over cached features, a checkpoint each epoch. It knows nothing of methods."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kmat.errors import UserError
+from kmat.methods.base import Batch, Method
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Optimisation; the defaults are the paper's, and BiomedCoOp's where the paper is silent."""
+
+    epochs: int = 50
+    """Passes over the training images (paper)."""
+    batch_size: int = 4
+    """Images per step (paper); the last, smaller batch of an epoch is used too, where Dassl drops it."""
+    lr: float = 0.0025
+    """Base learning rate (paper)."""
+    momentum: float = 0.9
+    """Of SGD, without dampening or Nesterov. Not in the paper."""
+    weight_decay: float = 5e-4
+    """Not in the paper."""
+    warmup_lr: float = 1e-5
+    """Constant rate of the warm-up epoch. The paper says one warm-up epoch and no more."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
+
+    def rate(self, epoch: int) -> float:
+        r"""Learning rate of an epoch: one at ``warmup_lr``, then a cosine that is stepped per epoch.
+
+        .. math:: \eta_0 = \eta_{warm}, \quad \eta_e = \tfrac12 \eta (1 + \cos(\pi (e - 1) / E)), \; e \ge 1
+
+        This is what Dassl's warm-up wrapper does; it ends above zero.
+
+        Examples
+        --------
+        >>> schedule = Schedule()
+        >>> [schedule.rate(epoch) for epoch in (0, 1, 2)]
+        [1e-05, 0.0025, 0.0024975...]
+        """
+        if epoch == 0:
+            return self.warmup_lr
+        return 0.5 * self.lr * (1 + math.cos(math.pi * (epoch - 1) / self.epochs))
+
+
+def fit(
+    method: Method,
+    views: Tensor,
+    labels: Tensor,
+    schedule: Schedule,
+    seed: int,
+    checkpoint: Path,
+    metrics: Path,
+    after_epoch: Callable[[], None] = lambda: None,
+) -> None:
+    """Train ``method`` and leave it trained; go on from ``checkpoint`` if there is one.
+
+    Parameters
+    ----------
+    method : Method
+        Its parameters are updated; nothing happens if it has none.
+    views : Tensor, shape (E, N, D)
+        Unit features of the training images; epoch e uses view e mod E.
+    labels : Tensor, shape (N,), int64
+    schedule : Schedule
+    seed : int
+        The order of the images in epoch e depends on (seed, e) only, so a resumed run needs no generator state.
+    checkpoint : Path
+        safetensors file with the method's state and the momentum, replaced after each epoch.
+    metrics : Path
+        JSON lines, one per epoch: rate and mean loss terms.
+    after_epoch : callable
+        Told after each epoch, once its checkpoint is written.
+    """
+    parameters = list(method.parameters())
+    if not parameters:
+        return
+    optimiser = torch.optim.SGD(
+        parameters, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
+    )
+    start = _restore(checkpoint, method, optimiser)
+    _keep_lines(metrics, start)
+    for epoch in range(start, schedule.epochs):
+        optimiser.param_groups[0]["lr"] = schedule.rate(epoch)
+        images = views[epoch % len(views)]
+        totals: dict[str, float] = {}
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        for index in order.split(schedule.batch_size):
+            losses = method.loss(Batch(images[index], labels[index]))
+            optimiser.zero_grad()
+            torch.stack(list(losses.values())).sum().backward()
+            optimiser.step()
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach()) * len(index) / len(labels)
+        if not all(math.isfinite(total) for total in totals.values()):
+            raise UserError(f"the loss is no longer finite in epoch {epoch}: {totals}; try a smaller learning rate")
+        with metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": epoch, "lr": schedule.rate(epoch), **totals}) + "\n")
+        _store(checkpoint, method, optimiser, epoch + 1)
+        after_epoch()
+
+
+def _store(path: Path, method: Method, optimiser: torch.optim.Optimizer, epochs: int) -> None:
+    tensors = {f"method.{name}": value.contiguous() for name, value in method.state_dict().items()}
+    for index, parameter in enumerate(method.parameters()):
+        tensors[f"momentum.{index}"] = optimiser.state[parameter]["momentum_buffer"]
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"epochs": str(epochs)})
+    partial.replace(path)
+
+
+def _restore(path: Path, method: Method, optimiser: torch.optim.Optimizer) -> int:
+    """Load a checkpoint; the number of epochs it has behind it, 0 if there is none."""
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            epochs = int(file.metadata()["epochs"])
+        state = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
+        method.load_state_dict(state)
+        for index, parameter in enumerate(method.parameters()):
+            optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"].to(parameter.device)
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"cannot resume from {path}: {error}; start again with --overwrite") from error
+    return epochs
+
+
+def _keep_lines(metrics: Path, count: int) -> None:
+    """Drop the lines of an epoch whose checkpoint was not reached."""
+    if metrics.exists():
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        metrics.write_text("".join(lines[:count]), encoding="utf-8")
