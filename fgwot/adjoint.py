@@ -55,9 +55,7 @@ Adjoint = Envelope | Implicit | Unrolled
 _BY_NAME: dict[str, Adjoint] = {"envelope": Envelope(), "implicit": Implicit(), "unrolled": Unrolled()}
 
 
-def differentiable(
-    problem: Problem, result: Result, solver: Solver, adjoint: str | Adjoint
-) -> tuple[Tensor, _Values]:
+def differentiable(problem: Problem, result: Result, solver: Solver, adjoint: str | Adjoint) -> tuple[Tensor, _Values]:
     """Plan (B, n, m) and (value, cost, value_linear, value_quad) (B,), with gradients as `adjoint` says."""
     if isinstance(adjoint, str):
         if adjoint not in _BY_NAME:
@@ -69,9 +67,7 @@ def differentiable(
     if isinstance(adjoint, Envelope):
         return result.T, values
     if not solver.entropic:
-        raise ValueError(
-            "ProximalPoint has no smooth plan to differentiate; use adjoint='envelope' or MirrorDescent"
-        )
+        raise ValueError("ProximalPoint has no smooth plan to differentiate; use adjoint='envelope' or MirrorDescent")
     if isinstance(adjoint, Implicit):
         plan = implicit_plan(problem, result, adjoint)
     else:
@@ -106,8 +102,8 @@ class _Envelope(torch.autograd.Function):
         M: Tensor,
         C1: Tensor,
         C2: Tensor,
-        p: Tensor,
-        q: Tensor,
+        _p: Tensor,
+        _q: Tensor,
         alpha: Tensor,
         epsilon: Tensor,
         result: Result,
@@ -181,9 +177,7 @@ class _ImplicitPlan(torch.autograd.Function):
         problem, T = ctx.problem, ctx.T
         alpha, loss = problem.alpha[:, None, None], problem.loss
         lam, dp, dq = _solve_tangent(problem, T, Z, ctx.adjoint)
-        quadratic = tensor_term(problem.C1, problem.C2, T, loss) + tensor_term(
-            problem.C1.mT, problem.C2.mT, T, loss
-        )
+        quadratic = tensor_term(problem.C1, problem.C2, T, loss) + tensor_term(problem.C1.mT, problem.C2.mT, T, loss)
         one = structure_adjoints(problem.C1, problem.C2, -alpha * lam, T, loss)
         two = structure_adjoints(problem.C1, problem.C2, -alpha * T, lam, loss)
         dalpha = (lam * (problem.M - quadratic)).sum((-2, -1))
@@ -222,9 +216,7 @@ class _Centring:
         return Z - a[:, :, None] - b[:, None, :], a, b
 
 
-def _solve_tangent(
-    problem: Problem, T: Tensor, Z: Tensor, adjoint: Implicit
-) -> tuple[Tensor, Tensor, Tensor]:
+def _solve_tangent(problem: Problem, T: Tensor, Z: Tensor, adjoint: Implicit) -> tuple[Tensor, Tensor, Tensor]:
     """Projected conjugate gradients for (Hessian + epsilon diag(1/T)) lam = Z - a (+) b; return lam, a, b."""
     linearise, centre = Linearisation(problem), _Centring(T)
     epsilon = problem.epsilon[:, None, None]

@@ -103,9 +103,7 @@ def fused_gromov_wasserstein(
         alpha = 1.0 if M is None else 0.5
     solver = MirrorDescent() if solver is None else solver
     if not isinstance(solver, Solver):
-        raise TypeError(
-            f"solver must be a fgwot.MirrorDescent or fgwot.ProximalPoint, got {type(solver).__name__}"
-        )
+        raise TypeError(f"solver must be a fgwot.MirrorDescent or fgwot.ProximalPoint, got {type(solver).__name__}")
     if max_iter < 1:
         raise ValueError(f"max_iter must be at least 1, got {max_iter}")
     if tol is not None and not tol > 0:

@@ -135,13 +135,9 @@ def _flatten(t: Tensor, trailing: int, batch: torch.Size) -> Tensor:
 def _check_types(given: dict[str, Tensor]) -> None:
     for name, t in given.items():
         if not isinstance(t, Tensor):
-            raise TypeError(
-                f"{name} must be a torch.Tensor, got {type(t).__name__}; convert it with torch.as_tensor"
-            )
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}; convert it with torch.as_tensor")
         if not t.is_floating_point():
-            raise TypeError(
-                f"{name} must be floating point, got {t.dtype}; convert it with .double() or .float()"
-            )
+            raise TypeError(f"{name} must be floating point, got {t.dtype}; convert it with .double() or .float()")
     dtypes = {name: t.dtype for name, t in given.items()}
     if len(set(dtypes.values())) > 1:
         raise TypeError(f"all tensors must have one dtype, got {dtypes}; convert them with .to(dtype)")
@@ -186,9 +182,7 @@ def _check_values(given: dict[str, Tensor], weights: dict[str, Tensor], loss: Gr
         )
     for name in ("C1", "C2"):
         if loss.non_negative and bool((given[name] < 0).any()):
-            raise ValueError(
-                f"the {loss.name} loss needs non-negative structure, {name} has {_extremes(given[name])}"
-            )
+            raise ValueError(f"the {loss.name} loss needs non-negative structure, {name} has {_extremes(given[name])}")
     for name in ("p", "q"):
         if name in given:
             if bool((given[name] < 0).any()):

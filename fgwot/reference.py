@@ -55,7 +55,8 @@ def tensor_term(C1: Array, C2: Array, T: Array, loss: str = "square") -> Array:
     [[0.0, 1.0], [1.0, 0.0]]
     """
     compared = LOSSES[loss](C1[:, None, :, None], C2[None, :, None, :])  # axes i, j, k, l
-    return np.einsum("ijkl,kl->ij", compared, T)
+    result: Array = np.einsum("ijkl,kl->ij", compared, T)
+    return result
 
 
 def energy(M: Array, C1: Array, C2: Array, T: Array, alpha: float, loss: str = "square") -> float:
@@ -74,9 +75,7 @@ def entropy(T: Array) -> float:
     return float(-(positive * (np.log(positive) - 1)).sum())
 
 
-def objective(
-    M: Array, C1: Array, C2: Array, T: Array, alpha: float, epsilon: float, loss: str = "square"
-) -> float:
+def objective(M: Array, C1: Array, C2: Array, T: Array, alpha: float, epsilon: float, loss: str = "square") -> float:
     """J(T) = E(T) - epsilon H(T)."""
     return energy(M, C1, C2, T, alpha, loss) - epsilon * entropy(T)
 

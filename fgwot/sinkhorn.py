@@ -7,9 +7,12 @@ c = P' p, and whose Hessian is -S with
 
     S = diag(c) - P' diag(p) P.
 
-Sinkhorn sweeps g += log q - log c are cheap but contract slowly at small epsilon; Newton steps S d = q - c cost
-O(n m^2 + m^3) and contract quadratically. Every problem of the batch starts with sweeps and turns to Newton when
-the contraction it shows says that sweeping would be dearer.
+Three methods take turns, each for the problems that the one before left open:
+
+1. Sinkhorn sweeps g += log q - log c: cheap, but slow at small epsilon. A problem leaves when the contraction it
+   shows says that Newton would be cheaper.
+2. Newton steps S d = q - c with a line search on the semi-dual, O(n m^2 + m^3) each: quadratic close to the answer.
+3. Annealing: Newton on s X for s growing to 1, which makes 2 reliable from any start.
 """
 
 from dataclasses import dataclass
@@ -19,9 +22,12 @@ import torch
 from torch import Tensor
 
 _SWEEPS = 4  # sweeps between two looks at the error
-_NEWTON_FROM = 0.3  # relative column error below which Newton is tried
-_NEWTON_STEP = 3.0  # largest move of a potential in one Newton step
-_ROUNDS = 500  # rounds of sweeps or Newton steps before giving up
+_LOOKS = 100  # looks before a problem counts as slow whatever its rate
+_NEWTON_STEPS = 15  # steps tried before annealing
+_ANNEALED_STEPS = 60  # largest number of steps at one temperature of the annealing
+_BACKTRACKS = 12  # thirds of a Newton step in its line search
+_LONGEST_STEP = 30.0  # of a potential, before the line search
+_COOLING = 4.0  # factor between temperatures
 
 
 @dataclass(frozen=True)
@@ -74,89 +80,131 @@ def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Couplin
     tol : Tensor (B,)
         Allowed L1 error of the column marginal. The returned ``error`` says what was reached.
     """
-    P, c, error = _columns(X, marginals, g)
     # No potential resolves a column sum more finely than its own rounding.
     resolution = torch.finfo(g.dtype).eps * (8 + 2 * g.abs().amax(-1))
     tol = torch.maximum(tol, resolution * marginals.mass)
-    newton = torch.zeros_like(error, dtype=torch.bool)
-    for _ in range(_ROUNDS):
-        unmet = error > tol
-        if not bool(unmet.any()):
+    dual = _sweeps(X, marginals, _Dual.at(X, marginals, g), tol)
+    for method in (_newton, _anneal):
+        open_ = (dual.error > tol).nonzero()[:, 0]
+        if not len(open_):
             break
-        for turn, step in ((unmet & newton, _newton), (unmet & ~newton, _sweep)):
-            if not bool(turn.any()):
-                continue
-            if bool(turn.all()):
-                g, P, c, error, slow = step(X, marginals, g, P, c, error, tol)
-                newton = newton | slow
-            else:
-                at = turn.nonzero()[:, 0]
-                args = (t[at] for t in (g, P, c, error, tol))
-                new = step(X[at], marginals.select(at), *args)
-                g, P, c, error = (
-                    old.index_copy(0, at, x) for old, x in zip((g, P, c, error), new[:4], strict=True)
-                )
-                newton = newton.index_copy(0, at, newton[at] | new[4])
-    has_p, has_q = marginals.p > 0, marginals.q > 0
-    f = torch.where(has_p, marginals.p.log() - torch.logsumexp(_logits(X, marginals, g), -1), 0)
-    return Coupling(marginals.p[:, :, None] * P, f, torch.where(has_q, g, 0), error)
+        dual = dual.put(open_, method(X[open_], marginals.select(open_), dual.select(open_), tol[open_]))
+    f = torch.where(marginals.p > 0, marginals.p.log() - dual.lse, 0)
+    g = torch.where(marginals.q > 0, dual.g, 0)
+    return Coupling(marginals.p[:, :, None] * dual.P, f, g, dual.error)
 
 
-_Step = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+class _Dual(NamedTuple):
+    """A point g (B, m) of the semi-dual, with lse_j(g - X) (B, n), P, the column sums c and their L1 error."""
+
+    g: Tensor
+    lse: Tensor
+    P: Tensor
+    c: Tensor
+    error: Tensor
+
+    @staticmethod
+    def at(X: Tensor, marginals: Marginals, g: Tensor) -> "_Dual":
+        logits = g.masked_fill(marginals.q == 0, -torch.inf)[:, None, :] - X
+        lse = torch.logsumexp(logits, -1)
+        P = (logits - lse[:, :, None]).exp()
+        c = (marginals.p[:, None, :] @ P)[:, 0]
+        return _Dual(g, lse, P, c, (c - marginals.q).abs().sum(-1))
+
+    def value(self, marginals: Marginals) -> Tensor:
+        return (marginals.q * self.g).sum(-1) - (marginals.p * self.lse).sum(-1)
+
+    def select(self, index: Tensor) -> "_Dual":
+        return self if len(index) == len(self.g) else _Dual(*(t[index] for t in self))
+
+    def put(self, index: Tensor, other: "_Dual") -> "_Dual":
+        if len(index) == len(self.g):
+            return other
+        return _Dual(*(a.index_copy(0, index, b) for a, b in zip(self, other, strict=True)))
 
 
-def _logits(X: Tensor, marginals: Marginals, g: Tensor) -> Tensor:
-    return g.masked_fill(marginals.q == 0, -torch.inf)[:, None, :] - X
+def _sweeps(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor) -> _Dual:
+    """Sweep each problem until it meets its tolerance or shows that Newton steps would be cheaper."""
+    m = dual.g.shape[-1]
+    worth = _SWEEPS if m < 64 else m / 6  # price of a Newton step in sweeps
+    open_ = (dual.error > tol).nonzero()[:, 0]
+    for _ in range(_LOOKS):
+        if not len(open_):
+            break
+        whole = len(open_) == len(tol)
+        X_, marginals_ = (X, marginals) if whole else (X[open_], marginals.select(open_))
+        swept, before = _sweep(X_, marginals_, dual.select(open_))
+        dual = dual.put(open_, swept)
+        rate = (swept.error / before).clamp(1e-3, 1 - 1e-6)
+        needed = (tol[open_] / swept.error).log() / rate.log()
+        open_ = open_[(swept.error > tol[open_]) & (needed <= worth)]
+    return dual
 
 
-def _columns(X: Tensor, marginals: Marginals, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Row-exact plan for g, divided by p; its column sums, and their L1 error."""
-    P = torch.softmax(_logits(X, marginals, g), -1)
-    c = (marginals.p[:, None, :] @ P)[:, 0]
-    return P, c, (c - marginals.q).abs().sum(-1)
-
-
-def _sweep(
-    X: Tensor, marginals: Marginals, g: Tensor, P: Tensor, c: Tensor, error: Tensor, tol: Tensor
-) -> _Step:
-    """A few Sinkhorn sweeps as mat-vecs on P (the kernel with g absorbed and rows normalised)."""
-    tiny = torch.finfo(g.dtype).tiny
+def _sweep(X: Tensor, marginals: Marginals, dual: _Dual) -> tuple[_Dual, Tensor]:
+    """A few sweeps as mat-vecs on P, the kernel with g absorbed; and the error before the last of them."""
+    tiny = torch.finfo(X.dtype).tiny
     bound = tiny**-0.3  # g is absorbed again long before v can overflow
-    v = torch.ones_like(g)
+    c, v = dual.c, torch.ones_like(dual.g)
     for k in range(_SWEEPS):
         if k:
-            u = marginals.p / (P @ v[:, :, None])[:, :, 0].clamp_min(tiny)
-            c = v * (u[:, None, :] @ P)[:, 0]
+            u = marginals.p / (dual.P @ v[:, :, None])[:, :, 0].clamp_min(tiny)
+            c = v * (u[:, None, :] @ dual.P)[:, 0]
         ratio = torch.where(marginals.q > 0, marginals.q / c.clamp_min(tiny), 1)
         v = (v * ratio).clamp(1 / bound, bound)
-    g = g + v.log()
-    before = (c - marginals.q).abs().sum(-1)
-    P, c, error = _columns(X, marginals, g)
-    # Sweeps still needed at this rate, against the price of one Newton step in sweeps.
-    rate = (error / before).clamp(1e-3, 1 - 1e-6)
-    needed = (tol / error).log() / rate.log()
-    worth = _SWEEPS if g.shape[-1] < 64 else g.shape[-1] / 6
-    slow = (needed > worth) & (error < _NEWTON_FROM * marginals.mass)
-    return g, P, c, error, slow
+    return _Dual.at(X, marginals, dual.g + v.log()), (c - marginals.q).abs().sum(-1)
 
 
-def _newton(
-    X: Tensor, marginals: Marginals, g: Tensor, P: Tensor, c: Tensor, error: Tensor, tol: Tensor
-) -> _Step:
-    """One Newton step on the semi-dual; a problem that it does not improve gets sweeps instead."""
-    m = g.shape[-1]
-    diagonal = torch.where(marginals.q > 0, c, 1)
-    S = torch.diag_embed(diagonal * (1 + 4 * torch.finfo(g.dtype).eps)) - P.mT @ (marginals.p[:, :, None] * P)
-    S += (c.mean(-1) / m)[:, None, None]  # S 1 = 0: g is defined up to a constant
+def _newton(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor, steps: int = _NEWTON_STEPS) -> _Dual:
+    """Newton's method on the semi-dual, for the problems above their tolerance."""
+    for _ in range(steps):
+        open_ = (dual.error > tol).nonzero()[:, 0]
+        if not len(open_):
+            break
+        dual = dual.put(open_, _newton_step(X[open_], marginals.select(open_), dual.select(open_)))
+    return dual
+
+
+def _newton_step(X: Tensor, marginals: Marginals, dual: _Dual) -> _Dual:
+    eps, tiny = torch.finfo(X.dtype).eps, torch.finfo(X.dtype).tiny
+    p, q = marginals.p, marginals.q
+    # S in the scaling that makes its diagonal about one; sqrt(c) spans its null space (g is up to a constant).
+    root = dual.c.clamp_min(tiny).sqrt()
+    half = p.sqrt()[:, :, None] * dual.P / root[:, None, :]
+    S = (root / marginals.mass[:, None].sqrt())[:, :, None] * (root / marginals.mass[:, None].sqrt())[:, None, :]
+    S = S - half.mT @ half
+    S.diagonal(dim1=-2, dim2=-1).add_(1 + 64 * eps)
     factor, failed = torch.linalg.cholesky_ex(S)
-    step = torch.cholesky_solve((marginals.q - c)[:, :, None], factor)[:, :, 0]
-    g_new = g + step.nan_to_num(0.0).clamp(-_NEWTON_STEP, _NEWTON_STEP)
-    P_new, c_new, error_new = _columns(X, marginals, g_new)
-    worse = ~(error_new < 0.9 * error) | (failed > 0)
-    if bool(worse.any()):
-        at = worse.nonzero()[:, 0]
-        args = (t[at] for t in (g, P, c, error, tol))
-        swept = _sweep(X[at], marginals.select(at), *args)
-        new = (g_new, P_new, c_new, error_new)
-        g_new, P_new, c_new, error_new = (t.index_copy(0, at, x) for t, x in zip(new, swept[:4], strict=True))
-    return g_new, P_new, c_new, error_new, torch.ones_like(worse)
+    gap = q - dual.c
+    step = torch.cholesky_solve((gap / root)[:, :, None], factor)[:, :, 0] / root
+    sweep = torch.where(q > 0, q / dual.c.clamp_min(tiny), 1).log()
+    step = torch.where((failed == 0)[:, None] & step.isfinite() & (q > 0), step, sweep)
+    slope = (step * gap).sum(-1)
+    # Parts of the plan that hardly exchange mass make S almost singular and the step far too long.
+    size = (_LONGEST_STEP / step.abs().amax(-1).clamp_min(tiny)).clamp(max=1)
+    rounding = 8 * eps * ((q * dual.g.abs()).sum(-1) + (p * dual.lse.abs()).sum(-1) + marginals.mass)
+    enough = dual.value(marginals) + 1e-4 * size * slope - rounding
+    for _ in range(_BACKTRACKS):
+        new = _Dual.at(X, marginals, dual.g + size[:, None] * step)
+        short = ~(new.value(marginals) >= enough)
+        if not bool(short.any()):
+            return new
+        size = torch.where(short, size / 3, size)
+    return _Dual.at(X, marginals, dual.g + torch.where(short[:, None], sweep, size[:, None] * step))
+
+
+def _anneal(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor) -> _Dual:
+    """Solve at scales s X with s growing to 1, each from the last: the hotter problem is the smoother one."""
+    spread = X.amax((-2, -1)) - X.amin((-2, -1))
+    scale = (5 / spread).clamp(max=1)
+    g = torch.where(marginals.q > 0, marginals.q, 1).log()
+    while True:
+        last = scale == 1
+        target = torch.where(last, tol, 1e-2 * marginals.mass)
+        scaled = scale[:, None, None] * X
+        dual = _newton(scaled, marginals, _Dual.at(scaled, marginals, g), target, _ANNEALED_STEPS)
+        if bool(last.all()):
+            return dual
+        cooler = (scale * _COOLING).clamp(max=1)
+        g = dual.g * (cooler / scale)[:, None]
+        scale = cooler

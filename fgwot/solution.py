@@ -87,8 +87,6 @@ class Solution:
     def __repr__(self) -> str:
         batch = tuple(self.status.shape)
         counts = torch.bincount(self.status.flatten(), minlength=len(Status)).tolist()
-        ended = ", ".join(
-            f"{count} {status.name}" for status, count in zip(Status, counts, strict=True) if count
-        )
+        ended = ", ".join(f"{count} {status.name}" for status, count in zip(Status, counts, strict=True) if count)
         n, m = self.plan.shape[-2:]
         return f"Solution({n} x {m}, batch {batch}: {ended})"

@@ -92,9 +92,7 @@ class Result:
         p, q = problem.p, problem.q
         count, number = torch.zeros(len(p), dtype=torch.int64, device=p.device), torch.zeros_like(p[:, 0])
         T = p.new_zeros(len(p), p.shape[1], q.shape[1])
-        return Result(
-            T, torch.zeros_like(p), torch.zeros_like(q), count, number, number.clone(), count.clone()
-        )
+        return Result(T, torch.zeros_like(p), torch.zeros_like(q), count, number, number.clone(), count.clone())
 
     def select(self, index: Tensor) -> "Result":
         """Return the results of some problems of the batch."""

@@ -58,9 +58,7 @@ def tensor_term(C1: Tensor, C2: Tensor, T: Tensor, loss: str | GroundLoss = "squ
     return result
 
 
-def structure_adjoints(
-    C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: GroundLoss
-) -> tuple[Tensor, Tensor]:
+def structure_adjoints(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: GroundLoss) -> tuple[Tensor, Tensor]:
     r"""Gradients of <W, L (x) T> with respect to C1 and C2.
 
     dC1_ik = sum_jl dL/da(C1_ik, C2_jl) W_ij T_kl and dC2_jl = sum_ik dL/db(C1_ik, C2_jl) W_ij T_kl.
@@ -111,7 +109,7 @@ def _direct_adjoint(derivative: Pairwise, C1: Tensor, C2: Tensor, W: Tensor, T: 
         i, k = pairs // n, pairs % n
         compared = derivative(flat[..., pairs, None, None], C2[..., None, :, :])
         parts.append((W[..., i, None, :] @ compared @ T[..., k, :, None]).flatten(-3))
-    return torch.cat(parts, -1).unflatten(-1, (n, n))
+    return torch.cat(parts, -1).reshape(C1.shape)
 
 
 class _Direct(torch.autograd.Function):

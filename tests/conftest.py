@@ -1,0 +1,44 @@
+"""What every test gets: no network, deterministic hypothesis, one thread."""
+
+import os
+import socket
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import hypothesis
+import torch
+
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40, database=None)
+hypothesis.settings.load_profile("suite")
+
+
+class NetworkUsedError(AssertionError):
+    """A test tried to reach the network."""
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """Fail any test that opens a connection to another machine."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "localhost", "::1"):
+            return connect(self, address)
+        raise NetworkUsedError(f"a test tried to connect to {address}")
+
+    def no_lookup(host, *args, **kwargs):
+        raise NetworkUsedError(f"a test tried to look up {host}")
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+    monkeypatch.setattr(socket, "getaddrinfo", no_lookup)
+
+
+@pytest.fixture(autouse=True)
+def single_thread():
+    """Small tensors on a small machine: threads only add noise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
