@@ -1,0 +1,180 @@
+"""The words: captions for pretraining, and the vocabulary of the tiny text tower.
+
+A caption names some factors of one image, each with synonyms, in shuffled order. No clinical class name exists in
+the grammar, so the backbones meet the classes of the benchmark through attributes only.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import TYPE_CHECKING
+
+from kmat.phantom.factors import HIDDEN, VALUES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+OPENERS: dict[str, tuple[str, ...]] = {
+    "high": ("axial ct of the chest", "ct scan", "chest ct image", "ct slice", "a ct image of the lungs", "axial tomogram"),
+    "low": ("chest x ray", "frontal chest radiograph", "chest film", "x ray of the chest", "radiograph of the lungs"),
+    "any": ("a photo of a chest", "an image of the chest", "a photo of", "image"),
+}
+LINKS = ("showing", "with", "there is", "demonstrates", "reveals", ":", "")
+HEDGES = ("often", "typically", "commonly", "usually", "may be", "likely", "occasionally", "sometimes")
+
+CLEAR = (
+    "clear lungs", "lungs are clear", "no opacity", "no opacities", "no focal opacity", "without opacities",
+    "clear lung fields", "both lungs are clear", "no visible lesion", "well aerated lungs",
+)  # fmt: skip
+NOUNS = ("opacity", "lesion", "infiltrate", "shadow", "area", "density")
+PLURAL = ("opacities", "lesions", "infiltrates", "shadows", "areas", "densities")
+
+#: Words of the values that describe an opacity, before the noun (adjectives) or after it (places).
+COUNT = {
+    "single": ("a", "one", "a single", "a solitary", "an isolated"),
+    "few": ("a few", "two or three", "several", "some", "a couple of"),
+    "many": ("many", "multiple", "numerous", "widespread", "diffuse"),
+}
+ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
+    "density": {
+        "faint": ("faint", "hazy", "ground glass", "subtle"),
+        "moderate": ("moderate", "intermediate", "grey"),
+        "dense": ("dense", "consolidated", "solid", "bright"),
+    },
+    "size": {
+        "small": ("small", "tiny", "little"),
+        "medium": ("medium", "medium sized"),
+        "large": ("large", "big", "extensive"),
+    },
+    "margin": {
+        "sharp": ("sharp", "well defined", "circumscribed"),
+        "blurred": ("blurred", "ill defined", "fuzzy"),
+    },
+    "texture": {
+        "uniform": ("uniform", "homogeneous"),
+        "patchy": ("patchy", "mottled", "clumpy"),
+        "reticular": ("reticular", "net like", "linear"),
+    },
+}
+PLACES: dict[str, dict[str, tuple[str, ...]]] = {
+    "side": {
+        "left": ("in the left lung", "on the left", "left sided"),
+        "right": ("in the right lung", "on the right", "right sided"),
+        "both": ("in both lungs", "on both sides", "bilateral"),
+    },
+    "position": {
+        "peripheral": ("in the periphery", "peripheral", "subpleural"),
+        "central": ("near the hilum", "central", "perihilar"),
+    },
+    "zone": {
+        "upper": ("in the upper zone", "apical", "upper lobe"),
+        "middle": ("in the middle zone", "mid zone"),
+        "lower": ("in the lower zone", "basal", "lower lobe"),
+    },
+    "depth": {
+        "anterior": ("in the anterior lung", "anterior", "at the front"),
+        "posterior": ("in the posterior lung", "posterior", "at the back"),
+    },
+}
+EXTRAS: dict[str, dict[str, tuple[str, ...]]] = {
+    "fluid": {
+        "none": ("no pleural fluid", "no effusion"),
+        "left": ("left pleural effusion", "fluid on the left"),
+        "right": ("right pleural effusion", "fluid on the right"),
+        "both": ("bilateral pleural effusions", "fluid on both sides"),
+    },
+    "heart": {
+        "normal": ("heart size is usual", "heart of usual size"),
+        "enlarged": ("enlarged heart", "cardiomegaly"),
+    },
+}
+_MENTION = {
+    "density": 0.75, "size": 0.5, "margin": 0.4, "texture": 0.6,
+    "side": 0.65, "position": 0.6, "zone": 0.5, "depth": 0.5, "heart": 0.35,
+}  # fmt: skip
+
+
+def _pick(words: tuple[str, ...], rng: np.random.Generator) -> str:
+    return words[int(rng.random() * len(words))]
+
+
+def finding(patient: Mapping[str, str], mention: frozenset[str], rng: np.random.Generator) -> str:
+    """Phrase the opacities of one patient: count, adjectives and noun, places.
+
+    Parameters
+    ----------
+    patient : mapping of factor name to value
+        For example ``{"count": "few", "density": "faint", ...}``; only mentioned factors are read, and ``count``.
+    mention : frozenset of str
+        Which factors to name.
+    rng : numpy.random.Generator
+        Picks synonyms and order.
+    """
+    if patient["count"] == "none":
+        return _pick(CLEAR, rng)
+    adjectives = [_pick(ADJECTIVES[f][patient[f]], rng) for f in ADJECTIVES if f in mention]
+    places = [_pick(PLACES[f][patient[f]], rng) for f in PLACES if f in mention]
+    rng.shuffle(adjectives)
+    rng.shuffle(places)
+    count = [_pick(COUNT[patient["count"]], rng)] if "count" in mention else []
+    noun = _pick(NOUNS if patient["count"] == "single" else PLURAL, rng)
+    return " ".join([*count, *adjectives, noun, *places])
+
+
+def caption(patient: Mapping[str, str], modality: str, rng: np.random.Generator) -> str:
+    """Write one pretraining caption.
+
+    Parameters
+    ----------
+    patient : mapping of factor name to value
+        All factors of `kmat.phantom.factors.VALUES`.
+    modality : {"high", "low"}
+        Factors that this modality hides are never named.
+    rng : numpy.random.Generator
+        A different caption at every call.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> patient = {name: values[0] for name, values in VALUES.items()}
+    >>> caption(patient, "high", np.random.default_rng(3))
+    'chest ct image : well aerated lungs'
+    """
+    mention = frozenset(f for f, p in _MENTION.items() if rng.random() < p and f != HIDDEN[modality])
+    if rng.random() < 0.75:
+        mention |= {"count"}
+    parts = [finding(patient, mention, rng)]
+    if rng.random() < (0.15 if patient["fluid"] == "none" else 0.7):
+        parts.append(_pick(EXTRAS["fluid"][patient["fluid"]], rng))
+    if "heart" in mention and (patient["heart"] == "enlarged" or rng.random() < 0.4):
+        parts.append(_pick(EXTRAS["heart"][patient["heart"]], rng))
+    text = _pick((" and ", ", ", " . "), rng).join(parts)
+    if rng.random() < 0.15:
+        text = f"{_pick(HEDGES, rng)} {text}"
+    if rng.random() < 0.7:
+        opener = _pick(OPENERS["any" if rng.random() < 0.3 else modality], rng)
+        text = f"{opener} {_pick(LINKS, rng)} {text}"
+    if rng.random() < 0.3:
+        text += " ."
+    return " ".join(text.split())
+
+
+def vocabulary() -> list[str]:
+    """Return the WordPiece vocabulary: specials, characters (so no word is unknown), then every grammar word.
+
+    Examples
+    --------
+    >>> vocabulary()[:5]
+    ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+    """
+    groups: list[tuple[str, ...]] = [*OPENERS.values(), LINKS, HEDGES, CLEAR, NOUNS, PLURAL, *COUNT.values()]
+    for table in (ADJECTIVES, PLACES, EXTRAS):
+        groups += [words for values in table.values() for words in values.values()]
+    words = {word for group in groups for phrase in group for word in phrase.split()} | {"and"}
+    letters = string.ascii_lowercase + string.digits
+    pieces = [*letters, *(f"##{c}" for c in letters), ".", ",", ":", "-"]
+    return [*SPECIAL, *pieces, *sorted(words - set(pieces))]
