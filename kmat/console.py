@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 T = TypeVar("T")
 
@@ -16,6 +17,11 @@ err = Console(stderr=True, soft_wrap=True)
 def note(message: str) -> None:
     """Say something the user should know but need not act on."""
     err.print(message, style="yellow", markup=False, highlight=False)
+
+
+def plain_table(title: str) -> Table:
+    """Return an empty table without lines, one space between columns."""
+    return Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 0, 0, 1), pad_edge=False)
 
 
 def progress() -> Progress:

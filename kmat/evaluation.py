@@ -52,6 +52,25 @@ def score(predicted: Tensor, labels: Tensor, n_classes: int) -> Scores:
     )
 
 
+def floors(labels: Tensor, n_classes: int) -> dict[str, dict[str, float]]:
+    """Accuracy and macro-F1 of guessing uniformly (in expectation) and of always naming the largest class.
+
+    Examples
+    --------
+    >>> floors(torch.tensor([0, 0, 0, 1]), n_classes=2)["largest class"]["accuracy"]
+    0.75
+    """
+    frequency = labels.bincount(minlength=n_classes).double() / len(labels)
+    present = frequency[frequency > 0]
+    guess = 1 / n_classes
+    chance_f1 = 2 * present * guess / (present + guess)  # precision of a class is its frequency, recall is 1/C
+    largest = score(torch.full_like(labels, int(frequency.argmax())), labels, n_classes)
+    return {
+        "chance": {"accuracy": guess, "macro_f1": float(chance_f1.mean())},
+        "largest class": {"accuracy": largest.accuracy, "macro_f1": largest.macro_f1},
+    }
+
+
 def harmonic_mean(a: float, b: float) -> float:
     """2ab / (a + b), the paper's H; 0 where both are 0.
 

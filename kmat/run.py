@@ -17,7 +17,7 @@ from kmat.backbone import Backbone, load_backbone
 from kmat.config import RunConfig
 from kmat.console import note
 from kmat.errors import UserError
-from kmat.evaluation import harmonic_mean, score
+from kmat.evaluation import floors, harmonic_mean, score
 from kmat.features import FeatureCache
 from kmat.methods.base import Setting
 from kmat.prompts import HIGH, LOW, MODALITIES
@@ -58,8 +58,11 @@ def train(
     """
     run = RunDir(folder)
     draw = draw_few_shot(task, config.shots, config.seed)
-    if not draw.records:
-        raise UserError(f"{task.name}: none of the high-end training images can be read")
+    if len({record.label for record in draw.records}) < 2:
+        raise UserError(
+            f"{task.name}: need readable training images of modality {task.modality_names[HIGH]!r} in at least two "
+            f"classes, found {len(draw.records)} images; see `kmat tasks` with the same options"
+        )
     for label, found in draw.short:
         note(f"class {task.labels[label]!r} has {found} readable training images, fewer than {config.shots}")
     identity = {
@@ -130,14 +133,14 @@ def evaluate(
     -------
     dict
         ``scores``: by modality and split the fields of :class:`kmat.evaluation.Scores`, None where there are no
-        images; ``harmonic``: of both test sets' accuracy and macro-F1, None if one is missing; ``floors``: accuracy
-        of chance and of always naming a test set's largest class.
+        images; ``harmonic``: of both test sets' accuracy and macro-F1, None if one is missing; ``floors``: by
+        modality what :func:`kmat.evaluation.floors` says of the test set.
     tuple of Skipped
         Images that could not be read.
     """
     n_classes = len(task.classes)
     table: dict[str, dict[str, Any]] = {HIGH: {}, LOW: {}}
-    majority: dict[str, float | None] = {}
+    lowest: dict[str, Any] = {}
     skipped: list[Skipped] = []
     for modality, split in EVALUATED:
         records = task.select(modality, split)
@@ -146,17 +149,17 @@ def evaluate(
         labels = torch.tensor([records[index].label for index in views.kept], dtype=torch.int64)
         if not len(labels):
             table[modality][split] = None
-            majority[modality] = None
             continue
         predicted = logits(views.features[0].to(backbone.device), modality).argmax(dim=1).cpu()
         table[modality][split] = asdict(score(predicted, labels, n_classes))
-        majority[modality] = float(labels.bincount().max()) / len(labels)
+        if split == "test":
+            lowest[modality] = floors(labels, n_classes)
     high, low = table[HIGH]["test"], table[LOW]["test"]
     names = ("accuracy", "macro_f1")
     return {
         "scores": table,
         "harmonic": {name: harmonic_mean(high[name], low[name]) for name in names} if high and low else None,
-        "floors": {"chance": 1 / n_classes, "majority": majority},
+        "floors": lowest,
     }, tuple(skipped)
 
 

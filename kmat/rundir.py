@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,17 @@ FILES = (
     "result.json",
     "versions.json",
 )
+
+
+def slug(name: str) -> str:
+    """Turn a name into one that is safe in a path.
+
+    Examples
+    --------
+    >>> slug("local-dir:/models/My CLIP"), slug("K-MaT, lambda_anc 0.5")
+    ('local-dir-models-my-clip', 'k-mat-lambda_anc-0.5')
+    """
+    return re.sub(r"[^a-z0-9_.]+", "-", name.lower()).strip("-.")
 
 
 class RunDir:

@@ -38,7 +38,7 @@ class TaskConfig:
         Raises
         ------
         UserError
-            If there is no such task, or nothing to train on in it.
+            If there is no such task, or no usable image in it.
         """
         if self.task in TASKS:
             return TASKS[self.task](self.descriptions)

@@ -7,8 +7,6 @@ from typing import Protocol
 
 from PIL import Image
 
-from kmat.prompts import HIGH
-
 SPLITS = ("train", "val", "test")
 
 # Sentences by modality, then by class in the task's order.
@@ -111,7 +109,3 @@ class Task:
         digest = hashlib.sha256(repr((self.name, self.labels, self.classes, self.records)).encode())
         digest.update(repr(sorted(self.descriptions.items()) if self.descriptions else None).encode())
         return digest.hexdigest()
-
-    def has_training_images(self) -> bool:
-        """Whether anything can be learned: only high-end images are ever trained on."""
-        return bool(self.select(HIGH, "train"))

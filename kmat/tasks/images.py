@@ -47,25 +47,33 @@ def resolve_inside(root: Path, ref: str) -> Path | None:
     return path if path.is_relative_to(root.resolve()) else None
 
 
-class FolderImages:
-    """Image files below one folder, by relative path."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
+class LooseImages:
+    """Image files anywhere, by path as the user typed it."""
 
     def content(self, ref: str) -> bytes:
         """Return the file's bytes."""
-        path = resolve_inside(self._root, ref)
-        if path is None:
-            raise UnreadableImageError("path leads out of the image folder")
         try:
-            return path.read_bytes()
+            return Path(ref).read_bytes()
         except OSError as error:
             raise UnreadableImageError(f"unreadable: {error.strerror}") from error
 
     def read(self, ref: str) -> Image.Image:
         """Decode the file."""
         return decode(self.content(ref))
+
+
+class FolderImages(LooseImages):
+    """Image files below one folder, by relative path."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def content(self, ref: str) -> bytes:
+        """Return the file's bytes, unless ``ref`` leads out of the folder."""
+        path = resolve_inside(self._root, ref)
+        if path is None:
+            raise UnreadableImageError("path leads out of the image folder")
+        return super().content(str(path))
 
 
 class ArrayImages:

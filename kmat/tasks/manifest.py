@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from kmat.console import note
 from kmat.errors import UserError
-from kmat.prompts import HIGH, LOW, MODALITIES
+from kmat.prompts import HIGH, LOW
 from kmat.tasks.base import SPLITS, Record, Skipped, Task
 from kmat.tasks.descriptions import load_descriptions
 from kmat.tasks.images import SUFFIXES, FolderImages, resolve_inside
@@ -62,7 +62,7 @@ def load_manifest(
     Raises
     ------
     UserError
-        If there is no usable high-end training image, or an input cannot be read at all.
+        If no row is usable, or the CSV or the descriptions cannot be read.
     """
     pattern = _compile(patient_pattern)
     root = root or (source if source.is_dir() else source.parent)
@@ -91,7 +91,10 @@ def load_manifest(
     )
     if torn := patients_in_several_splits(records):
         note(f"{len(torn)} patients have images in more than one split, the first is {torn[0]!r}: results will leak")
-    task = Task(
+    if not records:
+        first = f"; the first of {len(skipped)} skipped: {skipped[0].ref}, {skipped[0].reason}" if skipped else ""
+        raise UserError(f"{source} lists no usable image{first}")
+    return Task(
         name=source.stem,
         labels=labels,
         classes=tuple(label.replace("_", " ") for label in labels),
@@ -101,9 +104,6 @@ def load_manifest(
         descriptions=load_descriptions(descriptions, labels) if descriptions else None,
         skipped=tuple(skipped),
     )
-    if not task.has_training_images() or len(labels) < 2:
-        raise UserError(_nothing_to_learn(source, task, high))
-    return task
 
 
 def write_manifest(path: Path, task: Task, records: tuple[Record, ...]) -> None:
@@ -175,12 +175,3 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
 def _patient(row: _Row, pattern: re.Pattern[str] | None) -> str:
     match = pattern.search(row.path) if pattern else None
     return row.patient or (match.group(1) if match else "") or row.path
-
-
-def _nothing_to_learn(source: Path, task: Task, high: str) -> str:
-    found = ", ".join(f"{sum(r.modality == m for r in task.records)} {m}" for m in MODALITIES)
-    reasons = f"; first of {len(task.skipped)} skipped: {task.skipped[0]}" if task.skipped else ""
-    return (
-        f"{source}: need training images of modality {high!r} in at least two classes, found {found}-end images "
-        f"of {len(task.labels)} classes{reasons}"
-    )

@@ -1,0 +1,261 @@
+"""The commands, each a dataclass whose fields are its options."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from tyro.conf import CascadeSubcommandArgs, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
+
+from kmat import run as runs
+from kmat.backbone import load_backbone
+from kmat.config import RunConfig
+from kmat.console import err, note, out, plain_table, progress
+from kmat.demo import FULL, run_demo
+from kmat.errors import UserError
+from kmat.features import FeatureCache
+from kmat.predict import find_images, predict
+from kmat.prompts import MODALITIES
+from kmat.rundir import slug
+from kmat.tasks import TASKS, TaskConfig
+from kmat.tasks.base import SPLITS, Task
+
+ITS_OWN = "its own"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train and compare every method on the embedded synthetic benchmark; a few minutes on two cores."""
+
+    out: Path = Path("runs/demo")
+    """Folder of results (Markdown, CSV, JSON, PNG) and runs."""
+    backbones: tuple[str, ...] = ("phantom:seed0", "phantom:seed1", "phantom:seed2")
+    """The ranking of methods depends on the backbone: one alone proves nothing."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """One run each."""
+    epochs: int = 50
+    """Passes over the training images."""
+    workers: int = min(2, os.cpu_count() or 1)
+    """Processes, one thread each."""
+    cache: Path | None = None
+    """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        report = run_demo(self.out, self.backbones, self.seeds, self.epochs, self.workers, self.cache)
+        _show_banner(report.banner)
+        for table in report.console_tables(compare=FULL):
+            out.print(table)
+        for line in report.notes:
+            out.print(line, markup=False, highlight=False)
+        out.print(f"written to {self.out}: results.md, results.csv, results.json, results.png", markup=False)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one method on one task and evaluate it on both modalities."""
+
+    run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    out: Path | None = None
+    """Folder of the run; runs/TASK/BACKBONE/METHOD-seedSEED by default."""
+    cache: Path | None = None
+    """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
+    device: str = "auto"
+    """Where the backbone runs: auto is CUDA if there is any."""
+    resume: bool = False
+    """Go on with an interrupted run in the same folder."""
+    overwrite: bool = False
+    """Delete an earlier run in the same folder first."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite exclude each other")
+        config = self.run
+        task = config.data.load()
+        folder = self.out or Path(
+            "runs", slug(task.name), slug(config.backbone), f"{config.method_name}-seed{config.seed}"
+        )
+        backbone = load_backbone(config.backbone, _device(self.device))
+        with progress() as bar:
+            epochs = bar.add_task("training", total=config.schedule.epochs, visible=False)
+            result = runs.train(
+                config,
+                folder,
+                task=task,
+                backbone=backbone,
+                cache=FeatureCache(self.cache),
+                resume=self.resume,
+                overwrite=self.overwrite,
+                after_epoch=lambda: bar.update(epochs, advance=1, visible=True),
+            )
+        _show_banner(task.banner)
+        _show_scores(result, task)
+        out.print(f"run written to {folder}", markup=False)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a trained run on its own task or on another one with the same classes."""
+
+    run: Positional[Path]
+    """Folder of the run."""
+    data: OmitArgPrefixes[TaskConfig] = field(default_factory=lambda: TaskConfig(task=ITS_OWN))
+    cache: Path | None = None
+    """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
+    device: str = "auto"
+    """Where the backbone runs: auto is CUDA if there is any."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        trained = runs.load_run(self.run, _device(self.device))
+        task = (trained.config.data if self.data.task == ITS_OWN else self.data).load()
+        task = _with_labels(task, trained.labels)
+        result, unreadable = runs.evaluate(trained.logits, task, trained.backbone, FeatureCache(self.cache))
+        runs.say_skipped((*task.skipped, *unreadable))
+        _show_banner(task.banner or trained.banner)
+        _show_scores(result, task)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Write the class probabilities of images as CSV, with the prompts of a trained run."""
+
+    run: Positional[Path]
+    """Folder of the run."""
+    images: Positional[tuple[Path, ...]]
+    """Image files, or folders of them."""
+    modality: Literal["high", "low"] = "low"
+    """Which of the two the images are."""
+    out: Path | None = None
+    """CSV file; standard output by default."""
+    cache: Path | None = None
+    """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
+    device: str = "auto"
+    """Where the backbone runs: auto is CUDA if there is any."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        files = find_images(self.images)
+        trained = runs.load_run(self.run, _device(self.device))
+        _show_banner(trained.banner)
+        try:
+            target = self.out.open("w", newline="", encoding="utf-8") if self.out else nullcontext(sys.stdout)
+        except OSError as error:
+            raise UserError(f"cannot write {self.out}: {error.strerror}") from error
+        with target as file:
+            skipped = predict(trained, files, self.modality, file, FeatureCache(self.cache))
+        runs.say_skipped(skipped)
+        if len(skipped) == len(files):
+            raise UserError("none of the images can be read")
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List the built-in tasks, and count the images of one task, built-in or your own."""
+
+    data: OmitArgPrefixes[TaskConfig] = field(default_factory=TaskConfig)
+
+    def __call__(self) -> None:
+        """Run it."""
+        out.print(f"built-in tasks: {', '.join(TASKS)}", markup=False)
+        task = self.data.load()
+        _show_banner(task.banner)
+        table = plain_table(f"{task.name}: images")
+        table.add_column("class")
+        for modality in MODALITIES:
+            for split in SPLITS:
+                table.add_column(f"{task.modality_names[modality]} {split}", justify="right")
+        counts = [task.count(modality, split) for modality in MODALITIES for split in SPLITS]
+        for label, row in zip(task.labels, zip(*counts, strict=True), strict=True):
+            table.add_row(label, *map(str, row))
+        out.print(table)
+        runs.say_skipped(task.skipped)
+
+
+Command = (
+    Annotated[Demo, subcommand("demo")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Predict, subcommand("predict")]
+    | Annotated[Tasks, subcommand("tasks")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. Whatever the user can mend is one line on stderr."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
+            command: Callable[[], None] = tyro.cli(
+                Command,
+                prog="kmat",
+                description="K-MaT: prompt learning across imaging modalities.",
+                args=arguments,
+                config=(CascadeSubcommandArgs, OmitSubcommandPrefixes),
+            )
+            command()
+    except UserError as error:
+        err.print(f"error: {error}", style="red", markup=False, highlight=False)
+        return 1
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        err.print("interrupted; a training run can go on with --resume", style="red")
+        return 130
+    return 0
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def _show_banner(banner: str) -> None:
+    if banner:
+        err.print(banner, style="bold yellow", markup=False, highlight=False)
+
+
+def _with_labels(task: Task, labels: tuple[str, ...]) -> Task:
+    """Number a task's classes as a run does."""
+    if unknown := sorted(set(task.labels) - set(labels)):
+        raise UserError(f"{task.name} has classes that the run does not know: {', '.join(unknown)}")
+    records = tuple(replace(record, label=labels.index(task.labels[record.label])) for record in task.records)
+    return replace(task, labels=labels, classes=labels, records=records)
+
+
+def _show_scores(result: dict[str, Any], task: Task) -> None:
+    """Print one column per evaluated part and one row per metric and class."""
+    parts = {
+        f"{task.modality_names[modality]} {split}": scores
+        for modality in MODALITIES
+        for split, scores in result["scores"][modality].items()
+        if scores is not None
+    }
+    table = plain_table(f"{task.name}: scores in %")
+    table.add_column("")
+    for name in parts:
+        table.add_column(name, justify="right")
+    table.add_row("images", *(str(scores["n"]) for scores in parts.values()))
+    for metric in ("accuracy", "macro_f1"):
+        table.add_row(metric.replace("_", "-"), *(f"{100 * scores[metric]:.1f}" for scores in parts.values()))
+    for index, label in enumerate(task.labels):
+        recalls = [scores["per_class"][index] for scores in parts.values()]
+        table.add_row(f"accuracy in {label!r}", *("-" if r is None else f"{100 * r:.1f}" for r in recalls))
+    out.print(table)
+    if harmonic := result["harmonic"]:
+        accuracy, f1 = (100 * harmonic[name] for name in ("accuracy", "macro_f1"))
+        out.print(f"harmonic mean of both test sets: accuracy {accuracy:.1f}, macro-f1 {f1:.1f}", highlight=False)
+    else:
+        note("no low-end test images: no harmonic mean" if parts else "no images to evaluate on")
