@@ -102,8 +102,8 @@ class _Envelope(torch.autograd.Function):
         M: Tensor,
         C1: Tensor,
         C2: Tensor,
-        _p: Tensor,
-        _q: Tensor,
+        p: Tensor,
+        q: Tensor,
         alpha: Tensor,
         epsilon: Tensor,
         result: Result,
@@ -116,13 +116,14 @@ class _Envelope(torch.autograd.Function):
         cost = (1 - alpha) * linear + alpha * quad
         # H(T) = -sum T (log T - 1); the proximal point method minimises E alone.
         entropy = T.sum((-2, -1)) - torch.xlogy(T, T).sum((-2, -1)) if entropic else torch.zeros_like(cost)
-        ctx.save_for_backward(C1, C2, alpha, T, result.f, result.g, linear, quad, entropy)
+        ctx.save_for_backward(M, C1, C2, p, q, alpha, epsilon, T, result.f, result.g, linear, quad, entropy)
         ctx.loss = loss
         return cost - epsilon * entropy, cost, linear, quad
 
     @staticmethod
     def backward(ctx: Any, dvalue: Tensor, dcost: Tensor, dlinear: Tensor, dquad: Tensor) -> _Grads:
-        C1, C2, alpha, T, f, g, linear, quad, entropy = ctx.saved_tensors
+        *inputs, T, f, g, linear, quad, entropy = ctx.saved_tensors
+        _, C1, C2, _, _, alpha, _ = inputs
         with torch.no_grad():
             both = dvalue + dcost
             dM = ((1 - alpha) * both + dlinear)[:, None, None] * T
@@ -131,7 +132,7 @@ class _Envelope(torch.autograd.Function):
             df, dg = dvalue[:, None] * f, dvalue[:, None] * g
             grads = (dM, dC1, dC2, df, dg, both * (quad - linear), -dvalue * entropy)
         if torch.is_grad_enabled():  # backward(create_graph=True)
-            grads = _Once.apply(*grads, dvalue, dcost, dlinear, dquad)
+            grads = _Once.apply(*grads, dvalue, dcost, dlinear, dquad, *inputs)
         return *grads[:7], None, None, None
 
 

@@ -47,7 +47,7 @@ def start_from(init: Tensor | Solution | None, problem: Problem) -> Start:
     """
     log_q = torch.where(problem.q > 0, problem.q, 1).log()
     if init is None:
-        return Start(torch.zeros_like(problem.M), log_q, log_q)
+        return Start(torch.zeros_like(problem.M), log_q, log_q, change=1.0)
     plan = init.plan if isinstance(init, Solution) else init
     if not isinstance(plan, Tensor):
         raise TypeError(f"init must be None, a plan, a Solution or a MultiInit, got {type(init).__name__}")
@@ -55,10 +55,10 @@ def start_from(init: Tensor | Solution | None, problem: Problem) -> Start:
     X = -T.clamp_min(torch.finfo(T.dtype).tiny).log()
     zero = torch.zeros_like(problem.q)
     if not isinstance(init, Solution):
-        return Start(X, zero, log_q)
+        return Start(X, zero, log_q, change=0.0)
     g = init.potentials[1].detach().to(T.dtype).expand(*problem.batch_shape, problem.q.shape[-1])
     _, columns = Linearisation(problem).shift(Marginals.of(problem.p, problem.q))
-    return Start(X, zero, (g.reshape(problem.q.shape) - columns) / problem.epsilon[:, None])
+    return Start(X, zero, (g.reshape(problem.q.shape) - columns) / problem.epsilon[:, None], change=0.0)
 
 
 def random_starts(init: MultiInit, problem: Problem) -> Start:
@@ -70,7 +70,7 @@ def random_starts(init: MultiInit, problem: Problem) -> Start:
     repeats = len(problem.M) // init.k
     X = noise.to(problem.M).repeat(repeats, 1, 1)
     log_q = torch.where(problem.q > 0, problem.q, 1).log()
-    return Start(X, log_q, log_q)
+    return Start(X, log_q, log_q, change=1.0)
 
 
 def _checked_plan(plan: Tensor, problem: Problem) -> Tensor:

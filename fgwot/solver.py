@@ -22,6 +22,7 @@ from fgwot.solution import Status
 
 _SMALLEST_THETA = 2.0**-24
 _TIGHT = 0.05  # inner tolerance, as a part of the outer one, once an answer is near
+_TIGHTEST = 1e-3  # the same where objectives of nearly equal plans are compared
 _PATIENCE = 60  # steps without progress in residual or objective before a problem counts as stalled
 
 
@@ -63,11 +64,16 @@ Solver = MirrorDescent | ProximalPoint
 
 @dataclass(frozen=True)
 class Start:
-    """First plan T = exp(f (+) g - X), given by X and a guess of g; and a guess of g for the plan after it."""
+    """First plan T = exp(f (+) g - X), given by X and a guess of g.
+
+    `warm` is a guess of g for the plan after it. `change` is a guess of how far that plan will be, as a part of the
+    mass: the accuracy of the first inner solve follows it.
+    """
 
     X: Tensor
     g: Tensor
     warm: Tensor
+    change: float
 
 
 @dataclass
@@ -191,8 +197,8 @@ class _Iteration:
             error=coupling.error,
             objective=mass,
             theta=problem.epsilon / (problem.epsilon + damping),
-            change=mass,
-            best=mass,
+            change=start.change * mass,
+            best=torch.full_like(mass, torch.inf),
             idle=torch.zeros_like(mass),
         )
         begun = _Iteration(solver, marginals, linearise, problem.epsilon, allowed, 16 * noise * mass, state)
@@ -240,14 +246,14 @@ class _Iteration:
 
     def conclude(self, status: Status, n_iter: int) -> Result:
         """End without a certificate: meet the marginals, then measure the residual."""
-        settled = replace(self, state=self._settled())
+        settled = replace(self, state=self._settled(_TIGHT * self.tol))
         coupling, _ = settled._trial(torch.ones_like(self.tol), _TIGHT * self.tol)
         return settled._result(coupling, status, n_iter)
 
-    def _settled(self) -> _State:
-        """The present state with its marginals met tightly."""
+    def _settled(self, tol: Tensor) -> _State:
+        """The present state with its marginals met to `tol`."""
         s = self.state
-        T, f, g, error = coupling = sinkhorn(s.X, self.marginals, s.g, _TIGHT * self.tol)
+        T, f, g, error = coupling = sinkhorn(s.X, self.marginals, s.g, tol)
         G = self.linearise(T)
         return replace(s, T=T, f=f, g=g, error=error, G=G, objective=self._objective(G, s.X, coupling))
 
@@ -257,8 +263,8 @@ class _Iteration:
         The objective of a loosely solved plan is biased low, so such a plan is settled before theta is halved.
         """
         s = self.state
-        loose = s.error > 2 * _TIGHT * self.tol
-        settled = self._settled()
+        loose = s.error > 2 * _TIGHTEST * self.tol
+        settled = self._settled(_TIGHTEST * self.tol)
         return replace(settled, theta=torch.where(loose, s.theta, s.theta / 2), idle=s.idle + 1)
 
     def _result(self, following: Coupling, status: Status, n_iter: int) -> Result:
@@ -311,9 +317,13 @@ class _Iteration:
         return (energy * T).sum((-2, -1)) - (g * (T.sum(-2) - self.marginals.q)).sum(-1)
 
     def _inner_tol(self) -> Tensor:
-        """Inner accuracy follows the outer residual; loose first steps could change the basin."""
-        loose = torch.minimum(0.02 * self.state.change, 1e-3 * self.marginals.mass)
-        return torch.maximum(loose, _TIGHT * self.tol)
+        """Inner accuracy follows the outer residual; loose first steps could change the basin.
+
+        Where steps make no progress the objectives may differ by less than loose plans resolve.
+        """
+        s = self.state
+        loose = torch.minimum(0.02 * s.change, 1e-3 * self.marginals.mass)
+        return torch.where(s.idle > 0, _TIGHTEST * self.tol, torch.maximum(loose, _TIGHT * self.tol))
 
     def _advance(self, trial: _State, change: Tensor) -> _State:
         """State after an accepted step, with the next theta."""

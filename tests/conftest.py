@@ -28,7 +28,7 @@ def offline(monkeypatch):
             return connect(self, address)
         raise NetworkUsedError(f"a test tried to connect to {address}")
 
-    def no_lookup(host, *args, **kwargs):
+    def no_lookup(host, *_args, **_kwargs):
         raise NetworkUsedError(f"a test tried to look up {host}")
 
     monkeypatch.setattr(socket.socket, "connect", guarded)

@@ -50,11 +50,9 @@ def test_every_ground_loss(loss, seed, kind):
 
 @given(cases)
 def test_objective_never_rises_along_the_iterations(case):
-    values = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fgwot.ConvergenceWarning)
-        for max_iter in range(1, 12):
-            values.append(fgw(*case.tensors(), **case.weights, max_iter=max_iter).value.item())
+        values = [fgw(*case.tensors(), **case.weights, max_iter=k).value.item() for k in range(1, 12)]
     start = np.outer(case.p, case.q)
     first = reference.objective(case.M, case.C1, case.C2, start, case.alpha, case.epsilon)
     scale = 1 + abs(first)
@@ -187,11 +185,11 @@ def test_batch_equals_loop_with_broadcasting_and_weights_per_problem():
 
 @given(cases)
 def test_restart_from_the_solution_is_a_fixed_point(case):
-    first = fgw(*case.tensors(), **case.weights)
+    first = fgw(*case.tensors(), **case.weights, tol=1e-9)
     for init in (first, first.plan):
         again = fgw(*case.tensors(), **case.weights, init=init)
         assert again.n_iter <= 2
-        np.testing.assert_allclose(again.plan, first.plan, atol=3e-7)
+        np.testing.assert_allclose(again.plan, first.plan, atol=1e-8)
 
 
 def test_multi_init_escapes_the_uniform_plan():
@@ -206,6 +204,7 @@ def test_multi_init_escapes_the_uniform_plan():
 
 
 @given(cases)
+@settings(max_examples=15)
 def test_proximal_point_ends_in_a_stationary_point_of_the_unregularised_problem(case):
     """At a stationary T no other coupling has a smaller linearised energy than T itself (up to the tolerance)."""
     M, C1, C2, p, q = case.arrays
@@ -248,7 +247,9 @@ def test_undamped_steps_cycle_where_the_default_converges():
 def test_early_stop_is_reported_once_and_plans_are_still_couplings():
     case = random_case(1, kind="euclidean")
     M, C1, C2, p, q = case.tensors()
-    with pytest.warns(fgwot.ConvergenceWarning, match="2 of 2 FGW problems did not converge: 2 reached max_iter") as caught:
+    with pytest.warns(
+        fgwot.ConvergenceWarning, match="2 of 2 FGW problems did not converge: 2 reached max_iter"
+    ) as caught:
         solution = fgw(torch.stack([M, 2 * M]), C1, C2, p, q, **case.weights, max_iter=1)
     assert len(caught) == 1
     assert solution.status.tolist() == [Status.MAX_ITER] * 2

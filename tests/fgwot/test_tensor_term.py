@@ -90,7 +90,7 @@ def test_unknown_losses_are_refused():
     T = torch.ones(2, 2)
     with pytest.raises(ValueError, match="unknown loss 'cosine'; known: square, kl, abs, huber"):
         fgwot.tensor_term(T, T, T, "cosine")
-    with pytest.raises(TypeError, match="loss must be a name or a fgwot.GroundLoss, got int"):
+    with pytest.raises(TypeError, match=r"loss must be a name or a fgwot\.GroundLoss, got int"):
         fgwot.tensor_term(T, T, T, 2)
-    with pytest.raises(ValueError, match="huber needs delta > 0"):
+    with pytest.raises(ValueError, match=r"huber needs delta > 0"):
         fgwot.huber(0.0)

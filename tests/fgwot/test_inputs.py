@@ -1,0 +1,109 @@
+"""Bad input raises one clear error; the loss module and the distribution behave."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from problems import random_case
+
+import fgwot
+
+fgw = fgwot.fused_gromov_wasserstein
+M, C1, C2 = torch.ones(3, 4), torch.ones(3, 3), torch.ones(4, 4)
+THIRD, QUARTER = torch.full((3,), 1 / 3), torch.full((4,), 1 / 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"C1": np.ones((3, 3))}, TypeError, "C1 must be a torch.Tensor, got ndarray; convert it with torch.as_tensor"),
+        ({"C1": torch.ones(3, 3, dtype=torch.int64)}, TypeError, "C1 must be floating point, got torch.int64"),
+        ({"M": M.double()}, TypeError, "all tensors must have one dtype"),
+        ({"M": M.to("meta")}, ValueError, "all tensors must be on one device"),
+        ({"C1": torch.ones(3, 2)}, ValueError, r"C1 must be square, of shape \(..., n, n\) with n >= 1; got \(3, 2\)"),
+        ({"C2": torch.ones(4)}, ValueError, r"C2 must be square.*got \(4,\)"),
+        ({"M": M.T}, ValueError, r"M must have shape \(..., 3, 4\) to match C1 \(3 points\) and C2 \(4 points\)"),
+        ({"p": QUARTER}, ValueError, r"p must have shape \(..., 3\).*got \(4,\)"),
+        ({"q": THIRD}, ValueError, r"q must have shape \(..., 4\).*got \(3,\)"),
+        ({"M": M.expand(2, 3, 4), "C1": C1.expand(3, 3, 3)}, ValueError, "leading .batch. shapes do not broadcast"),
+        ({"M": torch.full((3, 4), torch.nan)}, ValueError, "M has 12 entries that are not finite"),
+        ({"C2": torch.full((4, 4), torch.inf)}, ValueError, "C2 has 16 entries that are not finite"),
+        ({"p": torch.tensor([1.5, -0.5, 0.0])}, ValueError, "p must be non-negative, got values from -0.5 to 1.5"),
+        ({"p": torch.zeros(3)}, ValueError, "p must have positive mass"),
+        ({"p": THIRD * 2, "q": QUARTER}, ValueError, "p and q must have equal mass; problem 0 has 2 and 1. Rescale"),
+        ({"alpha": 1.5}, ValueError, r"alpha must lie in \[0, 1\], got 1.5"),
+        ({"alpha": torch.tensor([0.5, -1.0])}, ValueError, r"alpha must lie in \[0, 1\], got values from -1 to 0.5"),
+        ({"alpha": float("nan")}, ValueError, "alpha has 1 entries that are not finite"),
+        ({"epsilon": 0.0}, ValueError, "epsilon must be positive, got 0; .*ProximalPoint"),
+        ({"M": None, "alpha": 0.5}, ValueError, "without M the problem is purely quadratic and alpha must be 1"),
+        ({"loss": "cosine"}, ValueError, "unknown loss 'cosine'; known: square, kl, abs, huber"),
+        ({"loss": "kl", "C1": -C1}, ValueError, "the kl loss needs non-negative structure, C1 has -1"),
+        ({"solver": "PGD"}, TypeError, "solver must be a fgwot.MirrorDescent or fgwot.ProximalPoint, got str"),
+        ({"adjoint": "exact"}, ValueError, "unknown adjoint 'exact'; known: envelope, implicit, unrolled"),
+        ({"adjoint": 3}, TypeError, "adjoint must be a name or an fgwot adjoint, got int"),
+        ({"adjoint": "implicit", "solver": fgwot.ProximalPoint()}, ValueError, "no smooth plan to differentiate"),
+        ({"max_iter": 0}, ValueError, "max_iter must be at least 1, got 0"),
+        ({"tol": 0.0}, ValueError, "tol must be positive, got 0.0"),
+        ({"init": torch.ones(2, 2)}, ValueError, r"init must be a plan of shape \(..., 3, 4\), got \(2, 2\)"),
+        ({"init": torch.ones(3, 4).double()}, ValueError, "init must have dtype torch.float32"),
+        ({"init": -torch.ones(3, 4)}, ValueError, "init must be a plan with finite, non-negative entries"),
+        (
+            {"init": torch.ones(2, 3, 4)},
+            ValueError,
+            r"init of shape \(2, 3, 4\) does not broadcast to batch shape \(\)",
+        ),
+        ({"init": "pq"}, TypeError, "init must be None, a plan, a Solution or a MultiInit, got str"),
+    ],
+)
+def test_bad_input_is_explained(change, error, message):
+    arguments = {"M": M, "C1": C1, "C2": C2} | change
+    with pytest.raises(error, match=message):
+        fgw(**arguments)
+
+
+def test_multi_init_needs_a_start():
+    with pytest.raises(ValueError, match="MultiInit needs k >= 1, got 0"):
+        fgwot.MultiInit(0)
+
+
+def test_missing_marginals_are_uniform_with_the_mass_of_the_other():
+    solution = fgw(M, C1, C2, p=2 * THIRD)
+    assert solution.plan.sum(0).tolist() == pytest.approx([0.5] * 4)
+    assert fgw(M, C1, C2, q=QUARTER).plan.sum(1).tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_gromov_wasserstein_is_the_problem_without_linear_cost():
+    case = random_case(0, kind="euclidean")
+    M, C1, C2, p, q = case.tensors()
+    pure = fgwot.gromov_wasserstein(C1, C2, p, q, epsilon=case.epsilon)
+    fused = fgw(M, C1, C2, p, q, alpha=1.0, epsilon=case.epsilon)
+    np.testing.assert_allclose(pure.plan, fused.plan, atol=1e-9)
+    np.testing.assert_allclose(pure.value, fused.value)
+    assert pure.value_linear == 0
+
+
+def test_loss_module_returns_value_or_cost_and_warm_starts():
+    case = random_case(1, kind="euclidean")
+    M, C1, C2, p, q = case.tensors()
+    expected = fgw(M, C1, C2, p, q, alpha=0.3, epsilon=0.1)
+    for returns in ("value", "cost"):
+        criterion = fgwot.FGWLoss(0.3, 0.1, returns=returns)
+        assert criterion.plan is None
+        np.testing.assert_allclose(criterion(M, C1, C2, p, q), getattr(expected, returns), rtol=1e-6)
+        cold = criterion.solution.n_iter.item()
+        criterion((M + 1e-4).requires_grad_(), C1, C2, p, q).backward()
+        assert criterion.solution.n_iter.item() < cold
+        assert not criterion.plan.requires_grad
+        criterion(M[:, :1], C1, C2[:1, :1], p)  # another shape starts afresh
+    with pytest.raises(ValueError, match="returns must be 'value' or 'cost', got 'plan'"):
+        fgwot.FGWLoss(returns="plan")
+
+
+def test_importing_fgwot_needs_torch_alone():
+    """fgwot must not import kmat, nor anything its distribution does not depend on."""
+    code = "import sys, fgwot; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in modules
+    assert not {"kmat", "triton", "open_clip", "transformers", "ot", "scipy", "sklearn", "matplotlib"} & set(modules)
