@@ -113,7 +113,7 @@ absolute = GroundLoss(
 
 
 def huber(delta: float = 1.0) -> GroundLoss:
-    """Huber loss: d^2 / 2 where |d| <= delta, and delta (|d| - delta / 2) beyond, with d = a - b.
+    """Huber loss: ``d^2 / 2`` where ``|d| <= delta``, and ``delta (|d| - delta / 2)`` beyond, with d = a - b.
 
     Examples
     --------

@@ -32,7 +32,7 @@ def kl(a: Array, b: Array) -> Array:
 
 
 def absolute(a: Array, b: Array) -> Array:
-    """|a - b|."""
+    """``|a - b|``."""
     return np.abs(a - b)
 
 
@@ -136,7 +136,7 @@ def sinkhorn(cost: Array, p: Array, q: Array, epsilon: float, tol: float = 1e-12
 
 
 def marginal_error(T: Array, p: Array, q: Array) -> float:
-    """|T 1 - p|_1 + |T' 1 - q|_1."""
+    """``|T 1 - p|_1 + |T' 1 - q|_1``."""
     return float(np.abs(T.sum(1) - p).sum() + np.abs(T.sum(0) - q).sum())
 
 
@@ -151,5 +151,5 @@ def residual(
     epsilon: float,
     loss: str = "square",
 ) -> float:
-    """|T - Sinkhorn(gradient of E at T)|_1: zero exactly at stationary points of J."""
+    """``|T - Sinkhorn(gradient of E at T)|_1``: zero exactly at stationary points of J."""
     return float(np.abs(T - sinkhorn(gradient(M, C1, C2, T, alpha, loss), p, q, epsilon)).sum())

@@ -56,9 +56,9 @@ class Solution:
     status : Tensor (...), int64
         A `Status` for each problem.
     residual : Tensor (...)
-        |T - T+|_1, T+ being the plan that one undamped step makes of T, divided by the mass.
+        ``|T - T+|_1``, T+ being the plan that one undamped step makes of T, divided by the mass.
     marginal_error : Tensor (...)
-        |T 1 - p|_1 + |T' 1 - q|_1, divided by the mass.
+        ``|T 1 - p|_1 + |T' 1 - q|_1``, divided by the mass.
     n_iter : Tensor (...), int64
         Outer iterations.
     """
