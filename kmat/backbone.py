@@ -237,7 +237,7 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
         try:
             model, preprocess = open_clip.create_model_from_pretrained(model_name, tag, **overrides)
             tokenizer = open_clip.get_tokenizer(model_name)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # open_clip, transformers, safetensors and the hub each have their own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"cannot load backbone {name!r}: {reason}") from error
     return Backbone(name, model, preprocess, tokenizer, device)

@@ -152,8 +152,6 @@ class Predict:
         with target as file:
             skipped = predict(trained, files, self.modality, file, FeatureCache(self.cache))
         runs.say_skipped(skipped)
-        if len(skipped) == len(files):
-            raise UserError("none of the images can be read")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The embedded benchmark: every method of the first table on every tiny backbone, with every seed."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,14 +18,18 @@ from kmat.console import note, track
 from kmat.errors import UserError
 from kmat.evaluation import harmonic_mean
 from kmat.features import FeatureCache
-from kmat.methods import CoOpConfig, KMaTConfig, ZeroShotConfig
-from kmat.prompts import MODALITIES
+from kmat.methods import CoOpConfig, KMaTConfig, MethodConfig, ZeroShotConfig
+from kmat.prompts import HIGH, MODALITIES
 from kmat.report import Entry, Report
 from kmat.run import train
 from kmat.rundir import slug
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Task
 from kmat.training import Schedule
+
+Result = dict[str, Any]  # as kmat.run.train returns it
+Key = tuple[str, str, int]  # row of the table, backbone, seed
+Results = dict[Key, Result]
 
 FULL = "K-MaT"
 NO_FGW = "K-MaT no FGW"
@@ -35,7 +40,7 @@ FLOORS = ("chance", "largest class")
 # comparison. lambda_fgw cannot be chosen that way, high-end predictions do not depend on it: it stays at 1.
 LAMBDA_ANC = (10.0, 1.0)
 
-BASELINES = {
+BASELINES: dict[str, MethodConfig] = {
     "zero-shot template": ZeroShotConfig("template"),
     "zero-shot descriptions": ZeroShotConfig("descriptions"),
     "CoOp shared": CoOpConfig(csc=False),
@@ -72,41 +77,32 @@ def run_demo(
     if not (backbones and seeds) or workers < 1:
         raise UserError("the demo needs at least one backbone, one seed and one worker")
     base = RunConfig(data=TaskConfig(task="chest-phantom"), schedule=Schedule(epochs=epochs))
+    pairs = [(backbone, seed) for backbone in backbones for seed in seeds]
 
-    def job(name: str, backbone: str, seed: int, method: Any) -> Job:
+    def job(name: str, backbone: str, seed: int, method: MethodConfig) -> Job:
         config = replace(base, method=method, backbone=backbone, seed=seed)
         return Job(config, out / "runs" / slug(backbone) / f"{slug(name)}-seed{seed}")
 
-    pairs = [(backbone, seed) for backbone in backbones for seed in seeds]
-    anchored = {
-        f"{NO_FGW}, lambda_anc {weight:g}": KMaTConfig(lambda_anc=weight, lambda_fgw=0) for weight in LAMBDA_ANC
-    }
-    first = {
-        (name, *pair): job(name, *pair, method) for pair in pairs for name, method in (BASELINES | anchored).items()
-    }
-    results = _run_all(first, workers, features)
+    anchored = {weight: f"{NO_FGW}, lambda_anc {weight:g}" for weight in LAMBDA_ANC}
+    methods = BASELINES | {name: KMaTConfig(lambda_anc=weight, lambda_fgw=0) for weight, name in anchored.items()}
+    with _mapping(workers) as mapping:
+        work = partial(_run_one, features)
+        results = _run_all(
+            mapping,
+            work,
+            {(name, *pair): job(name, *pair, method) for pair in pairs for name, method in methods.items()},
+        )
+        chosen = {backbone: _choose(results, anchored, backbone, seeds) for backbone in backbones}
+        results |= _run_all(
+            mapping, work, {(FULL, *pair): job(FULL, *pair, KMaTConfig(lambda_anc=chosen[pair[0]])) for pair in pairs}
+        )
+    for pair in pairs:
+        results[NO_FGW, *pair] = results[anchored[chosen[pair[0]]], *pair]
 
-    chosen: dict[str, float] = {}
-    for backbone in backbones:
-        validation = {
-            weight: fmean(results[name, backbone, seed]["scores"]["high"]["val"]["accuracy"] for seed in seeds)
-            for weight, name in zip(LAMBDA_ANC, anchored, strict=True)
-        }
-        chosen[backbone] = max(validation, key=lambda weight: validation[weight])  # the first of equals
-    second = {
-        (FULL, backbone, seed): job(FULL, backbone, seed, KMaTConfig(lambda_anc=chosen[backbone]))
-        for backbone, seed in pairs
-    }
-    results |= _run_all(second, workers, features)
-    for (backbone, seed), weight in ((pair, chosen[pair[0]]) for pair in pairs):
-        results[NO_FGW, backbone, seed] = results[f"{NO_FGW}, lambda_anc {weight:g}", backbone, seed]
-
-    entries = [
-        _entry(name, *pair, _scores(results[name, *pair])) for name in (*BASELINES, NO_FGW, FULL) for pair in pairs
-    ]
-    floors = [_entry(f"floor: {name}", *pair, _floor(results[FULL, *pair], name)) for name in FLOORS for pair in pairs]
+    rows = [_entry(f"floor: {name}", *pair, _floor(results[FULL, *pair], name)) for name in FLOORS for pair in pairs]
+    rows += [_entry(name, *pair, _test(results[name, *pair])) for name in (*BASELINES, NO_FGW, FULL) for pair in pairs]
     report = Report(
-        floors + entries,
+        rows,
         banner=results[FULL, *pairs[0]]["banner"],
         notes=(
             "lambda_anc by high-end validation accuracy: "
@@ -119,34 +115,44 @@ def run_demo(
     return report
 
 
-def _run_all(
-    jobs: dict[tuple[str, str, int], Job], workers: int, features: Path | None
-) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Run jobs in processes that keep their backbone; jobs are ordered so that it rarely changes."""
+def _choose(results: Results, anchored: dict[float, str], backbone: str, seeds: Sequence[int]) -> float:
+    """Return the lambda_anc of the best mean high-end validation accuracy, the first of equals."""
+    accuracy = {
+        weight: fmean(results[name, backbone, seed]["scores"][HIGH]["val"]["accuracy"] for seed in seeds)
+        for weight, name in anchored.items()
+    }
+    return max(accuracy, key=accuracy.__getitem__)
+
+
+def _run_all(mapping: Callable[..., Iterator[Result]], work: Callable[[Job], Result], jobs: dict[Key, Job]) -> Results:
+    """Run jobs; they are ordered so that a process rarely changes its backbone."""
     done = sum((job.folder / "result.json").exists() for job in jobs.values())
     if done:
         note(f"{done} of {len(jobs)} runs are already finished and are used as they are")
-    work = partial(_run_one, features)
+    return dict(zip(jobs, track(mapping(work, jobs.values()), "training", len(jobs)), strict=True))
+
+
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable[..., Iterator[Result]]]:
+    """Yield a ``map``: in this process, or over processes that keep their backbone. One thread each."""
     if workers == 1:
-        found = list(track(map(work, jobs.values()), "training", len(jobs)))
-    else:
-        with ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            found = list(track(_unless_failed(pool, pool.map(work, jobs.values())), "training", len(jobs)))
-    return dict(zip(jobs, found, strict=True))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield map
+        finally:
+            torch.set_num_threads(threads)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield pool.map
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # an error or ctrl-C: start nothing more
+            raise
 
 
-def _unless_failed(pool: ProcessPoolExecutor, results: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Pass results on; drop what is still waiting when one of them is an error."""
-    try:
-        yield from results
-    except BaseException:
-        pool.shutdown(cancel_futures=True)
-        raise
-
-
-def _run_one(features: Path | None, job: Job) -> dict[str, Any]:
+def _run_one(features: Path | None, job: Job) -> Result:
     return train(
         job.config,
         job.folder,
@@ -167,11 +173,11 @@ def _backbone(name: str) -> Backbone:
     return load_backbone(name)
 
 
-def _scores(result: dict[str, Any]) -> dict[str, dict[str, float]]:
+def _test(result: Result) -> dict[str, dict[str, float]]:
     return {modality: result["scores"][modality]["test"] for modality in MODALITIES}
 
 
-def _floor(result: dict[str, Any], name: str) -> dict[str, dict[str, float]]:
+def _floor(result: Result, name: str) -> dict[str, dict[str, float]]:
     return {modality: result["floors"][modality][name] for modality in MODALITIES}
 
 

@@ -42,8 +42,15 @@ def predict(run: TrainedRun, files: Sequence[str], modality: str, out: TextIO, c
     -------
     list of Skipped
         The unreadable ones.
+
+    Raises
+    ------
+    UserError
+        If none can be read.
     """
     views = cache.images(run.backbone, LooseImages(), files)
+    if len(views.skipped) == len(files):
+        raise UserError(f"none of the {len(files)} images can be read; the first: {views.skipped[0].reason}")
     with torch.no_grad():
         probabilities = run.logits(views.features[0].to(run.backbone.device), modality).softmax(dim=1).cpu()
     writer = csv.writer(out)

@@ -1,5 +1,6 @@
 """One run from images to scores: train, evaluate, and load again."""
 
+import json
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -99,6 +100,10 @@ def train(
         run.metrics,
         after_epoch,
     )
+    diagnostics = _total_diagnostics(run.metrics)
+    for name, count in diagnostics.items():
+        if count:
+            note(f"{name.replace('_', ' ')}: {count}")
     with torch.no_grad():
         scores, unreadable = evaluate(method.logits, task, backbone, cache)
         text = {f"text_features.{modality}": method.text_features(modality).clone() for modality in MODALITIES}
@@ -117,6 +122,7 @@ def train(
         "augmented": augmented,
         "train_images": len(draw.records),
         "skipped": len(skipped),
+        "diagnostics": diagnostics,
         **scores,
     }
     run.write("result.json", result)
@@ -200,16 +206,20 @@ def load_run(folder: Path, device: str | torch.device = "cpu") -> TrainedRun:
     if not run.finished:
         raise UserError(f"{folder} holds no finished run")
     identity, result = run.read("config.json"), run.read("result.json")
-    config = RunConfig.from_json(identity["config"])
+    try:
+        config, fingerprint = RunConfig.from_json(identity["config"]), identity["backbone"]
+        labels, banner = tuple(result["labels"]), result["banner"]
+    except KeyError as error:
+        raise UserError(f"{folder}: config.json or result.json lacks {error}") from error
     backbone = load_backbone(config.backbone, device)
-    if backbone.fingerprint != identity["backbone"]:
+    if backbone.fingerprint != fingerprint:
         raise UserError(f"backbone {config.backbone!r} is not the one that {folder} was trained with")
     try:
         tensors = load_file(run.prompts)
         text = {modality: tensors[f"text_features.{modality}"].to(backbone.device) for modality in MODALITIES}
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{folder}: cannot read prompts.safetensors ({error})") from error
-    return TrainedRun(config, tuple(result["labels"]), result["banner"], backbone, text)
+    return TrainedRun(config, labels, banner, backbone, text)
 
 
 def say_skipped(skipped: Sequence[Skipped], listed_in: Path | None = None) -> None:
@@ -220,6 +230,14 @@ def say_skipped(skipped: Sequence[Skipped], listed_in: Path | None = None) -> No
         note(f"{len(skipped)} files skipped ({', '.join(f'{n} {why}' for why, n in reasons.items())}){where}")
         for item in skipped[:3]:
             note(f"  {item.ref}: {item.reason}")
+
+
+def _total_diagnostics(metrics: Path) -> dict[str, int]:
+    """Sum each count that :meth:`Method.diagnostics` gave, over all epochs, those before an interruption included."""
+    total: Counter[str] = Counter()
+    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else ():
+        total.update(json.loads(line)["diagnostics"])
+    return dict(total)
 
 
 def _versions() -> dict[str, Any]:

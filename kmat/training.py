@@ -80,7 +80,7 @@ def fit(
     checkpoint : Path
         safetensors file with the method's state and the momentum, replaced after each epoch.
     metrics : Path
-        JSON lines, one per epoch: rate and mean loss terms.
+        JSON lines, one per epoch: rate, mean loss terms, and the method's diagnostics.
     after_epoch : callable
         Told after each epoch, once its checkpoint is written.
     """
@@ -106,8 +106,9 @@ def fit(
                 totals[name] = totals.get(name, 0.0) + float(value.detach()) * len(index) / len(labels)
         if not all(math.isfinite(total) for total in totals.values()):
             raise UserError(f"the loss is no longer finite in epoch {epoch}: {totals}; try a smaller learning rate")
+        line = {"epoch": epoch, "lr": schedule.rate(epoch), "losses": totals, "diagnostics": method.diagnostics()}
         with metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"epoch": epoch, "lr": schedule.rate(epoch), **totals}) + "\n")
+            file.write(json.dumps(line) + "\n")
         _store(checkpoint, method, optimiser, epoch + 1)
         after_epoch()
 

@@ -54,6 +54,10 @@ class Method(nn.Module):
         """Return the weighted terms of the training loss, by name; the loop minimises their sum."""
         raise NotImplementedError
 
+    def diagnostics(self) -> dict[str, int]:
+        """Return counts of what went less than well since the last call; logged each epoch, reported if not zero."""
+        return {}
+
 
 class PromptLearner(Method):
     """Prompts ``[v1 ... vn, class text]`` with learned context vectors, trained by cross-entropy on the high end."""

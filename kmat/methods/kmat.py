@@ -1,5 +1,6 @@
 """K-MaT (Zeng and Albarqouni, arXiv 2603.06340): prompts per class and modality, anchored in text, joined by FGW."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,6 +93,7 @@ class KMaT(PromptLearner):
                 setting, sentences, normalise=config.normalise, renormalise=config.renormalise_prototypes
             )
             self.register_buffer("prototypes", means, persistent=False)
+        self._unconverged = 0
         if config.lambda_fgw:
             self.fgw = fgwot.FGWLoss(
                 alpha=config.alpha,
@@ -114,6 +116,12 @@ class KMaT(PromptLearner):
         if config.lambda_fgw:
             losses["fgw"] = config.lambda_fgw * self.fgw_loss(w)
         return losses
+
+    def diagnostics(self) -> dict[str, int]:
+        """Count the steps whose coupling did not converge."""
+        counts = {"fgw_unconverged_steps": self._unconverged} if self.config.lambda_fgw else {}
+        self._unconverged = 0
+        return counts
 
     def get_extra_state(self) -> Tensor:
         """Return the last coupling and its potentials, rows of (C + 2, C): the next step starts from them."""
@@ -151,5 +159,9 @@ class KMaT(PromptLearner):
         high, low = w.to(torch.float64)
         if self.config.detach_high:
             high = high.detach()
-        loss: Tensor = self.fgw(squared_distances(high, low), distances(high), distances(low))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", fgwot.ConvergenceWarning)  # counted instead, a run has hundreds of steps
+            loss: Tensor = self.fgw(squared_distances(high, low), distances(high), distances(low))
+        solution = self.fgw.solution
+        self._unconverged += int(solution is not None and not solution.converged)
         return loss.to(w.dtype)

@@ -1,0 +1,320 @@
+"""Every command, and one clear line for each bad input."""
+
+import csv
+import json
+import shutil
+import warnings
+
+import pytest
+
+from kmat import phantom
+from kmat.cli import main
+from kmat.errors import UserError
+
+
+@pytest.fixture
+def kmat(tmp_path, monkeypatch, capsys):
+    """Run a command in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # usage errors and --help
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def options(shapes_dir, tiny_dir):
+    manifest, descriptions = shapes_dir / "manifest.csv", shapes_dir / "descriptions.json"
+    return (
+        *("--task", manifest, "--descriptions", descriptions, "--backbone", f"local-dir:{tiny_dir}"),
+        *("--shots", 4, "--epochs", 2),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, shapes_dir, tiny_dir):
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = ["train", "--task", shapes_dir / "manifest.csv", "--descriptions", shapes_dir / "descriptions.json"]
+    arguments += ["--backbone", f"local-dir:{tiny_dir}", "--shots", 4, "--epochs", 2]
+    arguments += ["--out", folder / "run", "--cache", folder / "cache"]
+    assert main([str(argument) for argument in arguments]) == 0
+    return folder / "run"
+
+
+def one_line(err):
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+@pytest.mark.parametrize("method", [(), ("kmat", "--lambda-anc", 1), ("coop", "--csc"), ("zero-shot",)])
+def test_train_each_method(kmat, options, method, tmp_path):
+    code, out, err = kmat("train", *method, *options)
+    assert code == 0, err
+    assert "harmonic mean of both test sets" in out
+    name = method[0] if method else "kmat"
+    (folder,) = (tmp_path / "runs" / "manifest").glob(f"*/{name}-seed1")
+    assert (folder / "result.json").exists()
+
+
+def test_options_may_stand_before_the_method(kmat, options, tmp_path):
+    assert kmat("train", *options, "--out", "run", "kmat", "--lambda-fgw", 0, "--no-csc")[0] == 0
+    method = json.loads((tmp_path / "run" / "config.json").read_text())["config"]["method"]
+    assert (method["lambda_fgw"], method["csc"], method["msc"]) == (0.0, False, True)
+
+
+def test_train_shows_the_banner_of_synthetic_data(kmat, tiny_dir):
+    code, _, err = kmat("train", "zero-shot", "--backbone", f"local-dir:{tiny_dir}")
+    assert code == 0, err
+    assert phantom.BANNER in err
+
+
+def test_train_reports_skipped_files(kmat, options, shapes_dir, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(shapes_dir, root)
+    (root / "high" / "round_bright-test-0.png").write_bytes(b"broken")
+    (root / "low" / "round_bright-test-1.png").unlink()
+    with (root / "manifest.csv").open("a") as file:
+        file.write("../escape.png,round_bright,high,train,p\nhigh/round_bright-test-1.png,,high,test,q\n")
+        file.write("low/extra.png,,low,test,q\n")
+    code, _, err = kmat("train", "coop", *options, "--task", root / "manifest.csv", "--out", "run")
+    assert code == 0, err
+    assert "5 files skipped" in err
+    with (tmp_path / "run" / "skipped.csv").open(newline="") as file:
+        rows = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    assert rows.pop("high/round_bright-test-0.png").startswith("unreadable: ")
+    assert rows == {
+        "low/round_bright-test-1.png": "no such file",
+        "../escape.png": "path leads out of the image folder",
+        "high/round_bright-test-1.png": "listed twice",
+        "low/extra.png": "no such file",
+    }
+
+
+def test_evaluate_repeats_the_runs_scores(kmat, trained):
+    code, out, err = kmat("evaluate", trained)
+    assert code == 0, err
+    result = json.loads((trained / "result.json").read_text())
+    row = next(line for line in out.splitlines() if line.startswith("accuracy "))
+    expected = [
+        100 * result["scores"][m][s]["accuracy"] for m, s in (("high", "val"), ("high", "test"), ("low", "test"))
+    ]
+    assert [float(value) for value in row.split()[1:]] == pytest.approx(expected, abs=0.05)
+
+
+def test_evaluate_on_another_task_matches_classes_by_name(kmat, trained, shapes_dir, tmp_path):
+    source = (shapes_dir / "manifest.csv").read_text().splitlines()
+    rows = [source[0], *(row for row in source if ",square_dark,high,test" in row)]
+    (tmp_path / "other.csv").write_text("\n".join(rows) + "\n")
+    code, out, err = kmat("evaluate", trained, "--task", tmp_path / "other.csv", "--root", shapes_dir)
+    assert code == 0, err
+    assert "no low-end test images" in err
+    assert "accuracy in 'square_dark'" in out
+    (tmp_path / "other.csv").write_text("\n".join(rows).replace("square_dark,high", "triangle,high"))
+    code, _, err = kmat("evaluate", trained, "--task", tmp_path / "other.csv", "--root", shapes_dir)
+    assert code == 1
+    assert "classes that the run does not know: triangle" in one_line(err)
+
+
+def test_predict_loose_files_and_folders(kmat, trained, shapes_dir, tmp_path):
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for index in range(3):
+        shutil.copy(shapes_dir / "low" / f"round_bright-test-{index}.png", loose / f"{index}.png")
+    (loose / "broken.png").write_bytes(b"broken")
+    single = shapes_dir / "low" / "square_dark-test-0.png"
+    code, out, err = kmat("predict", trained, loose, single, "--out", "p.csv", "--modality", "low")
+    assert code == 0, err
+    assert out == ""
+    assert "1 files skipped" in err
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [*(str(loose / f"{i}.png") for i in range(3)), str(single)]
+    for row in rows:
+        values = {name: float(row[name]) for name in ("round_bright", "square_dark")}
+        assert sum(values.values()) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == max(values, key=values.get)
+
+
+def test_predict_writes_to_standard_output(kmat, trained, shapes_dir):
+    code, out, err = kmat("predict", trained, shapes_dir / "high", "--modality", "high")
+    assert code == 0, err
+    assert out.splitlines()[0] == "path,predicted,round_bright,square_dark"
+    assert len(out.splitlines()) == 1 + 28
+
+
+def test_tasks_counts_images(kmat, shapes_dir):
+    code, out, err = kmat("tasks")
+    assert code == 0
+    assert "chest-phantom" in out
+    assert phantom.CLASSES[0] in out
+    assert phantom.BANNER in err
+    code, out, _ = kmat("tasks", "--task", shapes_dir / "manifest.csv")
+    assert code == 0
+    assert out.splitlines()[-1].split() == ["square_dark", *"635635"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_demo(kmat, tmp_path, workers):
+    arguments = ("demo", "--backbones", "phantom:seed0", "--seeds", 1, 2, "--epochs", 1, "--workers", workers)
+    code, out, err = kmat(*arguments)
+    assert code == 0, err
+    assert phantom.BANNER in err
+    for row in ("floor: chance", "floor: largest class", "zero-shot template", "zero-shot descriptions", "CoOp shared"):
+        assert f"\n{row}" in out
+    for row in ("CoOp class-specific", "K-MaT no FGW", "K-MaT  "):
+        assert f"\n{row}" in out
+    assert "K-MaT minus the other rows" in out
+    assert "lambda_anc by high-end validation accuracy" in out
+    folder = tmp_path / "runs" / "demo"
+    assert {p.name for p in folder.iterdir()} == {"results.csv", "results.json", "results.md", "results.png", "runs"}
+    assert json.loads((folder / "results.json").read_text())["banner"] == phantom.BANNER
+    first = (folder / "results.csv").read_text()
+    code, _, err = kmat(*arguments)
+    assert code == 0
+    assert "12 of 12 runs are already finished" in err
+    assert (folder / "results.csv").read_text() == first
+
+
+def test_demo_shows_floors_of_its_test_sets(kmat, tmp_path):
+    kmat("demo", "--backbones", "phantom:seed0", "--seeds", 1, "--epochs", 1, "--workers", 1)
+    summary = json.loads((tmp_path / "runs" / "demo" / "results.json").read_text())["summary"]
+    for floor in ("floor: chance", "floor: largest class"):
+        assert summary["all backbones"][floor]["low_accuracy"]["mean"] == pytest.approx(100 / 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--task", "nowhere.csv"), "neither a file or folder nor a built-in task"),
+        (("train", "--backbone", "nonsense"), "expected biomedclip"),
+        (("train", "--backbone", "phantom:seed99"), "expected one of seed0"),
+        (("train", "--shots", "0"), "--shots 0: expected at least 1"),
+        (("train", "--epochs", "0"), "--epochs 0: expected at least 1"),
+        (("train", "--device", "quantum"), "--device 'quantum'"),
+        (("train", "--resume", "--overwrite"), "exclude each other"),
+        (("train", "--descriptions", "nowhere.json"), "cannot read descriptions nowhere.json"),
+        (("evaluate", "nowhere"), "nowhere holds no finished run"),
+        (("predict", "nowhere", "."), "no images in ."),
+        (("predict", "nowhere", "absent.png"), "absent.png does not exist"),
+        (("tasks", "--task", "nowhere"), "neither a file or folder"),
+        (("demo", "--workers", "0"), "at least one backbone, one seed and one worker"),
+    ],
+)
+def test_bad_input_is_one_line(kmat, arguments, message):
+    code, _, err = kmat(*arguments)
+    assert code == 1
+    assert message in one_line(err)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("fly",), ("train", "--speed", "9"), ("train", "--shots", "many"), ("predict",)]
+)
+def test_usage_errors_go_to_stderr(kmat, arguments):
+    code, out, err = kmat(*arguments)
+    assert code == 2
+    assert out == ""
+    assert "Traceback" not in err
+    assert err
+
+
+def test_help_documents_every_command(kmat):
+    code, out, _ = kmat("--help")
+    assert code == 0
+    assert all(command in out for command in ("demo", "train", "evaluate", "predict", "tasks"))
+    assert "The paper gives no value" in kmat("train", "kmat", "--help")[1]
+
+
+def test_anchor_without_descriptions_names_both_ways_out(kmat, shapes_dir, tiny_dir):
+    code, _, err = kmat("train", "--task", shapes_dir / "manifest.csv", "--backbone", f"local-dir:{tiny_dir}")
+    assert code == 1
+    assert "--descriptions FILE" in one_line(err)
+    assert "--lambda-anc 0" in err
+
+
+def test_a_task_without_two_classes_to_train_on(kmat, shapes_dir, tiny_dir, tmp_path):
+    rows = (shapes_dir / "manifest.csv").read_text().splitlines()
+    (tmp_path / "m.csv").write_text("\n".join(row for row in rows if "square_dark,high,train" not in row))
+    arguments = ("train", "coop", "--task", "m.csv", "--root", shapes_dir, "--backbone", f"local-dir:{tiny_dir}")
+    code, _, err = kmat(*arguments)
+    assert code == 1
+    assert "need readable training images of modality 'high' in at least two classes" in one_line(err)
+
+
+def test_a_finished_run_is_not_reused_silently(kmat, options):
+    assert kmat("train", "coop", *options, "--out", "run")[0] == 0
+    code, _, err = kmat("train", "coop", *options, "--out", "run")
+    assert code == 1
+    assert "--resume, --overwrite or another --out" in one_line(err)
+    code, _, err = kmat("train", "coop", *options, "--out", "run", "--resume")
+    assert code == 0
+    assert "already finished" in err
+    assert kmat("train", "coop", *options, "--out", "run", "--overwrite")[0] == 0
+
+
+def test_damaged_runs_are_one_line(kmat, trained, tmp_path, shapes_dir):
+    images = shapes_dir / "low"
+    for name, content, message in (
+        ("result.json", "{", "cannot read result.json"),
+        ("config.json", "{}", "config.json"),
+        ("prompts.safetensors", "", "cannot read prompts.safetensors"),
+    ):
+        run = shutil.copytree(trained, tmp_path / f"broken-{name}")
+        (run / name).write_text(content)
+        code, _, err = kmat("predict", run, images)
+        assert code == 1
+        assert message in one_line(err)
+
+
+def test_another_backbone_under_the_same_name_is_refused(kmat, trained, tmp_path, shapes_dir, tiny_dir):
+    from conftest import write_backbone
+
+    run = shutil.copytree(trained, tmp_path / "run")
+    other = write_backbone(tmp_path / "other", seed=5)
+    config = run / "config.json"
+    config.write_text(config.read_text().replace(str(tiny_dir), str(other)))
+    code, _, err = kmat("predict", run, shapes_dir / "low")
+    assert code == 1
+    assert "is not the one that" in one_line(err)
+
+
+def test_unwritable_output_and_unreadable_images(kmat, trained, tmp_path, shapes_dir):
+    code, _, err = kmat("predict", trained, shapes_dir / "low", "--out", "no/such/folder.csv")
+    assert code == 1
+    assert "cannot write no/such/folder.csv" in one_line(err)
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    code, _, err = kmat("predict", trained, "broken.png")
+    assert code == 1
+    assert "none of the 1 images can be read; the first: unreadable" in one_line(err)
+
+
+def test_interruption_is_said(kmat, options, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kmat.run.train", interrupted)
+    code, _, err = kmat("train", "coop", *options)
+    assert code == 130
+    assert "--resume" in err
+
+
+def test_warnings_are_lines_too(kmat, options, monkeypatch, recwarn):
+    def warning(*_, **__):
+        warnings.warn("something is odd", UserWarning, stacklevel=1)
+        raise UserError("stop")
+
+    monkeypatch.setattr("kmat.run.train", warning)
+    warnings.simplefilter("always")
+    code, _, err = kmat("train", "coop", *options)
+    assert code == 1
+    assert "warning: something is odd\n" in err
+    assert not recwarn.list

@@ -1,0 +1,72 @@
+"""Each loss against NumPy sums written from the paper's formulas."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+import fgwot
+from kmat.methods.losses import anchor_loss, distances, squared_distances
+
+
+@pytest.fixture
+def w():
+    return torch.randn(2, 4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 3
+
+
+def numpy_fgw(high, low, plan, alpha):
+    n = len(high)
+    norm = np.linalg.norm
+    linear = sum(norm(high[i] - low[j]) ** 2 * plan[i, j] for i, j in product(range(n), repeat=2))
+    quadratic = sum(
+        (norm(high[i] - high[k]) - norm(low[j] - low[m])) ** 2 * plan[i, j] * plan[k, m]
+        for i, j, k, m in product(range(n), repeat=4)
+    )
+    return (1 - alpha) * linear + alpha * quadratic
+
+
+def test_distances(w):
+    a, b = w[0].numpy(), w[1].numpy()
+    expected = [[np.sum((x - y) ** 2) for y in b] for x in a]
+    np.testing.assert_allclose(squared_distances(w[0], w[1]), expected, rtol=1e-12)
+    np.testing.assert_allclose(distances(w[0]), [[np.linalg.norm(x - y) for y in a] for x in a], rtol=1e-12)
+
+
+def test_distances_have_finite_gradients_where_rows_coincide(w):
+    x = w[0].clone()
+    x[1] = x[0]
+    x.requires_grad_()
+    distances(x).square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert torch.autograd.gradcheck(distances, w[0].clone().requires_grad_())
+
+
+def test_anchor(w):
+    prototypes = torch.randn(2, 4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    a, p = w.numpy(), prototypes.numpy()
+    expected = sum(np.linalg.norm(a[m, i] - p[m, i]) ** 2 for m in range(2) for i in range(4)) / (2 * 4)
+    assert float(anchor_loss(w, prototypes)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_fgw_cost_is_the_printed_formula(w):
+    criterion = fgwot.FGWLoss(alpha=0.1, epsilon=0.1, returns="cost")
+    value = criterion(squared_distances(w[0], w[1]), distances(w[0]), distances(w[1]))
+    plan = criterion.plan.numpy()
+    assert float(value) == pytest.approx(numpy_fgw(w[0].numpy(), w[1].numpy(), plan, 0.1), rel=1e-9)
+    np.testing.assert_allclose(plan.sum(0), 0.25, atol=1e-6)
+    np.testing.assert_allclose(plan.sum(1), 0.25, atol=1e-6)
+
+
+def test_fgw_gradient_holds_the_plan_fixed(w):
+    low = w[1].clone().requires_grad_()
+    criterion = fgwot.FGWLoss(alpha=0.1, epsilon=0.1, returns="cost")
+    criterion(squared_distances(w[0], low), distances(w[0]), distances(low)).backward()
+    plan, step = criterion.plan.numpy(), 1e-6
+    for i, d in product(range(4), range(7)):
+        up, down = (w[1].numpy().copy() for _ in range(2))
+        up[i, d] += step
+        down[i, d] -= step
+        high = w[0].numpy()
+        slope = (numpy_fgw(high, up, plan, 0.1) - numpy_fgw(high, down, plan, 0.1)) / (2 * step)
+        assert float(low.grad[i, d]) == pytest.approx(slope, abs=1e-6)

@@ -1,0 +1,165 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from kmat.errors import UserError
+from kmat.methods import CoOpConfig, KMaTConfig, ZeroShotConfig
+from kmat.methods.base import Batch, Setting
+from kmat.prompts import MODALITIES
+
+
+@pytest.fixture
+def setting(tiny, shapes, cache):
+    return Setting(tiny, shapes, cache, seed=1)
+
+
+@pytest.fixture
+def batch():
+    images = F.normalize(torch.randn(4, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    return Batch(images, torch.tensor([0, 1, 1, 0]))
+
+
+def numpy_cross_entropy(batch, text, scale):
+    logits = scale * batch.images.numpy().astype(np.float64) @ text.detach().numpy().astype(np.float64).T
+    log_softmax = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))
+    log_softmax -= logits.max(1, keepdims=True)
+    return -np.mean([log_softmax[i, label] for i, label in enumerate(batch.labels.tolist())])
+
+
+def unit_rows(array):
+    return array / np.linalg.norm(array, axis=-1, keepdims=True)
+
+
+def test_zero_shot_template_is_the_encoded_sentence(setting):
+    method = ZeroShotConfig(template="a {modality} photo of a {name}.").build(setting)
+    expected = F.normalize(setting.backbone.encode_texts(["a low photo of a square dark."]), dim=-1)[0]
+    torch.testing.assert_close(method.text_features("low")[1], expected)
+    assert not list(method.parameters())
+
+
+def test_zero_shot_ensemble_is_the_renormalised_mean_of_unit_features(setting):
+    method = ZeroShotConfig("descriptions").build(setting)
+    for modality, label in ((m, i) for m in MODALITIES for i in range(2)):
+        features = setting.backbone.encode_texts(setting.task.descriptions[modality][label]).numpy()
+        expected = unit_rows(unit_rows(features).mean(0))
+        np.testing.assert_allclose(method.text_features(modality)[label], expected, atol=1e-6)
+
+
+def test_zero_shot_without_descriptions_says_so_and_uses_the_template(setting, capsys):
+    bare = dataclasses.replace(setting, task=dataclasses.replace(setting.task, descriptions=None))
+    method = ZeroShotConfig("descriptions").build(bare)
+    assert "has no descriptions" in capsys.readouterr().err
+    assert torch.equal(method.text_features("high"), ZeroShotConfig().build(bare).text_features("high"))
+
+
+@pytest.mark.parametrize("csc", [False, True])
+def test_coop_is_cross_entropy_of_one_prompt_set_for_both_modalities(setting, batch, csc):
+    method = CoOpConfig(csc=csc).build(setting)
+    loss = method.loss(batch)
+    assert list(loss) == ["ce"]
+    expected = numpy_cross_entropy(batch, method.text_features("high"), setting.backbone.logit_scale)
+    assert float(loss["ce"].detach()) == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(method.text_features("high"), method.text_features("low"))
+
+
+def test_coop_starts_from_words(setting):
+    method = CoOpConfig(init_words="a photo of the").build(setting)
+    expected = F.normalize(setting.backbone.encode_texts(["a photo of the round bright."]), dim=-1)[0]
+    torch.testing.assert_close(method.text_features("high")[0], expected)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("renormalise", [True, False])
+def test_kmat_terms_follow_their_formulas(setting, batch, normalise, renormalise):
+    config = KMaTConfig(lambda_anc=3.0, lambda_fgw=2.0, normalise=normalise, renormalise_prototypes=renormalise)
+    method = config.build(setting)
+    loss = {name: float(value.detach()) for name, value in method.loss(batch).items()}
+    assert list(loss) == ["ce", "anc", "fgw"]
+
+    w = method.encode(MODALITIES).detach().numpy().astype(np.float64)
+    text = torch.from_numpy(unit_rows(w[0]).astype(np.float32))
+    assert loss["ce"] == pytest.approx(numpy_cross_entropy(batch, text, setting.backbone.logit_scale), rel=1e-5)
+    w = unit_rows(w) if normalise else w
+
+    prototypes = np.zeros_like(w)
+    for m, modality in enumerate(MODALITIES):
+        for i, sentences in enumerate(setting.task.descriptions[modality]):
+            features = setting.backbone.encode_texts(sentences).numpy().astype(np.float64)
+            mean = (unit_rows(features) if normalise else features).mean(0)
+            prototypes[m, i] = unit_rows(mean) if renormalise else mean
+    anchor = sum(np.linalg.norm(w[m, i] - prototypes[m, i]) ** 2 for m in range(2) for i in range(2)) / (2 * 2)
+    assert loss["anc"] == pytest.approx(3.0 * anchor, rel=1e-4)
+
+    plan = method.fgw.plan.numpy()
+    d = [np.linalg.norm(x[:, None] - x[None], axis=-1) for x in w]
+    linear = (np.linalg.norm(w[0][:, None] - w[1][None], axis=-1) ** 2 * plan).sum()
+    gap = np.abs(d[0][:, None, :, None] - d[1][None, :, None, :]) ** 2  # i, j, k, l
+    fgw = 0.9 * linear + 0.1 * np.einsum("ijkl,ij,kl", gap, plan, plan)
+    assert loss["fgw"] == pytest.approx(2.0 * fgw, rel=1e-4)
+
+
+def test_kmat_entropic_value_differs_from_its_cost_but_not_in_gradient(setting, batch):
+    gradients, values = [], []
+    for kind in ("cost", "value"):
+        method = KMaTConfig(lambda_anc=0, fgw_value=kind).build(setting)
+        loss = method.loss(batch)["fgw"]
+        loss.backward()
+        values.append(float(loss.detach()))
+        gradients.append(method.contexts.vectors.grad)
+    assert values[1] < values[0]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-8)
+
+
+def test_switches_are_independent(setting, batch):
+    assert list(KMaTConfig(lambda_anc=0, lambda_fgw=0).build(setting).loss(batch)) == ["ce"]
+    assert list(KMaTConfig(lambda_anc=1, lambda_fgw=0).build(setting).loss(batch)) == ["ce", "anc"]
+    assert list(KMaTConfig(lambda_anc=0, lambda_fgw=1).build(setting).loss(batch)) == ["ce", "fgw"]
+    assert KMaTConfig(csc=False, msc=True).build(setting).contexts.vectors.shape[:2] == (2, 1)
+    assert KMaTConfig(csc=True, msc=False).build(setting).contexts.vectors.shape[:2] == (1, 2)
+
+
+def test_fgw_moves_the_low_end_only_unless_told_otherwise(setting, batch):
+    for detach in (True, False):
+        method = KMaTConfig(lambda_anc=0, detach_high=detach).build(setting)
+        method.loss(batch)["fgw"].backward()
+        high, low = method.contexts.vectors.grad.abs().sum(dim=(1, 2, 3))
+        assert low > 0
+        assert (high == 0) is detach or (high > 0) is not detach
+
+
+def test_proximal_coupling_is_sharper(setting):
+    w = F.normalize(torch.randn(2, 2, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    plans = {}
+    for coupling in ("entropic", "proximal"):
+        method = KMaTConfig(lambda_anc=0, coupling=coupling).build(setting)
+        method.fgw_loss(w)
+        plans[coupling] = method.fgw.plan
+    assert plans["proximal"].max() > plans["entropic"].max()
+
+
+def test_steps_whose_coupling_did_not_converge_are_counted(setting, batch):
+    method = KMaTConfig(lambda_anc=0, coupling="proximal", max_iter=1).build(setting)
+    method.loss(batch)
+    method.loss(batch)
+    assert method.diagnostics() == {"fgw_unconverged_steps": 2}
+    assert method.diagnostics() == {"fgw_unconverged_steps": 0}, "counted afresh each epoch"
+
+
+def test_anchor_without_descriptions_is_a_clear_error(setting):
+    bare = dataclasses.replace(setting, task=dataclasses.replace(setting.task, descriptions=None))
+    with pytest.raises(UserError, match=r"--descriptions FILE.*--lambda-anc 0"):
+        KMaTConfig().build(bare)
+    KMaTConfig(lambda_anc=0).build(bare)
+
+
+def test_state_holds_what_is_learned_and_the_coupling_but_not_the_backbone(setting, batch):
+    method = KMaTConfig().build(setting)
+    assert set(method.state_dict()) == {"contexts.vectors", "_extra_state"}
+    method.loss(batch)
+    twin = KMaTConfig().build(setting)
+    twin.load_state_dict(method.state_dict())
+    assert torch.equal(twin.loss(batch)["fgw"], method.loss(batch)["fgw"])
+    assert torch.equal(twin.fgw.plan, method.fgw.plan)
