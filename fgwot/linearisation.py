@@ -1,4 +1,9 @@
-r"""The gradient of the energy, in the units of the solver."""
+r"""The gradient of the energy, in the units of the solver.
+
+Large float64 problems spend their time in the products h1(C1) T h2(C2)'. Between two plans only the product of their
+difference is needed, and the smaller the difference the less its rounding matters: increments are computed in float32,
+at twice the speed, and the solver recomputes G in float64 before their accumulated rounding matters.
+"""
 
 from copy import copy
 
@@ -8,6 +13,10 @@ from torch import Tensor
 from fgwot.problem import Problem, take
 from fgwot.sinkhorn import Marginals
 from fgwot.tensor_term import tensor_term
+
+_LARGE = 200**2  # plan entries from which float32 increments pay
+# Measured error of an increment per |change|_1, alpha / epsilon and largest entries of h1 and h2 (n from 64 to 1000).
+_SINGLE_ROUNDING = 2e-9
 
 
 class Linearisation:
@@ -20,6 +29,12 @@ class Linearisation:
         if problem.loss.factors is not None:
             self._h1, self._h2 = problem.loss.factors.h1(problem.C1), problem.loss.factors.h2(problem.C2)
         self._symmetric = _is_symmetric(problem.C1) and _is_symmetric(problem.C2)
+        n, m = problem.M.shape[1:]
+        self.incremental = problem.loss.factors is not None and problem.M.dtype == torch.float64 and n * m >= _LARGE
+        if self.incremental:
+            self._single = self._h1.float(), self._h2.float()
+            spread = self._h1.abs().amax((-2, -1)) * self._h2.abs().amax((-2, -1))
+            self.rounding = _SINGLE_ROUNDING * (problem.alpha / problem.epsilon) * spread
 
     def select(self, index: Tensor) -> "Linearisation":
         """Return the linearisation of some problems of the batch."""
@@ -28,6 +43,9 @@ class Linearisation:
         chosen.linear, chosen._weight = self.linear[index], self._weight[index]
         if self._problem.loss.factors is not None:
             chosen._h1, chosen._h2 = take(self._h1, index), take(self._h2, index)
+        if self.incremental:
+            chosen._single = take(self._single[0], index), take(self._single[1], index)
+            chosen.rounding = self.rounding[index]
         return chosen
 
     def __call__(self, T: Tensor) -> Tensor:
@@ -35,10 +53,27 @@ class Linearisation:
         T = self._weight * T
         if self._problem.loss.factors is None:
             return self.linear + self._direct(T)
+        return self.linear - self._products(T, self._h1, self._h2)
+
+    def product(self, marginals: Marginals) -> Tensor:
+        """Gradient at the plan p q' / mass: products of vectors where the loss factors."""
+        p, q = marginals.p[:, :, None], (marginals.q / marginals.mass[:, None])[:, :, None]
+        if self._problem.loss.factors is None:
+            return self(p @ q.mT)
+        first = (self._h1 @ p) @ (self._h2 @ q).mT
+        second = first if self._symmetric else (self._h1.mT @ p) @ (self._h2.mT @ q).mT
+        return self.linear - self._weight * (first + second)
+
+    def increment(self, change: Tensor) -> Tensor:
+        """G(T + change) - G(T), in float32; its error is about `rounding` times |change|_1."""
+        h1, h2 = self._single
+        return -self._products((self._weight * change).float(), h1, h2).double()
+
+    def _products(self, T: Tensor, h1: Tensor, h2: Tensor) -> Tensor:
+        first = (h1 @ T) @ h2.mT
         if self._symmetric:
-            return torch.baddbmm(self.linear, self._h1 @ T, self._h2.mT, alpha=-2)
-        G = torch.baddbmm(self.linear, self._h1 @ T, self._h2.mT, alpha=-1)
-        return torch.baddbmm(G, self._h1.mT @ T, self._h2, alpha=-1)
+            return 2 * first
+        return torch.baddbmm(first, h1.mT @ T, h2)
 
     def _direct(self, T: Tensor) -> Tensor:
         C1, C2, loss = self._problem.C1, self._problem.C2, self._problem.loss

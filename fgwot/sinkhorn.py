@@ -66,6 +66,10 @@ class Coupling(NamedTuple):
     g: Tensor
     error: Tensor
 
+    def select(self, index: Tensor) -> "Coupling":
+        """Return the plans of some problems of the batch."""
+        return Coupling(*(t[index] for t in self))
+
 
 def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Coupling:
     """Solve a batch of entropic linear problems until the column error is at most `tol`.

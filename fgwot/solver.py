@@ -67,13 +67,14 @@ class Start:
     """First plan T = exp(f (+) g - X), given by X and a guess of g.
 
     `warm` is a guess of g for the plan after it. `change` is a guess of how far that plan will be, as a part of the
-    mass: the accuracy of the first inner solve follows it.
+    mass: the accuracy of the first inner solve follows it. `product` says that the first plan is p q' / mass.
     """
 
     X: Tensor
     g: Tensor
     warm: Tensor
     change: float
+    product: bool = False
 
 
 @dataclass
@@ -115,7 +116,8 @@ class _State:
     """Where each unfinished problem stands; every tensor starts with the batch dimension.
 
     T = exp(f (+) g - X) has column error `error`; `warm` is the guess of g for the next plan. `change` is
-    |T - T_previous|_1 / theta, an estimate of the residual; `best` its smallest value, `idle` the steps since.
+    |T - T_previous|_1 / theta, an estimate of the residual; `best` its smallest value, `idle` the steps since; `drift`
+    bounds the effect on the plan of what float32 increments have added to the rounding of G.
     """
 
     X: Tensor
@@ -130,6 +132,7 @@ class _State:
     change: Tensor
     best: Tensor
     idle: Tensor
+    drift: Tensor
 
     def select(self, index: Tensor) -> "_State":
         return _State(*(getattr(self, field.name)[index] for field in fields(self)))
@@ -149,17 +152,12 @@ def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max
     index = torch.arange(len(problem.p), device=problem.p.device)
     result = Result.empty(problem)
     for n_iter in range(1, max_iter + 1):
-        iteration, ended = iteration.step(n_iter)
-        if not ended:
-            continue
-        left = torch.ones_like(index, dtype=torch.bool)
+        iteration, left, ended = iteration.step(n_iter)
         for at, found in ended:
             result.put(index[at], found)
-            left[at] = False
-        if not bool(left.any()):
-            return result
         index = index[left]
-        iteration = iteration.select(left.nonzero()[:, 0])
+        if not len(index):
+            return result
     result.put(index, iteration.conclude(Status.MAX_ITER, max_iter))
     return result
 
@@ -181,7 +179,7 @@ class _Iteration:
         marginals, linearise = Marginals.of(problem.p, problem.q), Linearisation(problem)
         mass = marginals.mass
         coupling = sinkhorn(start.X, marginals, start.g, 1e-6 * mass)
-        G = linearise(coupling.T)
+        G = linearise.product(marginals) if start.product else linearise(coupling.T)
         # log T is a difference of numbers as large as G: so much of it is rounding.
         noise = torch.finfo(G.dtype).eps * (1 + G.abs().amax((-2, -1)))
         default = (1e-7 if G.dtype == torch.float64 else 1e-5) + 2 * noise
@@ -200,6 +198,7 @@ class _Iteration:
             change=start.change * mass,
             best=torch.full_like(mass, torch.inf),
             idle=torch.zeros_like(mass),
+            drift=torch.zeros_like(mass),
         )
         begun = _Iteration(solver, marginals, linearise, problem.epsilon, allowed, 16 * noise * mass, state)
         return replace(begun, state=replace(state, objective=begun._objective(G, start.X, coupling)))
@@ -215,13 +214,31 @@ class _Iteration:
             self.state.select(index),
         )
 
-    def step(self, n_iter: int) -> "tuple[_Iteration, list[tuple[Tensor, Result]]]":
-        """Advance every problem; return the iteration, and positions and results of those that ended."""
+    def step(self, n_iter: int) -> "tuple[_Iteration, Tensor, list[tuple[Tensor, Result]]]":
+        """Advance every problem.
+
+        Return the iteration of those that go on, their positions, and positions and results of those that ended.
+        """
         s = self.state
-        coupling, trial = self._trial(s.theta, self._inner_tol())
+        X, coupling = self._couple(s.theta, self._inner_tol())
         change = (coupling.T - s.T).abs().sum((-2, -1))
         # The change made by an undamped step is the residual of the plan it left.
-        certified = (s.theta == 1) & (change + coupling.error + s.error <= self.tol)
+        certified = (s.theta == 1) & (change + coupling.error + s.error + s.drift <= self.tol)
+        if not bool(certified.any()):
+            return self._continue(X, coupling, change, n_iter)
+        at, left = certified.nonzero()[:, 0], (~certified).nonzero()[:, 0]
+        ended = [(at, self.select(at)._result(coupling.select(at), Status.CONVERGED, n_iter))]
+        if not len(left):
+            return self, left, ended
+        after, going, stopped = self.select(left)._continue(X[left], coupling.select(left), change[left], n_iter)
+        return after, left[going], ended + [(left[where], found) for where, found in stopped]
+
+    def _continue(
+        self, X: Tensor, coupling: Coupling, change: Tensor, n_iter: int
+    ) -> "tuple[_Iteration, Tensor, list[tuple[Tensor, Result]]]":
+        """Accept or reject the trial plan of each problem; set those aside that cannot go on."""
+        s = self.state
+        trial = self._assess(X, coupling, change)
         broken = ~(trial.objective.isfinite() & change.isfinite())
         accepted = trial.objective <= s.objective + self.slack
         if self.solver.damping is not None:
@@ -230,24 +247,23 @@ class _Iteration:
         if not bool(accepted.all()):
             rejected = (~accepted).nonzero()[:, 0]
             state = state.put(rejected, self.select(rejected)._held())
-        stuck = (state.idle >= _PATIENCE) | (state.theta < _SMALLEST_THETA)
-
-        ended = []
         after = replace(self, state=state)
-        if bool(certified.any()):
-            at = certified.nonzero()[:, 0]
-            found = self.select(at)._result(Coupling(*(t[at] for t in coupling)), Status.CONVERGED, n_iter)
-            ended.append((at, found))
+        stuck = (state.idle >= _PATIENCE) | (state.theta < _SMALLEST_THETA)
+        stopped = broken | stuck
+        left = (~stopped).nonzero()[:, 0]
+        if len(left) == len(stopped):
+            return after, left, []
+        ended = []
         for mask, status in ((broken, Status.NUMERICAL), (stuck & ~broken, Status.STALLED)):
-            at = (mask & ~certified).nonzero()[:, 0]
+            at = mask.nonzero()[:, 0]
             if len(at):
                 ended.append((at, after.select(at).conclude(status, n_iter)))
-        return after, ended
+        return after.select(left), left, ended
 
     def conclude(self, status: Status, n_iter: int) -> Result:
         """End without a certificate: meet the marginals, then measure the residual."""
         settled = replace(self, state=self._settled(_TIGHT * self.tol))
-        coupling, _ = settled._trial(torch.ones_like(self.tol), _TIGHT * self.tol)
+        _, coupling = settled._couple(torch.ones_like(self.tol), _TIGHT * self.tol)
         return settled._result(coupling, status, n_iter)
 
     def _settled(self, tol: Tensor) -> _State:
@@ -255,7 +271,16 @@ class _Iteration:
         s = self.state
         T, f, g, error = coupling = sinkhorn(s.X, self.marginals, s.g, tol)
         G = self.linearise(T)
-        return replace(s, T=T, f=f, g=g, error=error, G=G, objective=self._objective(G, s.X, coupling))
+        return replace(
+            s,
+            T=T,
+            f=f,
+            g=g,
+            error=error,
+            G=G,
+            drift=torch.zeros_like(error),
+            objective=self._objective(G, s.X, coupling),
+        )
 
     def _held(self) -> _State:
         """State after a rejected step.
@@ -270,7 +295,7 @@ class _Iteration:
     def _result(self, following: Coupling, status: Status, n_iter: int) -> Result:
         """Describe the present plan; `following` is the plan of one undamped step from it."""
         s, marginals = self.state, self.marginals
-        residual = (following.T - s.T).abs().sum((-2, -1)) + following.error
+        residual = (following.T - s.T).abs().sum((-2, -1)) + following.error + s.drift
         rows, columns = self.linearise.shift(marginals)
         epsilon = self.epsilon[:, None]
         missed = residual + s.error > self.tol
@@ -285,13 +310,16 @@ class _Iteration:
             n_iter=torch.full_like(reached, n_iter, dtype=torch.int64),
         )
 
-    def _trial(self, theta: Tensor, tol: Tensor) -> tuple[Coupling, _State]:
-        """Step by theta from the present state."""
+    def _couple(self, theta: Tensor, tol: Tensor) -> tuple[Tensor, Coupling]:
+        """X and plan of a step by theta from the present state."""
         s = self.state
         direction = s.G - s.X if self.solver.entropic else s.G
         X = torch.addcmul(s.X, theta[:, None, None], direction)
-        coupling = sinkhorn(X, self.marginals, s.warm, tol)
-        G = self.linearise(coupling.T)
+        return X, sinkhorn(X, self.marginals, s.warm, tol)
+
+    def _assess(self, X: Tensor, coupling: Coupling, change: Tensor) -> _State:
+        """The state at a trial plan, as far as it does not depend on the trial's acceptance."""
+        G, drift = self._gradient(coupling.T, change)
         objective = self._objective(G, X, coupling)
         T, f, g, error = coupling
         warm = g
@@ -299,8 +327,16 @@ class _Iteration:
             # Keep X = -log T: nothing accumulates over many steps, and g of one step predicts g of the next.
             X = X - f[:, :, None] - g[:, None, :]
             f, g = torch.zeros_like(f), torch.zeros_like(g)
-        trial = replace(s, X=X, G=G, T=T, f=f, g=g, warm=warm, error=error, objective=objective)
-        return coupling, trial
+        return replace(self.state, X=X, G=G, T=T, f=f, g=g, warm=warm, error=error, objective=objective, drift=drift)
+
+    def _gradient(self, T: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        """G at T, and the drift it carries: incremental while that is small against the last change."""
+        s = self.state
+        if self.linearise.incremental:
+            drift = s.drift + self.linearise.rounding * change
+            if bool((drift <= 0.1 * torch.maximum(change, self.tol)).all()):
+                return s.G + self.linearise.increment(T - s.T), drift
+        return self.linearise(T), torch.zeros_like(change)
 
     def _objective(self, G: Tensor, X: Tensor, coupling: Coupling) -> Tensor:
         """Minimised objective / epsilon, up to a constant.

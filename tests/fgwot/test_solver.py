@@ -318,3 +318,19 @@ def test_potentials_satisfy_the_first_order_condition(case):
     gradient = reference.gradient(case.M, case.C1, case.C2, T, case.alpha)
     gap = T * (gradient + case.epsilon * np.log(np.maximum(T, 1e-300)) - f[:, None] - g[None])
     assert np.abs(gap).max() <= 1e-8 * max(1, np.abs(gradient).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epsilon", [0.05, 0.005])
+def test_float32_increments_of_large_problems_leave_the_certificate_true(epsilon):
+    """From 200 x 200 on, G moves by float32 increments; the residual is checked with float64 products."""
+    rng = np.random.default_rng(0)
+    x, y = torch.from_numpy(rng.uniform(size=(210, 2))), torch.from_numpy(rng.uniform(size=(205, 2)))
+    M, C1, C2 = torch.cdist(x, y), torch.cdist(x, x), torch.cdist(y, y)
+    solution = fgw(M, C1, C2, epsilon=epsilon)
+    assert solution.converged
+    T = solution.plan
+    gradient = 0.5 * M + 0.5 * (fgwot.tensor_term(C1, C2, T) + fgwot.tensor_term(C1.mT, C2.mT, T))
+    p, q = np.full(210, 1 / 210), np.full(205, 1 / 205)
+    fixed_point = reference.sinkhorn(gradient.numpy(), p, q, epsilon)
+    assert np.abs(T.numpy() - fixed_point).sum() <= 2e-7
