@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from rich.console import Console
 from tyro.conf import CascadeSubcommandArgs, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
 from kmat import run as runs
@@ -114,6 +115,8 @@ class Evaluate:
 
     def __call__(self) -> None:
         """Run it."""
+        if self.data.task == ITS_OWN and self.data != TaskConfig(task=ITS_OWN):
+            raise UserError("options about images need --task; without it a run is evaluated on its own task")
         trained = runs.load_run(self.run, _device(self.device))
         task = (trained.config.data if self.data.task == ITS_OWN else self.data).load()
         task = _with_labels(task, trained.labels)
@@ -144,7 +147,7 @@ class Predict:
         """Run it."""
         files = find_images(self.images)
         trained = runs.load_run(self.run, _device(self.device))
-        _show_banner(trained.banner)
+        _show_banner(trained.banner, err)
         try:
             target = self.out.open("w", newline="", encoding="utf-8") if self.out else nullcontext(sys.stdout)
         except OSError as error:
@@ -220,9 +223,10 @@ def _device(name: str) -> torch.device:
         raise UserError(f"--device {name!r}: {str(error).splitlines()[0]}") from error
 
 
-def _show_banner(banner: str) -> None:
+def _show_banner(banner: str, console: Console = out) -> None:
+    """Say what numbers on synthetic data are worth, on the stream that the numbers go to if they are for reading."""
     if banner:
-        err.print(banner, style="bold yellow", markup=False, highlight=False)
+        console.print(banner, style="bold yellow", markup=False, highlight=False)
 
 
 def _with_labels(task: Task, labels: tuple[str, ...]) -> Task:

@@ -118,7 +118,8 @@ class FeatureCache:
             found = _encode(backbone, source, refs, crop, seed, epochs)
             self._save(key, found)
         kept = tuple(found["kept"].tolist())
-        skipped = tuple(Skipped(refs[i], _why_unreadable(source, refs[i])) for i in range(len(refs)) if i not in kept)
+        lost = sorted(set(range(len(refs))) - set(kept))
+        skipped = tuple(Skipped(refs[index], _why_unreadable(source, refs[index])) for index in lost)
         return Views(found["features"], kept, skipped)
 
     def texts(self, backbone: Backbone, texts: Sequence[str]) -> Tensor:

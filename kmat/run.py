@@ -103,7 +103,7 @@ def train(
     diagnostics = _total_diagnostics(run.metrics)
     for name, count in diagnostics.items():
         if count:
-            note(f"{name.replace('_', ' ')}: {count}")
+            note(f"{folder}: {name.replace('_', ' ')}: {count}")
     with torch.no_grad():
         scores, unreadable = evaluate(method.logits, task, backbone, cache)
         text = {f"text_features.{modality}": method.text_features(modality).clone() for modality in MODALITIES}

@@ -133,6 +133,7 @@ class KMaT(PromptLearner):
     def set_extra_state(self, state: Tensor) -> None:
         """Take up a saved coupling."""
         if len(state):
+            state = state.to(self.contexts.vectors.device)
             unknown, count = torch.full((), torch.nan), torch.zeros((), dtype=torch.int64)
             self.fgw.solution = fgwot.Solution(
                 plan=state[:-2],

@@ -1,7 +1,7 @@
 """Tasks: the embedded phantom, and a user's own images."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kmat.errors import UserError
@@ -38,9 +38,11 @@ class TaskConfig:
         Raises
         ------
         UserError
-            If there is no such task, or no usable image in it.
+            If there is no such task, no usable image in it, or an option that it has no use for.
         """
         if self.task in TASKS:
+            if replace(self, descriptions=None) != TaskConfig(task=self.task):
+                raise UserError(f"{self.task} is built in: of the options about images, it takes --descriptions only")
             return TASKS[self.task](self.descriptions)
         source = Path(self.task)
         if not source.exists():

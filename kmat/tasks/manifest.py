@@ -64,12 +64,14 @@ def load_manifest(
     UserError
         If no row is usable, or the CSV or the descriptions cannot be read.
     """
+    if high == low:
+        raise UserError(f"--high and --low are both {high!r}; the two modalities need different names")
     pattern = _compile(patient_pattern)
     root = root or (source if source.is_dir() else source.parent)
     if not root.is_dir():
         raise UserError(f"image folder {root} does not exist")
     rows = _folder_rows(source, (high, low)) if source.is_dir() else _csv_rows(source)
-    names = {high: HIGH, low: LOW, HIGH: HIGH, LOW: LOW}
+    names = {HIGH: HIGH, LOW: LOW} | {high: HIGH, low: LOW}  # a written split says high and low
     usable: list[_Row] = []
     skipped: list[Skipped] = []
     seen: set[str] = set()

@@ -108,6 +108,8 @@ def test_unusable_manifests_are_user_errors(tmp_path):
         load_manifest(empty, root=tmp_path / "nowhere")
     with pytest.raises(UserError, match="has no folder 'ct'"):
         load_manifest(tmp_path, high="ct")
+    with pytest.raises(UserError, match="both 'ct'"):
+        load_manifest(empty, high="ct", low="ct")
     with pytest.raises(UserError, match="neither a file or folder nor a built-in task"):
         TaskConfig(task="no-such-task").load()
     for pattern, message in (("(", "patient-pattern"), ("p[0-9]", "has no group")):
