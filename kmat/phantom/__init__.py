@@ -68,7 +68,8 @@ class Phantom:
 def _verify(path: Path) -> None:
     """Raise ValueError unless ``path`` is the file that was frozen."""
     name = path.relative_to(DATA).as_posix()
-    expected = dict(reversed(line.split()) for line in CHECKSUMS.read_text(encoding="utf-8").splitlines())
+    lines = (line.split() for line in CHECKSUMS.read_text(encoding="utf-8").splitlines())
+    expected = {listed: digest for digest, listed in lines}
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != expected.get(name):
         raise ValueError(

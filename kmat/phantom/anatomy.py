@@ -151,12 +151,18 @@ def _vessels(lungs: Ellipsoids, lung_axes: NDArray[np.float64], rng: np.random.G
         axes = np.stack(
             [rng.uniform(0.10, 0.22, (n, N_VESSELS)), *rng.uniform(0.018, 0.035, (2, n, N_VESSELS))], axis=-1
         )
-        groups.append(_ellipsoids(center, axes, rng.uniform(0.12, 0.3, (n, N_VESSELS)), 0.5, _rotations((n, N_VESSELS), rng)))
+        groups.append(
+            _ellipsoids(center, axes, rng.uniform(0.12, 0.3, (n, N_VESSELS)), 0.5, _rotations((n, N_VESSELS), rng))
+        )
     return _join(*groups)
 
 
 def _lesions(
-    factors: Factors, lungs: Ellipsoids, lung_axes: NDArray[np.float64], level: NDArray[np.float64], rng: np.random.Generator
+    factors: Factors,
+    lungs: Ellipsoids,
+    lung_axes: NDArray[np.float64],
+    level: NDArray[np.float64],
+    rng: np.random.Generator,
 ) -> Ellipsoids:
     """Opacities, each made of ``N_PARTS`` ellipsoids: one whole, clumps (patchy) or sheets (reticular)."""
     n, m = len(level), MAX_LESIONS
@@ -231,7 +237,10 @@ def build(factors: Factors, rng: np.random.Generator) -> Chest:
     (3, 2, 3)
     """
     n = len(factors["count"])
-    jitter = lambda mean, rel, k=1: np.asarray(mean) * rng.normal(1, rel, (n, k, 3))  # noqa: E731
+
+    def jitter(axes: list[float], relative: float, k: int = 1) -> NDArray[np.float64]:
+        return np.array(axes) * rng.normal(1, relative, (n, k, 3))
+
     body = _ellipsoids(np.zeros((n, 1, 3)), jitter([0.98, 0.84, np.inf], 0.03), 1.0)
     lung_axes = jitter([0.37, 0.60, 0.80], 0.05, 2)
     centre = np.array([[-0.45, 0.0, 0.02], [0.45, 0.0, 0.0]]) + rng.normal(0, 0.02, (n, 2, 3))

@@ -19,6 +19,8 @@ from kmat.phantom.language import EXTRAS, HEDGES, OPENERS, finding
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
 PATH = Path(__file__).parents[1] / "descriptions" / "chest_phantom.json"
 PER_CLASS = 50
 _SEED = 20261124
@@ -30,9 +32,10 @@ _FACTORS = ("count", "density", "size", "margin", "texture", "side", "position",
 _LINKS = ("with", "showing", "demonstrates", "reveals")
 
 
-def _believed(table: Mapping[str, tuple[float, ...]], factor: str) -> np.ndarray:
-    p = np.array(table[factor]) ** _SHARPEN
-    return (1 - _IGNORANCE) * p / p.sum() + _IGNORANCE / len(p)
+def _believed(table: Mapping[str, tuple[float, ...]], factor: str) -> NDArray[np.float64]:
+    p = np.array(table[factor], np.float64) ** _SHARPEN
+    believed: NDArray[np.float64] = (1 - _IGNORANCE) * p / p.sum() + _IGNORANCE / len(p)
+    return believed
 
 
 def sentence(label: int, modality: str, rng: np.random.Generator) -> str:

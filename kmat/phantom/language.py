@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 from typing import TYPE_CHECKING
 
-from kmat.phantom.factors import HIDDEN, VALUES
+from kmat.phantom.factors import HIDDEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 OPENERS: dict[str, tuple[str, ...]] = {
-    "high": ("axial ct of the chest", "ct scan", "chest ct image", "ct slice", "a ct image of the lungs", "axial tomogram"),
+    "high": (
+        "axial ct of the chest",
+        "ct scan",
+        "chest ct image",
+        "ct slice",
+        "a ct image of the lungs",
+        "axial tomogram",
+    ),
     "low": ("chest x ray", "frontal chest radiograph", "chest film", "x ray of the chest", "radiograph of the lungs"),
     "any": ("a photo of a chest", "an image of the chest", "a photo of", "image"),
 }
@@ -140,6 +147,7 @@ def caption(patient: Mapping[str, str], modality: str, rng: np.random.Generator)
     Examples
     --------
     >>> import numpy as np
+    >>> from kmat.phantom.factors import VALUES
     >>> patient = {name: values[0] for name, values in VALUES.items()}
     >>> caption(patient, "high", np.random.default_rng(3))
     'chest ct image : well aerated lungs'

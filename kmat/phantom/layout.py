@@ -76,7 +76,10 @@ def create(folder: Path) -> None:
 
 def save(model: torch.nn.Module, folder: Path) -> None:
     """Write the weights of ``model`` in half precision."""
-    save_file({name: w.half().contiguous() if w.is_floating_point() else w for name, w in model.state_dict().items()}, folder / WEIGHTS)
+    save_file(
+        {name: w.half().contiguous() if w.is_floating_point() else w for name, w in model.state_dict().items()},
+        folder / WEIGHTS,
+    )
 
 
 def load(folder: Path, *, weights: bool = True) -> tuple[Any, Any]:

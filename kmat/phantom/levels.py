@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
-from kmat.phantom import BANNER, CLASSES, backbone_dir, backbone_names, factors, load_chest
+from kmat.phantom import BANNER, CLASSES, backbone_dir, backbone_names, load_chest
 from kmat.phantom.descriptions import PATH
 from kmat.phantom.layout import load, pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,38 +29,54 @@ if TYPE_CHECKING:
 
 MODALITIES = ("high", "low")
 TEMPLATE = "a photo of a {}."
-_PROBE_C = (0.01, 0.1, 1.0, 10.0, 100.0)
+_OTHER = {"high": "low", "low": "high"}
+_LABELLED = {"high": "train", "low": "probe"}
+_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
+_FOLDS = 4
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy and recall of each class, in per cent."""
+
+    accuracy: float
+    recall: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"{self.accuracy:5.1f} ({'/'.join(f'{r:.0f}' for r in self.recall)})"
+
+
+def _score(predicted: NDArray[np.int64], label: NDArray[np.int64]) -> Score:
+    hit = predicted == label
+    return Score(float(hit.mean() * 100), tuple(float(hit[label == c].mean() * 100) for c in range(len(CLASSES))))
 
 
 @torch.no_grad()
-def _image_features(model: torch.nn.Module, images: NDArray[np.uint8]) -> torch.Tensor:
+def _image_features(model: Any, images: NDArray[np.uint8]) -> torch.Tensor:
     return torch.cat([functional.normalize(model.encode_image(x), dim=-1) for x in pixels(images).split(256)])
 
 
 @torch.no_grad()
-def _prototypes(model: torch.nn.Module, tokenizer: object, sentences: list[list[str]]) -> torch.Tensor:
+def _prototypes(model: Any, tokenizer: Any, sentences: Sequence[list[str]]) -> torch.Tensor:
     """(classes, d) unit mean of the unit features of each class's sentences."""
     means = [functional.normalize(model.encode_text(tokenizer(s)), dim=-1).mean(0) for s in sentences]
     return functional.normalize(torch.stack(means), dim=-1)
 
 
-def _score(predicted: NDArray[np.int64], label: NDArray[np.int64]) -> dict[str, object]:
-    recall = [float((predicted[label == c] == c).mean() * 100) for c in range(len(CLASSES))]
-    return {"accuracy": float((predicted == label).mean() * 100), "per_class": recall}
-
-
 def _probe(x: NDArray[np.float64], y: NDArray[np.int64], test: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Fit a linear probe; regularisation by 4-fold accuracy on its own training data."""
-    fold = np.arange(len(y)) % 4
+    """Fit a linear probe; its penalty by cross-validation on its own training data."""
+    fold = np.arange(len(y)) % _FOLDS
+
+    def fit(c: float, rows: NDArray[np.bool_]) -> Any:
+        return LogisticRegression(C=c, max_iter=2000).fit(x[rows], y[rows])
 
     def held_out(c: float) -> float:
-        hits = [LogisticRegression(C=c, max_iter=2000).fit(x[fold != k], y[fold != k]).predict(x[fold == k]) == y[fold == k] for k in range(4)]
-        return float(np.concatenate(hits).mean())
+        return sum(float(fit(c, fold != k).score(x[fold == k], y[fold == k])) for k in range(_FOLDS))
 
-    return LogisticRegression(C=max(_PROBE_C, key=held_out), max_iter=2000).fit(x, y).predict(test)
+    return np.asarray(fit(max(_PENALTIES, key=held_out), fold >= 0).predict(test))
 
 
-def measure(folder: Path, chest: Phantom, book: Mapping[str, Mapping[str, list[str]]]) -> dict[str, object]:
+def measure(folder: Path, chest: Phantom, book: Mapping[str, Mapping[str, list[str]]]) -> dict[str, dict[str, Score]]:
     """Measure one backbone.
 
     Parameters
@@ -73,53 +90,61 @@ def measure(folder: Path, chest: Phantom, book: Mapping[str, Mapping[str, list[s
 
     Returns
     -------
-    dict
-        ``{row: {modality: {"accuracy": float, "per_class": [float, ...]}}}`` in per cent.
+    dict of str to dict of str to Score
+        Row, then the modality of the test images.
     """
     model, tokenizer = load(folder)
     feature = _image_features(model, chest.images)
-    named = {m: [book[name][m] for name in CLASSES] for m in MODALITIES}
-    other = {"high": "low", "low": "high"}
-    text = {
-        "zero-shot, class string": {m: [[TEMPLATE.format(name)] for name in CLASSES] for m in MODALITIES},
-        "zero-shot, 50 descriptions": named,
-        "zero-shot, other modality's descriptions": {m: named[other[m]] for m in MODALITIES},
-    }
-    rows: dict[str, object] = {}
-    test = {m: (chest.split == "test") & (chest.modality == m) for m in MODALITIES}
-    for row, sentences in text.items():
-        rows[row] = {}
-        for m, mask in test.items():
-            scores = feature[torch.from_numpy(mask)] @ _prototypes(model, tokenizer, sentences[m]).T
-            rows[row][m] = _score(scores.argmax(1).numpy(), chest.label[mask])
     x = feature.double().numpy()
-    labelled = {"high": chest.split == "train", "low": chest.split == "probe"}
-    for row, source in (("linear probe", {m: m for m in MODALITIES}), ("linear probe, other modality", other)):
-        rows[row] = {}
-        for m, mask in test.items():
-            known = np.random.default_rng(0).permutation(np.flatnonzero(labelled[source[m]]))
-            rows[row][m] = _score(_probe(x[known], chest.label[known], x[mask]), chest.label[mask])
-    return rows
+
+    def test(modality: str) -> NDArray[np.bool_]:
+        return np.asarray((chest.split == "test") & (chest.modality == modality))
+
+    def zero_shot(sentences: Sequence[list[str]], modality: str) -> Score:
+        mask = test(modality)
+        similarity = feature[torch.from_numpy(mask)] @ _prototypes(model, tokenizer, sentences).T
+        return _score(similarity.argmax(1).numpy(), chest.label[mask])
+
+    def probe(source: str, modality: str) -> Score:
+        mask = test(modality)
+        known = np.random.default_rng(0).permutation(np.flatnonzero(chest.split == _LABELLED[source]))
+        return _score(_probe(x[known], chest.label[known], x[mask]), chest.label[mask])
+
+    names = [[TEMPLATE.format(name)] for name in CLASSES]
+    described = {m: [book[name][m] for name in CLASSES] for m in MODALITIES}
+    return {
+        "zero-shot, template": {m: zero_shot(names, m) for m in MODALITIES},
+        "zero-shot, 50 descriptions": {m: zero_shot(described[m], m) for m in MODALITIES},
+        "zero-shot, other modality's descriptions": {m: zero_shot(described[_OTHER[m]], m) for m in MODALITIES},
+        "linear probe": {m: probe(m, m) for m in MODALITIES},
+        "linear probe of the other modality": {m: probe(_OTHER[m], m) for m in MODALITIES},
+    }
 
 
 def main() -> None:
-    """Print and, if asked, write the levels."""
+    """Print the levels as a Markdown table and, if asked, write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", type=Path, nargs="*", help="folders; the shipped ones if left out")
-    parser.add_argument("--json", type=Path, help="also write everything here")
+    parser.add_argument("--json", type=Path, help="write the levels here, too")
     args = parser.parse_args()
     torch.set_num_threads(1)
     book = json.loads(PATH.read_text(encoding="utf-8"))["descriptions"]
-    folders = args.backbone or [backbone_dir(name) for name in backbone_names()]
     chest = load_chest()
-    table = {folder.name: measure(folder, chest, book) for folder in folders}
-    print(BANNER)
-    for row in next(iter(table.values())):
-        for name, rows in table.items():
-            cells = [f"{rows[row][m]['accuracy']:5.1f} ({'/'.join(f'{r:.0f}' for r in rows[row][m]['per_class'])})" for m in MODALITIES]
-            print(f"{row:42s} {name:8s} high {cells[0]:18s} low {cells[1]}")
+    folders = args.backbone or [backbone_dir(name) for name in backbone_names()]
+    levels = {folder.name: measure(folder, chest, book) for folder in folders}
+    print(f"{BANNER}\nTest accuracy (recall of each class) in per cent; chance {100 / len(CLASSES):.1f}.\n")
+    print("| row | backbone | high | low |\n|---|---|---|---|")
+    for row in next(iter(levels.values())):
+        for name, rows in levels.items():
+            print(f"| {row} | {name} | {rows[row]['high']} | {rows[row]['low']} |")
+        mean = {m: np.mean([rows[row][m].accuracy for rows in levels.values()]) for m in MODALITIES}
+        print(f"| {row} | mean | {mean['high']:.1f} | {mean['low']:.1f} |")
     if args.json:
-        args.json.write_text(json.dumps({"banner": BANNER, "levels": table}, indent=1) + "\n", encoding="utf-8")
+        plain = {
+            name: {row: {m: asdict(score) for m, score in by.items()} for row, by in rows.items()}
+            for name, rows in levels.items()
+        }
+        args.json.write_text(json.dumps({"banner": BANNER, "levels": plain}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from kmat.phantom.anatomy import Chest, Ellipsoids
@@ -63,7 +65,8 @@ def _slice_q(e: Ellipsoids, k: int, z: Array) -> Array:
     row = s[:, :1, 0] * dx * dx + 2 * s[:, :1, 2] * dx * dz
     col = s[:, 1:2, 1] * dy * dy + 2 * s[:, 1:2, 2] * dy * dz + s[:, 2:, 2] * dz * dz
     q = 1 - row[:, None, :] - col[:, :, None] - (2 * s[:, 0, 1])[:, None, None] * dy[:, :, None] * dx[:, None, :]
-    return np.maximum(q, 0, out=q)
+    clipped: Array = np.maximum(q, np.float32(0))
+    return clipped
 
 
 def _ray(e: Ellipsoids, k: int) -> tuple[Array, Array, Array]:
@@ -76,11 +79,11 @@ def _ray(e: Ellipsoids, k: int) -> tuple[Array, Array, Array]:
     zz = s[:, 2, 2] - b[:, 1] ** 2 / a
     dx, dz = (_GRID - c[:, :1])[:, None, :], (_GRID[::-1] - c[:, 2:])[:, :, None]
     xx, xz, zz, b0, b1 = (w[:, None, None] for w in (xx, xz, zz, b[:, 0] / a, b[:, 1] / a))
-    q = np.maximum(1 - xx * dx * dx - zz * dz * dz - 2 * xz * dx * dz, 0)
+    q = np.maximum(1 - xx * dx * dx - zz * dz * dz - 2 * xz * dx * dz, np.float32(0))
     return q, np.sqrt(q / a[:, None, None]), c[:, 1, None, None] - b0 * dx - b1 * dz
 
 
-def _add_parts(image: Array, e: Ellipsoids, one: object) -> Array:
+def _add_parts(image: Array, e: Ellipsoids, one: Callable[[NDArray[np.int64], int], Array]) -> Array:
     """Add every used ellipsoid, slot by slot, to the patients that have it."""
     for k in range(e.mu.shape[1]):
         (rows,) = np.nonzero(e.mu[:, k])
@@ -96,13 +99,13 @@ def ct_attenuation(chest: Chest) -> Array:
     heart = _slice_q(chest.heart, 0, z) > 0
     for k in range(2):
         back = chest.lungs.center[:, k, 1] + chest.lungs.shape[:, k, 1, 1] ** -0.5 * (1 - 2 * chest.fluid[:, k])
-        dry = (_GRID < back[:, None])[:, :, None]
+        dry = (back[:, None] > _GRID)[:, :, None]
         image += slice_attenuation(chest.lungs, k, z) * (dry & ~heart)
     return _add_parts(image, chest.parts, lambda rows, k: slice_attenuation(_rows(chest.parts, rows), k, z[rows]))
 
 
 def xray_attenuation(chest: Chest) -> Array:
-    """Noise-free line integrals along y, patient standing: (N, z downwards, x), in units of soft tissue times length."""
+    """Noise-free line integrals along y, patient standing: (N, z downwards, x), soft tissue times length."""
     image = projected_attenuation(chest.body, 0)
     _, heart_half, heart_mid = _ray(chest.heart, 0)
     for k in range(2):
@@ -112,7 +115,9 @@ def xray_attenuation(chest: Chest) -> Array:
         centre, height = chest.lungs.center[:, k], chest.lungs.shape[:, k, 2, 2] ** -0.5
         # Fluid climbs the outer wall: the level is higher away from the mediastinum.
         away = (_GRID - centre[:, :1]) * (1.0 if k else -1.0)
-        surface = (centre[:, 2] - height * (1 - 2 * chest.fluid[:, k]))[:, None] + _MENISCUS * away * (chest.fluid[:, k, None] > 0)
+        surface = (centre[:, 2] - height * (1 - 2 * chest.fluid[:, k]))[:, None] + _MENISCUS * away * (
+            chest.fluid[:, k, None] > 0
+        )
         dry = _GRID[::-1][None, :, None] > surface[:, None, :]
         image += chest.lungs.mu[:, k, None, None] * air * dry
     return _add_parts(image, chest.parts, lambda rows, k: projected_attenuation(_rows(chest.parts, rows), k))
@@ -124,18 +129,16 @@ def _rows(e: Ellipsoids, rows: NDArray[np.int64]) -> Ellipsoids:
 
 def _blur(image: Array) -> Array:
     """Point spread of the detector: [1 2 1]/4 along both axes."""
-    for axis in (1, 2):
-        pad = [(0, 0)] * 3
-        pad[axis] = (1, 1)
-        p = np.pad(image, pad, mode="edge")
-        lo, mid, hi = (np.take(p, range(i, i + SIZE), axis=axis) for i in range(3))
-        image = (lo + 2 * mid + hi) / 4
-    return image
+    p = np.pad(image, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    p = p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
+    p = p[:, :, :-2] + 2 * p[:, :, 1:-1] + p[:, :, 2:]
+    return p / np.float32(16)
 
 
 def _display(image: Array, centre: float, width: float, contrast: float) -> NDArray[np.uint8]:
     grey = 0.5 + (image - centre) / width * contrast
-    return np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
+    return pixels
 
 
 def ct(chest: Chest, scanner: Scanner, rng: np.random.Generator) -> NDArray[np.uint8]:
