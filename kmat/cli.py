@@ -23,7 +23,7 @@ from kmat.errors import UserError
 from kmat.features import FeatureCache
 from kmat.predict import find_images, predict
 from kmat.prompts import MODALITIES
-from kmat.rundir import slug
+from kmat.rundir import RunDir, slug
 from kmat.tasks import TASKS, TaskConfig
 from kmat.tasks.base import SPLITS, Task
 
@@ -83,6 +83,8 @@ class Train:
         folder = self.out or Path(
             "runs", slug(task.name), slug(config.backbone), f"{config.method_name}-seed{config.seed}"
         )
+        if self.resume and RunDir(folder).finished:
+            note(f"{folder} is already finished")
         backbone = load_backbone(config.backbone, _device(self.device))
         with progress() as bar:
             epochs = bar.add_task("training", total=config.schedule.epochs, visible=False)

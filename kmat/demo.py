@@ -1,6 +1,7 @@
 """The embedded benchmark: every method of the first table on every tiny backbone, with every seed."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -128,7 +129,9 @@ def _run_all(mapping: Callable[..., Iterator[Result]], work: Callable[[Job], Res
     """Run jobs; they are ordered so that a process rarely changes its backbone."""
     done = sum((job.folder / "result.json").exists() for job in jobs.values())
     if done:
-        note(f"{done} of {len(jobs)} runs are already finished and are used as they are")
+        note(
+            f"{done} of {len(jobs)} runs are already finished and used as they are; delete their folders to repeat them"
+        )
     return dict(zip(jobs, track(mapping(work, jobs.values()), "training", len(jobs)), strict=True))
 
 
@@ -144,12 +147,17 @@ def _mapping(workers: int) -> Iterator[Callable[..., Iterator[Result]]]:
             torch.set_num_threads(threads)
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, spawn, initializer=_prepare_worker) as pool:
         try:
             yield pool.map
         except BaseException:
             pool.shutdown(cancel_futures=True)  # an error or ctrl-C: start nothing more
             raise
+
+
+def _prepare_worker() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's to handle: no traceback per worker
 
 
 def _run_one(features: Path | None, job: Job) -> Result:

@@ -50,7 +50,8 @@ def train(
     Returns
     -------
     dict
-        What ``result.json`` holds: see :func:`evaluate` and the keys added here.
+        What ``result.json`` holds: see :func:`evaluate` and the keys added here. Read back, with ``resume``, if the
+        run was finished.
 
     Raises
     ------
@@ -74,7 +75,6 @@ def train(
     }
     run.prepare(identity, resume=resume, overwrite=overwrite)
     if run.finished:
-        note(f"{folder} is already finished")
         return run.read("result.json")
     write_manifest(run.split, task, draw.records + tuple(r for key in EVALUATED for r in task.select(*key)))
     run.write("versions.json", _versions())

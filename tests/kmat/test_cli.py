@@ -184,7 +184,7 @@ def test_demo(kmat, tmp_path, workers):
     first = (folder / "results.csv").read_text()
     code, _, err = kmat(*arguments)
     assert code == 0
-    assert "12 of 12 runs are already finished" in err
+    assert "12 of 12 runs are already finished and used as they are" in err
     assert (folder / "results.csv").read_text() == first
 
 
