@@ -1,5 +1,6 @@
 """One run from images to scores: train, evaluate, and load again."""
 
+import hashlib
 import json
 import platform
 from collections import Counter
@@ -56,7 +57,7 @@ def train(
     Raises
     ------
     UserError
-        If the folder is taken (see :meth:`RunDir.prepare`) or the task does not suit the method.
+        If the folder is taken (see :meth:`RunDir.check`) or the task does not suit the method.
     """
     run = RunDir(folder)
     draw = draw_few_shot(task, config.shots, config.seed)
@@ -71,11 +72,13 @@ def train(
         "config": config.to_json(),
         "task": task.fingerprint,
         "backbone": backbone.fingerprint,
-        "draw": [record.ref for record in draw.records],
+        "draw": {r.ref: hashlib.sha256(task.images.content(r.ref)).hexdigest() for r in draw.records},
     }
-    run.prepare(identity, resume=resume, overwrite=overwrite)
-    if run.finished:
+    run.check(identity, resume=resume, overwrite=overwrite)
+    if run.finished and not overwrite:
         return run.read("result.json")
+    method = config.method.build(Setting(backbone, task, cache, config.seed)).to(backbone.device)
+    run.begin(identity, overwrite=overwrite)
     write_manifest(run.split, task, draw.records + tuple(r for key in EVALUATED for r in task.select(*key)))
     run.write("versions.json", _versions())
 
@@ -88,7 +91,6 @@ def train(
         seed=config.seed,
         epochs=config.schedule.epochs,
     )
-    method = config.method.build(Setting(backbone, task, cache, config.seed)).to(backbone.device)
     labels = torch.tensor([record.label for record in draw.records], device=backbone.device)
     fit(
         method,

@@ -49,8 +49,8 @@ class RunDir:
         """Whether the run got to its end."""
         return (self.path / "result.json").exists()
 
-    def prepare(self, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-        """Make the folder ready for the run that ``identity`` describes.
+    def check(self, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+        """Check, without touching anything, that the run which ``identity`` describes may use the folder.
 
         Parameters
         ----------
@@ -68,18 +68,23 @@ class RunDir:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; a run needs a folder")
-        occupied = self.path.is_dir() and any(self.path.iterdir())
-        if occupied and not (self.path / "config.json").exists():
+        if not (self.path.is_dir() and any(self.path.iterdir())):
+            return
+        if not (self.path / "config.json").exists():
             raise UserError(f"{self.path} holds files but no run; choose another folder with --out")
-        if occupied and overwrite:
+        if overwrite:
+            return
+        if not resume:
+            state = "a finished" if self.finished else "an interrupted"
+            raise UserError(f"{self.path} already holds {state} run; use --resume, --overwrite or another --out")
+        if changed := sorted(_differences(self.read("config.json"), _plain(identity))):
+            raise UserError(f"{self.path} holds another run, cannot resume: {', '.join(changed)} differ")
+
+    def begin(self, identity: dict[str, Any], *, overwrite: bool) -> None:
+        """Make the folder, without the files of an earlier run if told to ``overwrite``, and write ``config.json``."""
+        if overwrite:
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
-        elif occupied:
-            state = "a finished" if self.finished else "an interrupted"
-            if not resume:
-                raise UserError(f"{self.path} already holds {state} run; use --resume, --overwrite or another --out")
-            if changed := sorted(_differences(self.read("config.json"), _plain(identity))):
-                raise UserError(f"{self.path} holds another run, cannot resume: {', '.join(changed)} differ")
         self.path.mkdir(parents=True, exist_ok=True)
         self.write("config.json", identity)
 

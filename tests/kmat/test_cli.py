@@ -239,11 +239,12 @@ def test_help_documents_every_command(kmat):
     assert "The paper gives no value" in kmat("train", "kmat", "--help")[1]
 
 
-def test_anchor_without_descriptions_names_both_ways_out(kmat, shapes_dir, tiny_dir):
+def test_anchor_without_descriptions_names_both_ways_out(kmat, shapes_dir, tiny_dir, tmp_path):
     code, _, err = kmat("train", "--task", shapes_dir / "manifest.csv", "--backbone", f"local-dir:{tiny_dir}")
     assert code == 1
     assert "--descriptions FILE" in one_line(err)
     assert "--lambda-anc 0" in err
+    assert not (tmp_path / "runs").exists(), "nothing was begun"
 
 
 def test_a_task_without_two_classes_to_train_on(kmat, shapes_dir, tiny_dir, tmp_path):

@@ -1,15 +1,18 @@
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from conftest import write_shapes
 from safetensors.torch import load_file
 
 from kmat.config import RunConfig
 from kmat.errors import UserError
 from kmat.methods import CoOpConfig, KMaTConfig, ZeroShotConfig
 from kmat.run import train
+from kmat.tasks import TaskConfig
 from kmat.training import Schedule
 
 
@@ -147,6 +150,17 @@ def test_a_taken_folder_is_never_reused_silently(go, tmp_path):
     assert (tmp_path / "mine" / "notes.txt").read_text() == "precious"
     with pytest.raises(UserError, match="is a file"):
         go("mine/notes.txt")
+
+
+def test_a_resumed_run_needs_the_same_pixels(tiny, tiny_dir, cache, tmp_path):
+    data = TaskConfig(task=str(write_shapes(tmp_path / "data")))
+    config = RunConfig(method=CoOpConfig(), data=data, backbone=f"local-dir:{tiny_dir}", schedule=Schedule(epochs=2))
+    parts = {"task": data.load(), "backbone": tiny, "cache": cache}
+    with pytest.raises(InterruptionError):
+        train(config, tmp_path / "run", **parts, after_epoch=after(1))
+    shutil.copy(tmp_path / "data/high/round_bright-test-0.png", tmp_path / "data/high/square_dark-train-0.png")
+    with pytest.raises(UserError, match=r"cannot resume: draw\.high/square_dark-train-0\.png differ"):
+        train(config, tmp_path / "run", **parts, resume=True)
 
 
 def test_overwrite_deletes_a_runs_files_only(go, tmp_path):
