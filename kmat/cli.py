@@ -32,7 +32,7 @@ ITS_OWN = "its own"
 
 @dataclass(frozen=True)
 class Demo:
-    """Train and compare every method on the embedded synthetic benchmark; a few minutes on two cores."""
+    """Train and compare every method on the embedded synthetic benchmark; one to three minutes on two cores."""
 
     out: Path = Path("runs/demo")
     """Folder of results (Markdown, CSV, JSON, PNG) and runs."""
