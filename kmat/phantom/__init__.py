@@ -36,6 +36,14 @@ CLINICAL_NAMES: tuple[str, ...] = ("normal", "pneumonia", "COVID-19-like")
 DATA = Path(__file__).parent / "data"
 CHEST_FILE = DATA / "chest.npz"
 CHECKSUMS = DATA / "SHA256SUMS"
+_BACKBONE_FILES = (
+    "README.md",
+    "config.json",
+    "open_clip_config.json",
+    "open_clip_model.safetensors",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
 _BACKBONES: tuple[str, ...] = ("seed0", "seed1", "seed2")
 
 
@@ -65,17 +73,18 @@ class Phantom:
     patient: NDArray[np.int64]
 
 
-def _verify(path: Path) -> None:
-    """Raise ValueError unless ``path`` is the file that was frozen."""
-    name = path.relative_to(DATA).as_posix()
+def _verify(*paths: Path) -> None:
+    """Raise ValueError unless every one of ``paths`` is the file that was frozen."""
     lines = (line.split() for line in CHECKSUMS.read_text(encoding="utf-8").splitlines())
-    expected = {listed: digest for digest, listed in lines}
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != expected.get(name):
-        raise ValueError(
-            f"{path} is not the frozen file: its sha256 is {found}, expected {expected.get(name)}. "
-            "Reinstall the package, or restore the file from the repository."
-        )
+    expected = {name: digest for digest, name in lines}
+    for path in paths:
+        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+        listed = expected.get(path.relative_to(DATA).as_posix(), "no such file")
+        if found != listed:
+            raise ValueError(
+                f"{path} is not the frozen file: its sha256 is {found}, expected {listed}. "
+                "Reinstall the package, or restore the file from the repository."
+            )
 
 
 def backbone_names() -> tuple[str, ...]:
@@ -110,8 +119,8 @@ def backbone_dir(name: str) -> Path:
     if name not in _BACKBONES:
         raise ValueError(f"unknown backbone {name!r}: choose one of {', '.join(_BACKBONES)}")
     folder = DATA / name
-    for path in sorted(folder.iterdir()):
-        _verify(path)
+    # An added file counts, too: a tokenizer.json, say, would change what the words mean.
+    _verify(*sorted({folder / file for file in _BACKBONE_FILES} | set(folder.iterdir())))
     return folder
 
 

@@ -73,7 +73,9 @@ def write_all() -> dict[str, dict[str, list[str]]]:
         for modality in _MODALITIES:
             distinct: dict[str, None] = {}
             while len(distinct) < PER_CLASS:
-                distinct[sentence(label, modality, rng)] = None
+                text = sentence(label, modality, rng)
+                if not any(other in text.lower() for other in CLASSES):  # a description must not name its class
+                    distinct[text] = None
             book[name][modality] = list(distinct)
     return book
 

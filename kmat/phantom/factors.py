@@ -126,7 +126,7 @@ def one_hot(factors: Factors, modality: str) -> NDArray[np.float64]:
     Examples
     --------
     >>> one_hot(draw(CLASS_TABLE[0], 5, np.random.default_rng(0)), "high").shape
-    (5, 29)
+    (5, 28)
     """
     visible = [name for name in VALUES if name != HIDDEN[modality]]
     columns = np.concatenate([np.eye(len(VALUES[name]))[factors[name]] for name in visible], axis=1)

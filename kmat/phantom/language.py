@@ -150,7 +150,7 @@ def caption(patient: Mapping[str, str], modality: str, rng: np.random.Generator)
     >>> from kmat.phantom.factors import VALUES
     >>> patient = {name: values[0] for name, values in VALUES.items()}
     >>> caption(patient, "high", np.random.default_rng(3))
-    'chest ct image : well aerated lungs'
+    'no opacities'
     """
     mention = frozenset(f for f, p in _MENTION.items() if rng.random() < p and f != HIDDEN[modality])
     if rng.random() < 0.75:
