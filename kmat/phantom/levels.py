@@ -43,7 +43,7 @@ class Score:
     recall: tuple[float, ...]
 
     def __str__(self) -> str:
-        return f"{self.accuracy:5.1f} ({'/'.join(f'{r:.0f}' for r in self.recall)})"
+        return f"{self.accuracy:.1f} ({'/'.join(f'{r:.0f}' for r in self.recall)})"
 
 
 def _score(predicted: NDArray[np.int64], label: NDArray[np.int64]) -> Score:
