@@ -16,7 +16,7 @@ from tyro.conf import CascadeSubcommandArgs, OmitArgPrefixes, OmitSubcommandPref
 
 from kmat import run as runs
 from kmat.backbone import load_backbone
-from kmat.config import RunConfig
+from kmat.config import PUBLISHED, RunConfig
 from kmat.console import err, note, out, plain_table, progress
 from kmat.demo import FULL, run_demo
 from kmat.errors import UserError
@@ -26,6 +26,7 @@ from kmat.prompts import MODALITIES
 from kmat.rundir import RunDir, slug
 from kmat.tasks import TASKS, TaskConfig
 from kmat.tasks.base import SPLITS, Task
+from kmat.training import Schedule
 
 ITS_OWN = "its own"
 
@@ -63,6 +64,9 @@ class Train:
     """Train one method on one task and evaluate it on both modalities."""
 
     run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    published: bool = False
+    """Epochs, batch size and learning rate of the baseline's own publication instead of the K-MaT paper's, which are
+    the defaults for every method."""
     out: Path | None = None
     """Folder of the run; runs/TASK/BACKBONE/METHOD-seedSEED by default."""
     cache: Path | None = None
@@ -78,7 +82,7 @@ class Train:
         """Run it."""
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other")
-        config = self.run
+        config = _as_published(self.run) if self.published else self.run
         task = config.data.load()
         folder = self.out or Path(
             "runs", slug(task.name), slug(config.backbone), f"{config.method_name}-seed{config.seed}"
@@ -214,6 +218,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         err.print("interrupted; a training run can go on with --resume", style="red")
         return 130
     return 0
+
+
+def _as_published(config: RunConfig) -> RunConfig:
+    """Replace the schedule by the one that the method was published with."""
+    if config.method_name not in PUBLISHED:
+        raise UserError(f"--published: expected one of the methods {', '.join(PUBLISHED)}, not {config.method_name}")
+    if config.schedule != Schedule():
+        raise UserError("--published sets the whole schedule: leave out --epochs, --batch-size, --lr and the like")
+    return replace(config, schedule=PUBLISHED[config.method_name])
 
 
 def _device(name: str) -> torch.device:

@@ -10,6 +10,13 @@ from kmat.methods import METHODS, KMaTConfig, MethodConfig
 from kmat.tasks import TaskConfig
 from kmat.training import Schedule
 
+# `kmat train METHOD --published`: the few-shot schedules of BiomedCoOp's repository, the one that has every baseline
+# on BiomedCLIP. The default is the K-MaT paper's, for every method.
+PUBLISHED = {
+    "coop": Schedule(epochs=100, batch_size=32, lr=0.002),
+    "kgcoop": Schedule(epochs=100, batch_size=128, lr=0.002),
+}
+
 
 @dataclass(frozen=True)
 class RunConfig:

@@ -122,6 +122,11 @@ def class_texts(task: Task, template: str) -> dict[str, tuple[str, ...]]:
     }
 
 
+def template_sentences(task: Task, template: str) -> Descriptions:
+    """One sentence per class and modality: the template, filled."""
+    return {modality: tuple((text,) for text in texts) for modality, texts in class_texts(task, template).items()}
+
+
 def prototypes(setting: Setting, sentences: Descriptions, *, normalise: bool, renormalise: bool) -> Tensor:
     r"""Mean text feature of each class's sentences, :math:`\bar p_{i,m}`, shape (2, C, D), high-end first.
 

@@ -1,4 +1,4 @@
-"""The losses of the K-MaT paper, in its notation: w are text features, pbar prototypes, one row per class."""
+"""The losses in the K-MaT paper's notation: w are text features, pbar prototypes, one row per class."""
 
 import torch
 from torch import Tensor
@@ -36,3 +36,13 @@ def anchor_loss(w: Tensor, prototypes: Tensor) -> Tensor:
         High-end first.
     """
     return (w - prototypes).square().sum() / (w.shape[0] * w.shape[1])
+
+
+def template_loss(w: Tensor, template: Tensor) -> Tensor:
+    r"""Distance of unit text features (C, D) from those of a template: KgCoOp's knowledge-guided term.
+
+    .. math:: L_{kg} = 1 - \frac{1}{N_c} \sum_i \cos(w_i, w^{zs}_i)
+
+    In KgCoOp's paper it is a mean squared distance, which is twice this for unit vectors; this is its code's.
+    """
+    return 1 - (w * template).sum(-1).mean()

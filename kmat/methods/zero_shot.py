@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from kmat.console import note
-from kmat.methods.base import Batch, Method, Setting, class_texts, prototypes
+from kmat.methods.base import Batch, Method, Setting, prototypes, template_sentences
 from kmat.prompts import MODALITIES
 
 
@@ -35,8 +35,7 @@ class ZeroShot(Method):
         if sentences is None:
             if config.text == "descriptions":
                 note(f"{setting.task.name} has no descriptions: using the template {config.template!r} instead")
-            texts = class_texts(setting.task, config.template)
-            sentences = {modality: tuple((text,) for text in texts[modality]) for modality in MODALITIES}
+            sentences = template_sentences(setting.task, config.template)
         self.register_buffer(
             "features", prototypes(setting, sentences, normalise=True, renormalise=True), persistent=False
         )

@@ -56,7 +56,7 @@ def one_line(err):
     return lines[0]
 
 
-@pytest.mark.parametrize("method", [(), ("kmat", "--lambda-anc", 1), ("coop", "--csc"), ("zero-shot",)])
+@pytest.mark.parametrize("method", [(), ("kmat", "--lambda-anc", 1), ("coop", "--csc"), ("kgcoop",), ("zero-shot",)])
 def test_train_each_method(kmat, options, method, tmp_path):
     code, out, err = kmat("train", *method, *options)
     assert code == 0, err
@@ -70,6 +70,12 @@ def test_options_may_stand_before_the_method(kmat, options, tmp_path):
     assert kmat("train", *options, "--out", "run", "kmat", "--lambda-fgw", 0, "--no-csc")[0] == 0
     method = json.loads((tmp_path / "run" / "config.json").read_text())["config"]["method"]
     assert (method["lambda_fgw"], method["csc"], method["msc"]) == (0.0, False, True)
+
+
+def test_published_schedule(kmat, options, tmp_path):
+    assert kmat("train", "kgcoop", "--published", *options[:-2], "--out", "run")[0] == 0
+    schedule = json.loads((tmp_path / "run" / "config.json").read_text())["config"]["schedule"]
+    assert (schedule["epochs"], schedule["batch_size"], schedule["lr"]) == (100, 128, 0.002)
 
 
 def test_numbers_of_synthetic_data_carry_the_banner(kmat, shapes_dir):
@@ -204,6 +210,8 @@ def test_demo_shows_floors_of_its_test_sets(kmat, tmp_path):
         (("train", "--shots", "0"), "--shots 0: expected at least 1"),
         (("train", "--epochs", "0"), "--epochs 0: expected at least 1"),
         (("train", "--device", "quantum"), "--device 'quantum'"),
+        (("train", "--published"), "expected one of the methods coop, kgcoop"),
+        (("train", "coop", "--published", "--epochs", "2"), "--published sets the whole schedule"),
         (("train", "--resume", "--overwrite"), "exclude each other"),
         (("train", "--descriptions", "nowhere.json"), "cannot read descriptions nowhere.json"),
         (("train", "--high", "ct"), "chest-phantom is built in"),

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from kmat.errors import UserError
-from kmat.methods import CoOpConfig, KMaTConfig, ZeroShotConfig
+from kmat.methods import CoOpConfig, KgCoOpConfig, KMaTConfig, ZeroShotConfig
 from kmat.methods.base import Batch, Setting
 from kmat.prompts import MODALITIES
 
@@ -69,6 +69,18 @@ def test_coop_starts_from_words(setting):
     method = CoOpConfig(init_words="a photo of the").build(setting)
     expected = F.normalize(setting.backbone.encode_texts(["a photo of the round bright."]), dim=-1)[0]
     torch.testing.assert_close(method.text_features("high")[0], expected)
+
+
+def test_kgcoop_terms_follow_their_formulas(setting, batch):
+    method = KgCoOpConfig(weight=3.0, init_words="a photo of the", template="a square {name}.").build(setting)
+    expected = setting.backbone.encode_texts(["a square round bright.", "a square square dark."])
+    torch.testing.assert_close(method.template, F.normalize(expected, dim=-1))
+    method.template = template = batch.images[2:]  # far from the prompts, which the tiny model's own texts are not
+    loss = {name: float(value.detach()) for name, value in method.loss(batch).items()}
+    w = method.text_features("high")
+    assert loss["ce"] == pytest.approx(numpy_cross_entropy(batch, w, setting.backbone.logit_scale), rel=1e-5)
+    cosines = [np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(w.tolist(), template.tolist())]
+    assert loss["kg"] == pytest.approx(3.0 * (1 - np.mean(cosines)), rel=1e-5)
 
 
 @pytest.mark.parametrize("normalise", [True, False])
