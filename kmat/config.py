@@ -15,6 +15,7 @@ from kmat.training import Schedule
 PUBLISHED = {
     "coop": Schedule(epochs=100, batch_size=32, lr=0.002),
     "kgcoop": Schedule(epochs=100, batch_size=128, lr=0.002),
+    "biomedcoop": Schedule(epochs=100),
 }
 
 

@@ -4,17 +4,19 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
+from kmat.methods.biomedcoop import BiomedCoOpConfig
 from kmat.methods.coop import CoOpConfig
 from kmat.methods.kgcoop import KgCoOpConfig
 from kmat.methods.kmat import KMaTConfig
 from kmat.methods.zero_shot import ZeroShotConfig
 
-__all__ = ["METHODS", "CoOpConfig", "KMaTConfig", "KgCoOpConfig", "MethodConfig", "ZeroShotConfig"]
+__all__ = ["METHODS", "BiomedCoOpConfig", "CoOpConfig", "KMaTConfig", "KgCoOpConfig", "MethodConfig", "ZeroShotConfig"]
 
-METHODS: dict[str, type[ZeroShotConfig | CoOpConfig | KgCoOpConfig | KMaTConfig]] = {
+METHODS: dict[str, type[ZeroShotConfig | CoOpConfig | KgCoOpConfig | BiomedCoOpConfig | KMaTConfig]] = {
     "zero-shot": ZeroShotConfig,
     "coop": CoOpConfig,
     "kgcoop": KgCoOpConfig,
+    "biomedcoop": BiomedCoOpConfig,
     "kmat": KMaTConfig,
 }
 
@@ -23,5 +25,6 @@ MethodConfig = (
     Annotated[ZeroShotConfig, subcommand("zero-shot", prefix_name=False)]
     | Annotated[CoOpConfig, subcommand("coop", prefix_name=False)]
     | Annotated[KgCoOpConfig, subcommand("kgcoop", prefix_name=False)]
+    | Annotated[BiomedCoOpConfig, subcommand("biomedcoop", prefix_name=False)]
     | Annotated[KMaTConfig, subcommand("kmat", prefix_name=False)]
 )

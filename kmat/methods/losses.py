@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -46,3 +47,31 @@ def template_loss(w: Tensor, template: Tensor) -> Tensor:
     In KgCoOp's paper it is a mean squared distance, which is twice this for unit vectors; this is its code's.
     """
     return 1 - (w * template).sum(-1).mean()
+
+
+def typical(scores: Tensor, tau: float) -> Tensor:
+    r"""Which scores (J,) lie within ``tau`` sample standard deviations of their mean: BiomedCoOp's selection.
+
+    .. math:: |s_j - \bar s| \le \tau \, \mathrm{std}(s)
+
+    The published code first subtracts the median and divides by the median absolute deviation, then standardises the
+    result, which cancels the first step, but makes NaN of scores without spread. Here these are all kept, as they are
+    where none would be, which a ``tau`` below 1 allows for.
+
+    Examples
+    --------
+    >>> typical(torch.tensor([0.0, 0.1, 0.0, 5.0]), tau=1.0).tolist(), typical(torch.ones(3), tau=1.0).tolist()
+    ([True, True, True, False], [True, True, True])
+    """
+    deviations = (scores - scores.mean()).abs()
+    kept = deviations <= tau * (deviations.square().sum() / max(len(scores) - 1, 1)).sqrt()
+    return kept if kept.any() else torch.ones_like(kept)
+
+
+def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Divergence of a student's prediction from a teacher's, both logits (B, C).
+
+    .. math:: L_{kdsp} = \frac{1}{B N_c} \sum_{b,i} p^T_{bi} (\log p^T_{bi} - \log p^S_{bi})
+    """
+    divergence = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="sum", log_target=True)
+    return divergence / student.numel()

@@ -56,7 +56,9 @@ def one_line(err):
     return lines[0]
 
 
-@pytest.mark.parametrize("method", [(), ("kmat", "--lambda-anc", 1), ("coop", "--csc"), ("kgcoop",), ("zero-shot",)])
+@pytest.mark.parametrize(
+    "method", [(), ("kmat", "--lambda-anc", 1), ("coop", "--csc"), ("kgcoop",), ("biomedcoop",), ("zero-shot",)]
+)
 def test_train_each_method(kmat, options, method, tmp_path):
     code, out, err = kmat("train", *method, *options)
     assert code == 0, err
@@ -210,7 +212,7 @@ def test_demo_shows_floors_of_its_test_sets(kmat, tmp_path):
         (("train", "--shots", "0"), "--shots 0: expected at least 1"),
         (("train", "--epochs", "0"), "--epochs 0: expected at least 1"),
         (("train", "--device", "quantum"), "--device 'quantum'"),
-        (("train", "--published"), "expected one of the methods coop, kgcoop"),
+        (("train", "--published"), "expected one of the methods coop, kgcoop, biomedcoop"),
         (("train", "coop", "--published", "--epochs", "2"), "--published sets the whole schedule"),
         (("train", "--resume", "--overwrite"), "exclude each other"),
         (("train", "--descriptions", "nowhere.json"), "cannot read descriptions nowhere.json"),

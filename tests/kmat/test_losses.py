@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fgwot
-from kmat.methods.losses import anchor_loss, distances, squared_distances
+from kmat.methods.losses import anchor_loss, distances, distillation_loss, squared_distances, template_loss, typical
 
 
 @pytest.fixture
@@ -47,6 +47,36 @@ def test_anchor(w):
     a, p = w.numpy(), prototypes.numpy()
     expected = sum(np.linalg.norm(a[m, i] - p[m, i]) ** 2 for m in range(2) for i in range(4)) / (2 * 4)
     assert float(anchor_loss(w, prototypes)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_template(w):
+    unit = w / w.norm(dim=-1, keepdim=True)
+    a, b = w.numpy()
+    cosines = [np.dot(a[i], b[i]) / (np.linalg.norm(a[i]) * np.linalg.norm(b[i])) for i in range(4)]
+    expected = 1 - np.mean(cosines)
+    assert float(template_loss(*unit)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_distillation(w):
+    student, teacher = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True) for logits in w.numpy())
+    expected = sum(teacher[b, c] * np.log(teacher[b, c] / student[b, c]) for b in range(4) for c in range(7)) / (4 * 7)
+    assert float(distillation_loss(*w)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("tau", [1.0, 1.5, 2.0])
+def test_typical_is_the_published_selection(tau):
+    for seed in range(20):
+        scores = np.random.default_rng(seed).normal(25, 2, 50)
+        z = (scores - np.median(scores)) / np.median(np.abs(scores - np.median(scores)))
+        expected = np.abs((z - z.mean()) / z.std(ddof=1)) <= tau
+        np.testing.assert_array_equal(typical(torch.from_numpy(scores), tau), expected)
+
+
+@pytest.mark.parametrize("scores", [[0.3], [0.3] * 50, [0.0, 1.0], [0.0] * 9 + [1.0]])
+def test_typical_never_selects_nothing(scores):
+    for dtype in (torch.float32, torch.float64):
+        assert typical(torch.tensor(scores, dtype=dtype), 0.5).any()
+    assert typical(torch.tensor(scores[:1] * 7), 1.5).all(), "no spread"
 
 
 def test_fgw_cost_is_the_printed_formula(w):

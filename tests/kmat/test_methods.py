@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from kmat.errors import UserError
-from kmat.methods import CoOpConfig, KgCoOpConfig, KMaTConfig, ZeroShotConfig
+from kmat.methods import BiomedCoOpConfig, CoOpConfig, KgCoOpConfig, KMaTConfig, ZeroShotConfig
 from kmat.methods.base import Batch, Setting
 from kmat.prompts import MODALITIES
 
@@ -79,8 +79,54 @@ def test_kgcoop_terms_follow_their_formulas(setting, batch):
     loss = {name: float(value.detach()) for name, value in method.loss(batch).items()}
     w = method.text_features("high")
     assert loss["ce"] == pytest.approx(numpy_cross_entropy(batch, w, setting.backbone.logit_scale), rel=1e-5)
-    cosines = [np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(w.tolist(), template.tolist())]
+    cosines = [
+        np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))
+        for a, b in zip(w.tolist(), template.tolist(), strict=True)
+    ]
     assert loss["kg"] == pytest.approx(3.0 * (1 - np.mean(cosines)), rel=1e-5)
+
+
+def random_unit(*shape):
+    return F.normalize(torch.randn(shape, generator=torch.Generator().manual_seed(1)), dim=-1)
+
+
+def numpy_softmax(logits):
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def test_biomedcoop_terms_follow_their_formulas(setting, batch):
+    method = BiomedCoOpConfig(lambda_s=3.0, lambda_k=2.0, tau=1.0, init_words=None).build(setting)
+    expected = [setting.backbone.encode_texts(texts) for texts in setting.task.descriptions["high"]]
+    torch.testing.assert_close(method.descriptions, F.normalize(torch.stack(expected), dim=-1))
+    method.descriptions = random_unit(2, 7, 16)  # the tiny model's own texts are all alike
+    loss = {name: float(value.detach()) for name, value in method.loss(batch).items()}
+
+    w, f, x = (
+        tensor.detach().numpy().astype(np.float64)
+        for tensor in (method.text_features("high"), method.descriptions, batch.images)
+    )
+    scale = setting.backbone.logit_scale
+    assert loss["ce"] == pytest.approx(numpy_cross_entropy(batch, torch.from_numpy(w).float(), scale), rel=1e-5)
+    assert loss["sccm"] == pytest.approx(3.0 * np.mean((w - unit_rows(f.mean(1))) ** 2), rel=1e-5)
+    scores = np.array([np.mean([max(scale * x[b] @ f[c, j] for c in range(2)) for b in range(4)]) for j in range(7)])
+    z = (scores - np.median(scores)) / np.median(np.abs(scores - np.median(scores)))  # as published
+    kept = np.abs((z - z.mean()) / z.std(ddof=1)) <= 1.0
+    assert 0 < kept.sum() < 7
+    teacher = numpy_softmax(scale * x @ unit_rows(f[:, kept].mean(1)).T)
+    student = numpy_softmax(scale * x @ w.T)
+    divergence = sum(teacher[b, c] * np.log(teacher[b, c] / student[b, c]) for b in range(4) for c in range(2))
+    assert loss["kdsp"] == pytest.approx(2.0 * divergence / (4 * 2), rel=1e-4)
+
+
+def test_biomedcoop_needs_descriptions_equally_many_per_class(setting):
+    bare = dataclasses.replace(setting, task=dataclasses.replace(setting.task, descriptions=None))
+    with pytest.raises(UserError, match="BiomedCoOp needs descriptions of manifest's classes"):
+        BiomedCoOpConfig().build(bare)
+    uneven = dict.fromkeys(MODALITIES, (("one.",), ("one.", "two.")))
+    task = dataclasses.replace(setting.task, descriptions=uneven)
+    with pytest.raises(UserError, match="equally many per class, not 1, 2"):
+        BiomedCoOpConfig().build(dataclasses.replace(setting, task=task))
 
 
 @pytest.mark.parametrize("normalise", [True, False])
