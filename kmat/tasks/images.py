@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from kmat.tasks.base import UnreadableImageError
 
@@ -24,6 +24,8 @@ def decode(content: bytes) -> Image.Image:
     try:
         image: Image.Image = Image.open(io.BytesIO(content))
         image.load()
+    except UnidentifiedImageError as error:  # its text names a memory address
+        raise UnreadableImageError("unreadable: not an image") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"unreadable: {error}".replace("\n", " ")) from error
     if image.mode.startswith(("I", "F")):
