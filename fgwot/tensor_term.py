@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fgwot.losses import Factors, GroundLoss, Pairwise, ground_loss
+from fgwot.backend import uses_triton
+from fgwot.losses import BY_NAME, Factors, GroundLoss, Pairwise, ground_loss, huber
 
 # Losses that do not factor are summed over blocks of pairs (i, k); a block holds about this many values.
 _BLOCK_ENTRIES = 1 << 22
@@ -54,7 +55,8 @@ def tensor_term(C1: Tensor, C2: Tensor, T: Tensor, loss: str | GroundLoss = "squ
         return _factored(C1, C2, T, loss.factors)
     batch = torch.broadcast_shapes(C1.shape[:-2], C2.shape[:-2], T.shape[:-2])
     C1, C2, T = (x.expand(*batch, *x.shape[-2:]) for x in (C1, C2, T))
-    result: Tensor = _Direct.apply(C1, C2, T, loss)
+    named = _named(loss)
+    result: Tensor = _contraction(C1, C2, T, *named, uses_triton(T.device)) if named else _Direct.apply(C1, C2, T, loss)
     return result
 
 
@@ -70,6 +72,8 @@ def structure_adjoints(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: Groun
         dC1 = fs.df1(C1) * rows - fs.dh1(C1) * (W @ fs.h2(C2) @ T.mT)
         dC2 = fs.df2(C2) * columns - fs.dh2(C2) * (W.mT @ fs.h1(C1) @ T)
         return dC1, dC2
+    if named := _named(loss):
+        return _named_adjoints(C1, C2, W, T, *named, uses_triton(T.device))
     swapped_db: Pairwise = lambda b, a: loss.db(a, b)  # noqa: E731
     return _direct_adjoint(loss.da, C1, C2, W, T), _direct_adjoint(swapped_db, C2, C1, W.mT, T.mT)
 
@@ -89,7 +93,7 @@ def _blocks(C1: Tensor, C2: Tensor) -> range:
 def _direct(C1: Tensor, C2: Tensor, T: Tensor, value: Pairwise) -> Tensor:
     n = C1.shape[-1]
     flat = C1.flatten(-2)
-    G = torch.zeros_like(T)
+    G = T.new_zeros(T.shape)
     starts = _blocks(C1, C2)
     for start in starts:
         pairs = torch.arange(start, min(start + starts.step, n * n), device=T.device)
@@ -112,8 +116,79 @@ def _direct_adjoint(derivative: Pairwise, C1: Tensor, C2: Tensor, W: Tensor, T: 
     return torch.cat(parts, -1).reshape(C1.shape)
 
 
+_HUBER = huber()
+
+
+def _named(loss: GroundLoss) -> tuple[str, float] | None:
+    """Name and parameter under which an operator knows `loss`; None for a loss of the user's."""
+    if loss == BY_NAME["abs"]:
+        return "abs", 0.0
+    # Every huber() is made of the same three functions, and each keeps its delta.
+    value: Any = loss.value
+    parts, own = (value, loss.da, loss.db), (_HUBER.value, _HUBER.da, _HUBER.db)
+    if all(getattr(p, "__code__", None) is getattr(o, "__code__", o) for p, o in zip(parts, own, strict=True)):
+        return "huber", value.__closure__[0].cell_contents
+    return None
+
+
+def _by_name(name: str, delta: float) -> GroundLoss:
+    return huber(delta) if name == "huber" else BY_NAME[name]
+
+
+@torch.library.custom_op("fgwot::contraction", mutates_args=())
+def _contraction(C1: Tensor, C2: Tensor, T: Tensor, loss: str, delta: float, triton: bool) -> Tensor:
+    """`tensor_term` for a loss with a kernel: an operator, so that compilers see one node and not its loops."""
+    if triton:
+        from fgwot.kernels.contraction import contraction
+
+        return contraction(C1, C2, T, loss, delta)
+    return _direct(C1, C2, T, _by_name(loss, delta).value)
+
+
+@torch.library.custom_op("fgwot::adjoint", mutates_args=())
+def _adjoint(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: str, delta: float, triton: bool) -> Tensor:
+    """Gradient of <W, L (x) T> in C1."""
+    if triton:
+        from fgwot.kernels.adjoint import adjoint
+
+        return adjoint(C1, C2, W, T, loss, delta)
+    return _direct_adjoint(_by_name(loss, delta).da, C1, C2, W, T)
+
+
+@_contraction.register_fake
+def _(_C1: Tensor, _C2: Tensor, T: Tensor, *_how: Any) -> Tensor:
+    return T.new_empty(T.shape)
+
+
+@_adjoint.register_fake
+def _(C1: Tensor, *_others: Any) -> Tensor:
+    return C1.new_empty(C1.shape)
+
+
+def _named_adjoints(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, *how: Any) -> tuple[Tensor, Tensor]:
+    # The losses with a kernel are symmetric, L(a, b) = L(b, a): the structures may change places.
+    return _adjoint(C1, C2, W, T, *how), _adjoint(C2, C1, W.mT, T.mT, *how)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    C1, C2, T, *ctx.how = inputs
+    ctx.save_for_backward(C1, C2, T)
+
+
+def _contraction_backward(ctx: Any, W: Tensor) -> tuple[Tensor | None, ...]:
+    C1, C2, T = ctx.saved_tensors
+    dC1, dC2 = _named_adjoints(C1, C2, W, T, *ctx.how)
+    return dC1, dC2, _contraction(C1.mT, C2.mT, W, *ctx.how), None, None, None
+
+
+_contraction.register_autograd(_contraction_backward, setup_context=_save)
+
+
 class _Direct(torch.autograd.Function):
-    """Sum over (k, l) in blocks, and recompute the blocks backward, so that no n^2 m^2 array is kept."""
+    """The contraction for the user's losses: no operator can take their functions as arguments.
+
+    The backward pass recomputes the blocks, so that no n^2 m^2 array is kept.
+    """
 
     @staticmethod
     def forward(ctx: Any, C1: Tensor, C2: Tensor, T: Tensor, loss: GroundLoss) -> Tensor:

@@ -1,0 +1,165 @@
+"""What the Triton kernels compile to, and a model of their time: `python -m benchmarks.kernels`.
+
+Writes docs/kernels.md. Needs no GPU; where there is one, it also times the kernels and adds the measurements.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fgwot.kernels.resources import Resources, compile_variant
+from fgwot.kernels.shapes import VARIANTS, Variant, splits, tile_for
+
+PAGE = Path(__file__).parents[1] / "docs" / "kernels.md"
+SIZES = (16, 100, 300, 1000)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Published figures: multiprocessors, clock in Hz, arithmetic lanes per multiprocessor, bytes per second."""
+
+    name: str
+    capability: int
+    multiprocessors: int
+    clock: float
+    lanes: dict[torch.dtype, int]
+    bandwidth: float
+
+
+CHIPS = (
+    Chip("A100", 80, 108, 1.41e9, {torch.float32: 64, torch.float64: 32}, 1.555e12),
+    Chip("H100", 90, 132, 1.755e9, {torch.float32: 128, torch.float64: 64}, 3.35e12),
+)
+ISSUE_LANES = 128  # four schedulers, one instruction for 32 threads each
+
+
+def padded_terms(variant: Variant, n: int) -> int:
+    """Terms (i, j, k, l) that the kernel works through for n = m, with the unused ones of tiles and steps."""
+    side, unroll = variant.tile.side, variant.tile.unroll
+    return (-(-n // side) * side) ** 2 * n * (-(-n // unroll) * unroll)
+
+
+def moved_bytes(variant: Variant, n: int) -> int:
+    """Bytes that must cross the memory bus for n = m: each input once, partial sums written and read."""
+    parts, _ = splits(n, (-(-n // variant.tile.side)) ** 2)
+    inputs = 3 if variant.op == "contraction" else 4
+    return (inputs + 2 * parts + 1) * n * n * torch.finfo(variant.dtype).bits // 8
+
+
+def modelled_seconds(variant: Variant, used: Resources, chip: Chip, n: int) -> float:
+    """Largest of the times for issuing, for arithmetic and for memory, each at its peak."""
+    per_second = padded_terms(variant, n) / (chip.multiprocessors * chip.clock)
+    return max(
+        per_second * used.instructions / ISSUE_LANES,
+        per_second * used.arithmetic / chip.lanes[variant.dtype],
+        moved_bytes(variant, n) / chip.bandwidth,
+    )
+
+
+def readable(seconds: float) -> str:
+    """Two digits with a unit."""
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.2g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
+    return f"{seconds * 1e6:.2g} us"
+
+
+def table(header: str, rows: list[list[str]]) -> str:
+    """Markdown."""
+    columns = header.split(" | ")
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def measurements() -> str:
+    """Times on this machine's GPU, or that there is none."""
+    if not torch.cuda.is_available():
+        return "None: the machine that wrote this page has no GPU."
+    from triton.testing import do_bench
+
+    from fgwot.kernels.adjoint import adjoint
+    from fgwot.kernels.contraction import contraction
+
+    rows = []
+    for n in SIZES:
+        C1, C2, W, T = torch.rand(4, n, n, device="cuda")
+        for loss in ("abs", "huber"):
+            forward = do_bench(lambda: contraction(C1, C2, T, loss, 1.0)) / 1e3  # noqa: B023
+            backward = do_bench(lambda: adjoint(C1, C2, W, T, loss, 1.0)) / 1e3  # noqa: B023
+            rows.append([f"{n}", loss, readable(forward), readable(backward)])
+    return f"{torch.cuda.get_device_name()}, float32.\n\n" + table("n = m | loss | contraction | adjoint", rows)
+
+
+TEXT = """# Triton kernels
+
+<!-- Written by `python -m benchmarks.kernels`. -->
+
+Losses that do not factor (abs, huber) cost n^2 m^2 terms. On CUDA tensors `fgwot.tensor_term` sums them with Triton
+kernels that hold n m values per part of the sum and no n^2 m^2 array, forward and backward. `fgwot.backend` and the
+variable `FGWOT_BACKEND` choose between `torch` and `triton`.
+
+**GPU speed has not been measured: no GPU was available where this was built.** The kernels' results are tested in
+Triton's interpreter. What follows comes from the compiler and from a model. `python -m benchmarks.kernels` measures
+the times where there is a GPU, and `python -m pytest -m gpu` runs the tests on it.
+
+## Resources
+
+Read from the compiled binaries, for compute capability 8.0 (A100) / 9.0 (H100). Stack and local memory are 0
+everywhere, which a test enforces. Per term of the sum: all instructions of the innermost loop, and those among them
+on floating-point numbers. Programs: as many as fit on one multiprocessor.
+
+{resources}
+
+## Model
+
+Not a measurement. The largest of three times at the chip's peak: issuing every instruction, the floating-point
+instructions, and moving the bytes; every multiprocessor always busy, no latency, no launch. Comparisons count as
+arithmetic, though they use other units. float32, one problem of n = m, terms of unused tile entries included.
+
+{model}
+
+## Measurements
+
+{measured}
+"""
+
+
+def main() -> None:
+    """Compile everything, print and write the page."""
+    used = {(v, chip.capability): compile_variant(v, chip.capability) for v in VARIANTS for chip in CHIPS}
+    spilled = [str(v) for (v, _), r in used.items() if r.stack or r.local]
+    if spilled:
+        raise SystemExit(f"these variants spill: {', '.join(spilled)}")
+    resources = []
+    for v in VARIANTS:
+        both = [used[v, chip.capability] for chip in CHIPS]
+        figures = (
+            [f"{r.registers}" for r in both],
+            [f"{r.shared}" for r in both],
+            [f"{r.programs_per_multiprocessor(v.tile.warps)}" for r in both],
+            [f"{r.instructions:.2f}" for r in both],
+            [f"{r.arithmetic:.2f}" for r in both],
+        )
+        resources.append([str(v), f"{v.tile.warps}", *(" / ".join(pair) for pair in figures)])
+    model = []
+    for op, loss in (("contraction", "abs"), ("contraction", "huber"), ("adjoint", "abs"), ("adjoint", "huber")):
+        for n in SIZES:
+            v = Variant(op, loss, torch.float32, tile_for(n, n, torch.float32))  # type: ignore[arg-type]
+            times = [readable(modelled_seconds(v, used[v, c.capability], c, n)) for c in CHIPS]
+            operations = padded_terms(v, n) * used[v, 80].arithmetic
+            model.append([f"{op}, {loss}", f"{n}", f"{operations:.2g}", f"{moved_bytes(v, n):.2g}", *times])
+    page = TEXT.format(
+        resources=table(
+            "variant | warps | registers | shared bytes | programs | instructions per term | arithmetic per term",
+            resources,
+        ),
+        model=table("kernel | n = m | operations | bytes | A100 | H100", model),
+        measured=measurements(),
+    )
+    print(page)
+    PAGE.write_text(page)
+
+
+if __name__ == "__main__":
+    main()

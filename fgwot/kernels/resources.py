@@ -1,0 +1,103 @@
+"""What the compiler makes of each variant, read from its binary. Needs no GPU."""
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends import nvidia
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fgwot.kernels.adjoint import adjoint_kernel
+from fgwot.kernels.contraction import contraction_kernel
+from fgwot.kernels.shapes import Variant
+
+KERNELS = {"contraction": contraction_kernel, "adjoint": adjoint_kernel}
+_TOOLS = Path(nvidia.__file__).parent / "bin"
+_POINTERS = ("C1", "C2", "T", "C1t", "C2t", "Wt", "Tt", "out", "delta")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Per thread: registers and bytes of stack and local memory. Per program: bytes of shared memory.
+
+    `instructions` and `arithmetic` are per term (i, j, k, l) of the sum: all instructions of the innermost loop, and
+    those among them that work on floating-point numbers.
+    """
+
+    registers: int
+    stack: int
+    local: int
+    shared: int
+    instructions: float
+    arithmetic: float
+
+    def programs_per_multiprocessor(self, warps: int) -> int:
+        """Programs that fit at once; an A100 and an H100 hold 65536 registers, 64 warps and 32 programs."""
+        registers_per_warp = -(-self.registers // 8) * 8 * 32
+        return min(32, 64 // warps, 65536 // registers_per_warp // warps)
+
+
+def compile_variant(variant: Variant, capability: int) -> Resources:
+    """Compile for compute capability `capability` (80: A100, 90: H100), as a launch would."""
+    kernel: Any = KERNELS[variant.op]
+    number = {torch.float32: "fp32", torch.float64: "fp64"}[variant.dtype]
+    constants = {"LOSS": variant.loss, "SIDE": variant.tile.side, "UNROLL": variant.tile.unroll}
+    signature, aligned = {}, {}
+    for position, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in _POINTERS:
+            signature[name] = f"*{number}"
+        else:
+            signature[name] = "i32"
+        # Allocations, padded rows, and so the distances between problems, are multiples of 16.
+        if name in _POINTERS or name.endswith(("_row", "_batch")):
+            aligned[(position,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=variant.tile.options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
+        binary.write(compiled.asm["cubin"])
+        binary.flush()
+        usage = _run("cuobjdump", "--dump-resource-usage", binary.name)
+        listing = _run("nvdisasm", "-c", binary.name)
+    used = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
+    loop = _innermost_loop(listing)
+    # One pass of the loop is `unroll` steps of the inner sum over the tile.
+    terms = variant.tile.side**2 * variant.tile.unroll / (32 * variant.tile.warps)
+    return Resources(
+        registers=used["REG"],
+        stack=used["STACK"],
+        local=used["LOCAL"] + len(re.findall(r"\b(?:LDL|STL)\b", listing)),
+        shared=used["SHARED"],
+        instructions=len(loop) / terms,
+        arithmetic=sum(re.search(r"\s(?:F(?!2|LO)|D(?!EPBAR))[A-Z0-9]+[. ]", line) is not None for line in loop)
+        / terms,
+    )
+
+
+def _run(tool: str, *arguments: str) -> str:
+    return subprocess.run([_TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout  # noqa: S603
+
+
+def _innermost_loop(listing: str) -> list[str]:
+    """Instructions of the longest loop that holds no other: from the target of a backward branch to the branch."""
+    code: list[str] = []
+    labels: dict[str, int] = {}
+    loops: list[tuple[int, int]] = []
+    for line in listing.splitlines():
+        if label := re.match(r"(\.L\w+):", line):
+            labels[label[1]] = len(code)
+        elif re.match(r"\s+/\*[0-9a-f]{4,}\*/", line):
+            code.append(line)
+            target = re.search(r"BRA.*`\((\.L\w+)\)", line)
+            if target and target[1] in labels:
+                loops.append((labels[target[1]], len(code)))
+    innermost = [a for a in loops if not any(b != a and b[0] >= a[0] and b[1] <= a[1] for b in loops)]
+    start, end = max(innermost, key=lambda loop: loop[1] - loop[0])
+    return code[start:end]

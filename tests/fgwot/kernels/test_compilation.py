@@ -1,0 +1,35 @@
+"""Every variant compiles for an A100 and an H100, spills nothing, and stays within its registers. Needs no GPU."""
+
+import os
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("a process that interprets kernels cannot compile them", allow_module_level=True)
+
+from fgwot.kernels.shapes import VARIANTS
+
+# At most, by float width and tile side; docs/kernels.md has the figures themselves.
+REGISTERS = {"float32-16": 72, "float32-32": 136, "float32-64": 144, "float64-16": 136, "float64-32": 208}
+# At most, per term of the sum, in the variants that large problems use.
+INSTRUCTIONS = {
+    "contraction-abs-float32-64": 2.5,
+    "contraction-huber-float32-64": 5.5,
+    "adjoint-abs-float32-64": 4.7,
+    "adjoint-huber-float32-64": 4.7,
+}
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", SHARED_LIMIT)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_variant_fits(variant, capability):
+    from fgwot.kernels.resources import compile_variant
+
+    used = compile_variant(variant, capability)
+    assert used.stack == used.local == 0
+    assert used.shared <= SHARED_LIMIT[capability]
+    assert used.registers <= REGISTERS["-".join(str(variant).split("-")[2:])]
+    assert used.instructions <= INSTRUCTIONS.get(str(variant), 30)

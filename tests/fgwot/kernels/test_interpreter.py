@@ -1,0 +1,27 @@
+"""Run test_kernels.py in Triton's interpreter.
+
+The interpreter is chosen when triton is imported, and a process that has chosen it cannot compile: hence a new one.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="already in the interpreter")
+def test_kernels_in_the_interpreter():
+    kernels = Path(__file__).with_name("test_kernels.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "--strict-markers", str(kernels)],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "skipped" not in done.stdout.splitlines()[-1], done.stdout[-4000:]
