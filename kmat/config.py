@@ -14,6 +14,7 @@ from kmat.training import Schedule
 # on BiomedCLIP. The default is the K-MaT paper's, for every method.
 PUBLISHED = {
     "coop": Schedule(epochs=100, batch_size=32, lr=0.002),
+    "cocoop": Schedule(epochs=10, batch_size=1, lr=0.001),
     "kgcoop": Schedule(epochs=100, batch_size=128, lr=0.002),
     "biomedcoop": Schedule(epochs=100),
 }

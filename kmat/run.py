@@ -25,6 +25,7 @@ from kmat.methods.base import Setting
 from kmat.prompts import HIGH, LOW, MODALITIES
 from kmat.rundir import RunDir
 from kmat.tasks.base import Skipped, Task
+from kmat.tasks.images import LooseImages
 from kmat.tasks.manifest import write_manifest
 from kmat.tasks.splits import draw_few_shot
 from kmat.training import fit
@@ -108,7 +109,8 @@ def train(
             note(f"{folder}: {name.replace('_', ' ')}: {count}")
     with torch.no_grad():
         scores, unreadable = evaluate(method.logits, task, backbone, cache)
-        text = {f"text_features.{modality}": method.text_features(modality).clone() for modality in MODALITIES}
+        fixed = () if method.image_conditional else MODALITIES
+        text = {f"text_features.{modality}": method.text_features(modality).clone() for modality in fixed}
     save_file({**method.state_dict(), **text}, run.prompts)
     skipped = (*task.skipped, *draw.skipped, *unreadable)
     run.write_skipped(skipped)
@@ -121,6 +123,7 @@ def train(
         "banner": task.banner,
         "labels": list(task.labels),
         "classes": list(task.classes),
+        "modality_names": dict(task.modality_names),
         "augmented": augmented,
         "train_images": len(draw.records),
         "skipped": len(skipped),
@@ -181,19 +184,15 @@ class TrainedRun:
     labels : tuple of str
     banner : str
     backbone : Backbone
-    text_features : dict of Tensor
-        Unit text features (C, D) by modality.
+    logits : callable
+        Scores (B, C) of unit image features (B, D) of a modality.
     """
 
     config: RunConfig
     labels: tuple[str, ...]
     banner: str
     backbone: Backbone
-    text_features: dict[str, Tensor]
-
-    def logits(self, images: Tensor, modality: str) -> Tensor:
-        """Scores (B, C) of unit image features (B, D)."""
-        return self.backbone.logit_scale * images @ self.text_features[modality].T
+    logits: Logits
 
 
 def load_run(folder: Path, device: str | torch.device = "cpu") -> TrainedRun:
@@ -217,11 +216,28 @@ def load_run(folder: Path, device: str | torch.device = "cpu") -> TrainedRun:
     if backbone.fingerprint != fingerprint:
         raise UserError(f"backbone {config.backbone!r} is not the one that {folder} was trained with")
     try:
-        tensors = load_file(run.prompts)
-        text = {modality: tensors[f"text_features.{modality}"].to(backbone.device) for modality in MODALITIES}
-    except (OSError, SafetensorError, KeyError) as error:
+        logits = _logits(config, backbone, result, load_file(run.prompts))
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise UserError(f"{folder}: cannot read prompts.safetensors ({error})") from error
-    return TrainedRun(config, labels, banner, backbone, text)
+    return TrainedRun(config, labels, banner, backbone, logits)
+
+
+def _logits(config: RunConfig, backbone: Backbone, result: dict[str, Any], tensors: dict[str, Tensor]) -> Logits:
+    """Classify by the stored text features; without them, by the method itself, rebuilt from its state."""
+    if f"text_features.{HIGH}" in tensors:
+        text = {modality: tensors[f"text_features.{modality}"].to(backbone.device) for modality in MODALITIES}
+        return lambda images, modality: backbone.logit_scale * images @ text[modality].T
+    task = Task(
+        name=result["task"],
+        labels=tuple(result["labels"]),
+        classes=tuple(result["classes"]),
+        modality_names=result["modality_names"],
+        records=(),
+        images=LooseImages(),
+    )
+    method = config.method.build(Setting(backbone, task, FeatureCache(), config.seed)).to(backbone.device)
+    method.load_state_dict(tensors)
+    return method.requires_grad_(False).logits
 
 
 def say_skipped(skipped: Sequence[Skipped], listed_in: Path | None = None) -> None:

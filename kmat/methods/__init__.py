@@ -5,16 +5,27 @@ from typing import Annotated
 from tyro.conf import subcommand
 
 from kmat.methods.biomedcoop import BiomedCoOpConfig
+from kmat.methods.cocoop import CoCoOpConfig
 from kmat.methods.coop import CoOpConfig
 from kmat.methods.kgcoop import KgCoOpConfig
 from kmat.methods.kmat import KMaTConfig
 from kmat.methods.zero_shot import ZeroShotConfig
 
-__all__ = ["METHODS", "BiomedCoOpConfig", "CoOpConfig", "KMaTConfig", "KgCoOpConfig", "MethodConfig", "ZeroShotConfig"]
+__all__ = [
+    "METHODS",
+    "BiomedCoOpConfig",
+    "CoCoOpConfig",
+    "CoOpConfig",
+    "KMaTConfig",
+    "KgCoOpConfig",
+    "MethodConfig",
+    "ZeroShotConfig",
+]
 
-METHODS: dict[str, type[ZeroShotConfig | CoOpConfig | KgCoOpConfig | BiomedCoOpConfig | KMaTConfig]] = {
+METHODS: dict[str, type[ZeroShotConfig | CoOpConfig | CoCoOpConfig | KgCoOpConfig | BiomedCoOpConfig | KMaTConfig]] = {
     "zero-shot": ZeroShotConfig,
     "coop": CoOpConfig,
+    "cocoop": CoCoOpConfig,
     "kgcoop": KgCoOpConfig,
     "biomedcoop": BiomedCoOpConfig,
     "kmat": KMaTConfig,
@@ -24,6 +35,7 @@ METHODS: dict[str, type[ZeroShotConfig | CoOpConfig | KgCoOpConfig | BiomedCoOpC
 MethodConfig = (
     Annotated[ZeroShotConfig, subcommand("zero-shot", prefix_name=False)]
     | Annotated[CoOpConfig, subcommand("coop", prefix_name=False)]
+    | Annotated[CoCoOpConfig, subcommand("cocoop", prefix_name=False)]
     | Annotated[KgCoOpConfig, subcommand("kgcoop", prefix_name=False)]
     | Annotated[BiomedCoOpConfig, subcommand("biomedcoop", prefix_name=False)]
     | Annotated[KMaTConfig, subcommand("kmat", prefix_name=False)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,10 @@ class Method(nn.Module):
     Its parameters are what is learned and its ``state_dict`` is all a checkpoint needs. The backbone is not part of
     either. A method without parameters is not trained.
     """
+
+    image_conditional: ClassVar[bool] = False
+    """Whether each image has text features of its own; such a method has :meth:`logits` but no :meth:`text_features`,
+    and must be rebuilt from its state alone, on a task without images and descriptions."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -89,14 +93,17 @@ class PromptLearner(Method):
         # One frame for both modalities, so that their prompts can be encoded as one batch.
         self._frame = backbone.frame([text for modality in MODALITIES for text in texts[modality]], n_ctx)
 
-    def encode(self, modalities: Sequence[str]) -> Tensor:
-        """Raw text features of the prompts of some modalities, shape (len(modalities), C, D)."""
+    def frame(self, modalities: Sequence[str]) -> PromptFrame:
+        """Fixed part of the prompts of some modalities, C of each."""
         n_classes = self.contexts.n_classes
         rows = torch.cat([torch.arange(n_classes) + MODALITIES.index(m) * n_classes for m in modalities])
-        frame = PromptFrame(self._frame.ids[rows], self._frame.embeddings[rows], self._frame.n_ctx)
+        return PromptFrame(self._frame.ids[rows], self._frame.embeddings[rows], self._frame.n_ctx)
+
+    def encode(self, modalities: Sequence[str]) -> Tensor:
+        """Raw text features of the prompts of some modalities, shape (len(modalities), C, D)."""
         contexts = torch.cat([self.contexts(modality) for modality in modalities])
-        features = self.backbone.encode_context(contexts, frame)
-        return features.view(len(modalities), n_classes, -1)
+        features = self.backbone.encode_context(contexts, self.frame(modalities))
+        return features.view(len(modalities), self.contexts.n_classes, -1)
 
     def text_features(self, modality: str) -> Tensor:
         """Unit text features of one modality's prompts, shape (C, D)."""

@@ -57,7 +57,8 @@ def one_line(err):
 
 
 @pytest.mark.parametrize(
-    "method", [(), ("kmat", "--lambda-anc", 1), ("coop", "--csc"), ("kgcoop",), ("biomedcoop",), ("zero-shot",)]
+    "method",
+    [(), ("kmat", "--lambda-anc", 1), ("coop", "--csc"), ("cocoop",), ("kgcoop",), ("biomedcoop",), ("zero-shot",)],
 )
 def test_train_each_method(kmat, options, method, tmp_path):
     code, out, err = kmat("train", *method, *options)
@@ -163,6 +164,23 @@ def test_predict_writes_to_standard_output(kmat, trained, shapes_dir):
     assert len(out.splitlines()) == 1 + 28
 
 
+@pytest.mark.parametrize("method", ["cocoop", "kgcoop", "biomedcoop"])
+def test_a_baseline_is_loaded_as_it_was_trained(kmat, options, shapes_dir, tmp_path, method):
+    """CoCoOp has no text features to store: its prompts are rebuilt, without the task."""
+    code, trained, err = kmat("train", method, *options, "--init-words", "a photo of the", "--out", "run")
+    assert code == 0, err
+    code, evaluated, err = kmat("evaluate", "run")
+    assert code == 0, err
+    assert trained.startswith(evaluated)
+    (tmp_path / "run" / "split.csv").unlink()
+    code, out, err = kmat("predict", "run", shapes_dir / "low")
+    assert code == 0, err
+    rows = list(csv.DictReader(line for line in out.splitlines() if "-test-" in line or line.startswith("path")))
+    hits = sum(row["predicted"] in row["path"] for row in rows)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert hits == pytest.approx(result["scores"]["low"]["test"]["accuracy"] * len(rows))
+
+
 def test_tasks_counts_images(kmat, shapes_dir):
     code, out, _ = kmat("tasks")
     assert code == 0
@@ -212,7 +230,7 @@ def test_demo_shows_floors_of_its_test_sets(kmat, tmp_path):
         (("train", "--shots", "0"), "--shots 0: expected at least 1"),
         (("train", "--epochs", "0"), "--epochs 0: expected at least 1"),
         (("train", "--device", "quantum"), "--device 'quantum'"),
-        (("train", "--published"), "expected one of the methods coop, kgcoop, biomedcoop"),
+        (("train", "--published"), "expected one of the methods coop, cocoop, kgcoop, biomedcoop"),
         (("train", "coop", "--published", "--epochs", "2"), "--published sets the whole schedule"),
         (("train", "--resume", "--overwrite"), "exclude each other"),
         (("train", "--descriptions", "nowhere.json"), "cannot read descriptions nowhere.json"),

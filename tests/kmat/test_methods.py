@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from kmat.errors import UserError
-from kmat.methods import BiomedCoOpConfig, CoOpConfig, KgCoOpConfig, KMaTConfig, ZeroShotConfig
+from kmat.methods import BiomedCoOpConfig, CoCoOpConfig, CoOpConfig, KgCoOpConfig, KMaTConfig, ZeroShotConfig
 from kmat.methods.base import Batch, Setting
 from kmat.prompts import MODALITIES
 
@@ -84,6 +84,47 @@ def test_kgcoop_terms_follow_their_formulas(setting, batch):
         for a, b in zip(w.tolist(), template.tolist(), strict=True)
     ]
     assert loss["kg"] == pytest.approx(3.0 * (1 - np.mean(cosines)), rel=1e-5)
+
+
+def test_cocoop_shifts_the_context_of_each_image(setting, batch):
+    method = CoCoOpConfig(init_words="a photo of the").build(setting)
+    state = {name: value.numpy().astype(np.float64) for name, value in method.state_dict().items()}
+    assert {name: value.shape for name, value in state.items()} == {
+        "contexts.vectors": (1, 1, 4, 32),
+        "meta_net.0.weight": (32, 16),
+        "meta_net.0.bias": (32,),
+        "meta_net.2.weight": (32, 32),
+        "meta_net.2.bias": (32,),
+    }
+    text = method.conditional_text_features(batch.images, "high")
+    for b, x in enumerate(batch.images.numpy().astype(np.float64)):
+        hidden = np.maximum(state["meta_net.0.weight"] @ x + state["meta_net.0.bias"], 0)
+        shift = state["meta_net.2.weight"] @ hidden + state["meta_net.2.bias"]
+        context = torch.from_numpy(state["contexts.vectors"][0, 0] + shift).float()
+        alone = setting.backbone.encode_context(context.expand(2, -1, -1), method.frame(("high",)))
+        torch.testing.assert_close(text[b], F.normalize(alone, dim=-1))
+    log_p = [
+        np.log(numpy_softmax(setting.backbone.logit_scale * x.numpy()[None] @ t.detach().numpy().T))
+        for x, t in zip(batch.images, text, strict=True)
+    ]
+    expected = -np.mean([log_p[b][0, label] for b, label in enumerate(batch.labels.tolist())])
+    assert float(method.loss(batch)["ce"].detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_cocoop_is_seeded_chunked_and_has_no_text_features_without_an_image(setting, monkeypatch):
+    before = torch.random.get_rng_state()
+    method, twin = (CoCoOpConfig(init_words=None).build(setting) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    other = CoCoOpConfig(init_words=None).build(dataclasses.replace(setting, seed=2))
+    weights = [m.meta_net[0].weight for m in (method, twin, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    images = random_unit(5, 16)
+    whole = method.logits(images, "low")
+    monkeypatch.setattr("kmat.methods.cocoop.CHUNK", 2)
+    torch.testing.assert_close(method.logits(images, "low"), whole)
+    with pytest.raises(NotImplementedError, match="depend on the image"):
+        method.text_features("low")
 
 
 def random_unit(*shape):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from kmat.config import RunConfig
 from kmat.errors import UserError
-from kmat.methods import BiomedCoOpConfig, CoOpConfig, KgCoOpConfig, KMaTConfig, ZeroShotConfig
+from kmat.methods import BiomedCoOpConfig, CoCoOpConfig, CoOpConfig, KgCoOpConfig, KMaTConfig, ZeroShotConfig
 from kmat.run import train
 from kmat.tasks import TaskConfig
 from kmat.training import Schedule
@@ -89,7 +89,15 @@ def test_training_learns(go, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method", [KMaTConfig(), KMaTConfig(coupling="proximal"), CoOpConfig(), KgCoOpConfig(), BiomedCoOpConfig()]
+    "method",
+    [
+        KMaTConfig(),
+        KMaTConfig(coupling="proximal"),
+        CoOpConfig(),
+        CoCoOpConfig(),
+        KgCoOpConfig(),
+        BiomedCoOpConfig(),
+    ],
 )
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_an_interrupted_run_resumes_to_the_same_bits(go, tmp_path, method, epoch):
