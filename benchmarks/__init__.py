@@ -1,0 +1,1 @@
+"""fgwot against its peers: time to the same accuracy."""

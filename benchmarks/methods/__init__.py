@@ -1,0 +1,41 @@
+"""The timed solvers, each behind the same small interface and each imported only in its own process."""
+
+import importlib
+
+from benchmarks.methods.base import Method, Setting
+
+MODULES = {
+    "fgwot": "benchmarks.methods.ours:Entropic",
+    "fgwot backward": "benchmarks.methods.ours:Backward",
+    "fgwot proximal": "benchmarks.methods.ours:Proximal",
+    "fgwot warm": "benchmarks.methods.ours:Training",
+    "POT": "benchmarks.methods.pot:Entropic",
+    "POT backward": "benchmarks.methods.pot:Backward",
+    "POT batch": "benchmarks.methods.pot:Batch",
+    "OTT": "benchmarks.methods.ott:Dense",
+    "OTT cloud": "benchmarks.methods.ott:Cloud",
+    "matrix product": "benchmarks.methods.product:Product",
+}
+
+# The solvers of each group of cases.
+GROUPS = {
+    "single": ("fgwot", "POT", "OTT"),
+    "structures": ("fgwot", "POT", "OTT"),
+    "batches": ("fgwot", "OTT"),
+    "proximal": ("fgwot proximal", "POT batch"),
+    "clouds": ("fgwot", "OTT", "OTT cloud"),
+    "gradients": ("fgwot", "fgwot backward", "POT backward"),
+    "training": ("fgwot warm",),
+    "memory": ("fgwot", "POT", "OTT"),
+    "growth": ("fgwot", "matrix product"),
+}
+
+
+def load(name: str) -> Method:
+    """Import a solver and its library."""
+    module, kind = MODULES[name].split(":")
+    method: Method = getattr(importlib.import_module(module), kind)()
+    return method
+
+
+__all__ = ["GROUPS", "MODULES", "Method", "Setting", "load"]

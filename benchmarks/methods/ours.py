@@ -1,0 +1,95 @@
+"""The package under test."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import fgwot
+from benchmarks.cases import Case
+from benchmarks.methods.base import Setting
+from benchmarks.problems import Array, Problem, drift
+
+
+class Entropic:
+    """`fused_gromov_wasserstein` with its defaults at several tolerances."""
+
+    ladder: tuple[Setting, ...] = ({"tol": 3e-5}, {"tol": 5e-7}, {"tol": 1e-7}, {"tol": 1e-9})
+
+    def accepts(self, case: Case) -> bool:  # noqa: ARG002 - the interface
+        """Every case."""
+        return True
+
+    def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
+        """Return one forward solve."""
+        inputs = _tensors(case, problem)
+        return lambda: _solve(problem, inputs, setting)
+
+    def plan(self, result: Any) -> Array | None:
+        """Plan as a batch."""
+        T: Array = result.plan.detach().numpy()
+        return T.reshape(-1, *T.shape[-2:])
+
+
+class Backward(Entropic):
+    """Value, and its gradient in M, C1 and C2."""
+
+    def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
+        """Return one forward solve followed by one backward pass."""
+        *costs, p, q = _tensors(case, problem)
+        for cost in costs:
+            cost.requires_grad_()
+
+        def run() -> fgwot.Solution:
+            solution = _solve(problem, (*costs, p, q), setting)
+            torch.autograd.grad(solution.value.sum(), costs)
+            return solution
+
+        return run
+
+
+class Proximal(Entropic):
+    """`ProximalPoint`, whose limit is unregularised FGW."""
+
+    ladder = tuple({"tol": tol, "max_iter": 20_000} for tol in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7))
+
+    def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
+        """Return one forward solve."""
+        inputs = _tensors(case, problem)
+        return lambda: _solve(problem, inputs, setting, solver=fgwot.ProximalPoint())
+
+
+class Training(Entropic):
+    """`FGWLoss`, forward and backward, warm-started from the step before, on slowly changing costs."""
+
+    ladder = ({},)
+    steps = 200
+
+    def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
+        """Return one step of a training; successive calls go through changing costs, back and forth."""
+        path = [_tensors(case, step) for step in drift(problem, self.steps)]
+        sequence = itertools.cycle(path + path[-2:0:-1])
+        criterion = fgwot.FGWLoss(alpha=problem.alpha, epsilon=problem.epsilon, **setting)
+        for *costs, _, _ in path:
+            for cost in costs:
+                cost.requires_grad_()
+
+        def run() -> None:
+            *costs, p, q = next(sequence)
+            torch.autograd.grad(criterion(*costs, p, q), costs)
+
+        return run
+
+    def plan(self, result: Any) -> Array | None:  # noqa: ARG002 - the interface
+        """Nothing: every step solves another problem."""
+        return None
+
+
+def _tensors(case: Case, problem: Problem) -> tuple[torch.Tensor, ...]:
+    arrays = problem.arrays if case.batch else problem.first
+    return tuple(torch.tensor(a) for a in arrays)
+
+
+def _solve(problem: Problem, inputs: tuple[torch.Tensor, ...], setting: Setting, **more: Any) -> fgwot.Solution:
+    return fgwot.fused_gromov_wasserstein(*inputs, alpha=problem.alpha, epsilon=problem.epsilon, **setting, **more)

@@ -1,0 +1,155 @@
+"""The tables of a run, in Markdown."""
+
+from collections.abc import Iterable
+
+from benchmarks.methods import GROUPS
+from benchmarks.results import COMPARED, LOOSE, TIGHT, Entry, cases, geometric_mean, ratio, ratios, seconds
+from benchmarks.targets import outcomes
+
+_TITLES = {
+    "single": "Single problems",
+    "structures": "Rectangular problems, graphs, asymmetric structure",
+    "batches": "Batches",
+    "proximal": "Batches, proximal point (unregularised objective)",
+    "clouds": "Squared Euclidean point clouds",
+    "gradients": "Forward, and forward + backward",
+    "training": "K-MaT's problem: one warm-started training step, forward + backward",
+    "growth": "Growth with n",
+}
+
+LEGEND = """\
+Times are medians in milliseconds; the first call (imports, compilation, warm-up) is left out and listed at the end. A
+solver's time is that of its cheapest setting whose plan has r_marg and r_fix of at most 1e-6, for every problem of a
+batch; r_marg = |T1-p|_1 + |T'1-q|_1 and r_fix = |T - Sinkhorn(grad E(T))|_1 are measured in float64 by code of the
+benchmark. "r 3e-05 in 12" is a solver that did not get there: the residual of its most accurate run, and that run's
+time. "speed-up" is the fastest peer's time over fgwot's at the same bound: below 1, fgwot is slower. (b) marks a plan
+in another basin, with a higher objective; on a batch, the share in the best basin is given.
+
+A proximal-point solver is there when its objectives, of plans rounded to the exact marginals, exceed the best known
+ones by at most the bound, relative and on average over the batch. OTT does not take part where structure is
+asymmetric, because it linearises one side only; torchgw has no mapping to this objective (it rescales costs and
+anneals epsilon) and is left out."""
+
+
+def markdown(results: Entry) -> str:
+    """Everything a run measured.
+
+    Returns
+    -------
+    str
+        Machine, targets, one table per group, and the first calls.
+    """
+    parts = [_machine(results["machine"]), "## Targets", _targets(results), "## Measurements", LEGEND]
+    for group, title in _TITLES.items():
+        entries = cases(results, group)
+        if entries:
+            parts += [f"### {title}", _group(group, entries)]
+    entries = cases(results, "memory")
+    if entries:
+        parts += ["### Peak memory of one solve", _memory(entries)]
+    return "\n\n".join([*parts, "### First calls", _first_calls(results)]) + "\n"
+
+
+def _machine(machine: Entry) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    return (
+        f"Measured {machine['date']} at commit {machine['commit']} by `{machine['command']}`: {machine['processor']}, "
+        f"{machine['cores']} cores, {machine['threads']} thread(s) per library, load {machine['load']:.1f} at the "
+        f"start; Python {machine['python']}, {versions}."
+    )
+
+
+def _targets(results: Entry) -> str:
+    words = {True: "reached", False: "**missed**", None: "not measured"}
+    rows = [[outcome.target, outcome.reached, words[outcome.met]] for outcome in outcomes(results)]
+    return table(["target", "measured", ""], rows)
+
+
+def _group(group: str, entries: list[Entry]) -> str:
+    methods = [name for name in GROUPS[group] if any(name in entry["methods"] for entry in entries)]
+    compared = group in COMPARED
+    header = ["problem", "size", "epsilon", "alpha", "seed", *methods]
+    header += ["speed-up at 1e-6", "at 1e-4"] if compared else []
+    rows = []
+    for entry in entries:
+        row = [entry["structure"], _size(entry), f"{entry['epsilon']:g}", f"{entry['alpha']:g}", str(entry["seed"])]
+        row += [_cell(entry, name) for name in methods]
+        row += [_factor(ratio(entry, bound)) for bound in (TIGHT, LOOSE)] if compared else []
+        rows.append(row)
+    text = table(header, rows)
+    return f"{text}\n\n{_summary(entries)}" if compared else text
+
+
+def _summary(entries: list[Entry]) -> str:
+    found = ratios(entries)
+    if not found:
+        return f"No peer reaches 1e-6 in any of the {len(entries)} cases."
+    slower = sum(r < 1 for r in found)
+    return (
+        f"Speed-up at 1e-6: geometric mean {geometric_mean(found):.2f}x, from {min(found):.2f}x to {max(found):.1f}x; "
+        f"fgwot is slower in {slower} of the {len(found)} cases in which a peer gets there (of {len(entries)})."
+    )
+
+
+def _cell(entry: Entry, name: str) -> str:
+    found = entry["methods"].get(name)
+    if found is None:
+        return "-"
+    if not found["ladder"]:
+        return found["stopped"] or "failed"
+    basin = ""
+    if found["same_basin"] is not None and found["same_basin"] < 1:
+        basin = f" ({found['same_basin']:.0%} b)" if entry["batch"] else " (b)"
+    time = seconds(entry, name)
+    if time is not None:
+        return _milliseconds(time) + basin
+    best = found["ladder"][found["most_accurate"]]
+    return f"r {max(best['r_marg'], best['r_fix']):.0e} in {_milliseconds(best['time'])}{basin}"
+
+
+def _memory(entries: list[Entry]) -> str:
+    rows = []
+    for entry in entries:
+        for name, found in entry["memory"].items():
+            text = f"{found['matrices']:.1f}" if "matrices" in found else found["stopped"]
+            rows.append([_size(entry), name, text])
+    return table(["size", "solver", "n x m float64 matrices above the inputs"], rows)
+
+
+def _first_calls(results: Entry) -> str:
+    longest: dict[str, list[float]] = {}
+    for entry in results["cases"]:
+        for name, found in entry.get("methods", {}).items():
+            excess = [max(rung["first_call"] - rung["time"], 0) for rung in found["ladder"]]
+            longest.setdefault(name, []).append(sum(excess))
+    rows = [[name, f"{sum(times) / len(times):.2f}", f"{max(times):.2f}"] for name, times in longest.items() if times]
+    return "Seconds that first calls took beyond later ones, summed over a solver's settings of one case.\n\n" + table(
+        ["solver", "mean over cases", "largest"], rows
+    )
+
+
+def _size(entry: Entry) -> str:
+    size = str(entry["n"]) if entry["n"] == entry["m"] else f"{entry['n']} x {entry['m']}"
+    return f"{entry['batch']} of {size}" if entry["batch"] else size
+
+
+def _milliseconds(time: float) -> str:
+    return f"{time * 1e3:.3g}" if time < 1 else f"{time * 1e3:.0f}"
+
+
+def _factor(value: float | None) -> str:
+    return "no peer there" if value is None else "fgwot not there" if value == 0 else f"{value:.2f}"
+
+
+def table(header: list[str], rows: Iterable[list[str]]) -> str:
+    """Markdown table.
+
+    Examples
+    --------
+    >>> print(table(["a", "b"], [["1", "2"]]))
+    | a | b |
+    | --- | --- |
+    | 1 | 2 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,61 @@
+"""Reading results.json: times, ratios and means."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.methods import GROUPS
+
+Entry = dict[str, Any]  # of one case, or of one solver on it
+TIGHT, LOOSE = "1e-06", "1e-04"
+COMPARED = ("single", "structures", "batches", "proximal", "clouds")
+
+
+def cases(results: Entry, group: str, **wanted: Iterable[object]) -> list[Entry]:
+    """Entries of a group whose fields have one of the wanted values.
+
+    Examples
+    --------
+    >>> table = {"cases": [{"group": "growth", "n": 250}, {"group": "growth", "n": 500}]}
+    >>> cases(table, "growth", n=(500,))
+    [{'group': 'growth', 'n': 500}]
+    """
+    entries = [entry for entry in results["cases"] if entry["group"] == group]
+    return [entry for entry in entries if all(entry[field] in values for field, values in wanted.items())]
+
+
+def seconds(entry: Entry, method: str, bound: str = TIGHT) -> float | None:
+    """Time of a solver's cheapest setting that reaches the bound; None if it did not, or did not take part."""
+    found = entry["methods"].get(method)
+    if found is None or bound not in found["reached"]:
+        return None
+    return float(found["ladder"][found["reached"][bound]]["time"])
+
+
+def ratio(entry: Entry, bound: str = TIGHT) -> float | None:
+    """Time of the fastest peer over fgwot's; None if no peer reached the bound, 0 if only fgwot did not."""
+    ours, *peers = GROUPS[entry["group"]]
+    theirs = [t for t in (seconds(entry, peer, bound) for peer in peers) if t is not None]
+    if not theirs:
+        return None
+    own = seconds(entry, ours, bound)
+    return 0.0 if own is None else min(theirs) / own
+
+
+def ratios(entries: Iterable[Entry], bound: str = TIGHT) -> list[float]:
+    """Ratios of the cases in which a peer reached the bound."""
+    return [r for r in (ratio(entry, bound) for entry in entries) if r is not None]
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Geometric mean; zero if any value is zero.
+
+    Examples
+    --------
+    >>> round(geometric_mean([1.0, 4.0]), 6)
+    2.0
+    """
+    numbers = list(values)
+    if min(numbers) <= 0:
+        return 0.0
+    return math.exp(sum(map(math.log, numbers)) / len(numbers))

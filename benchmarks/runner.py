@@ -1,0 +1,179 @@
+"""Time to the same accuracy: climb each solver's ladder, measure its plans, time the cheapest rungs that suffice."""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from benchmarks import methods
+from benchmarks.accuracy import Accuracy, measure
+from benchmarks.cases import Case
+from benchmarks.pool import LibraryError, Pool
+from benchmarks.problems import Problem, build
+from benchmarks.worker import MemoryTask, Task, Timing
+
+BOUNDS = (1e-4, 1e-6)
+_ROUNDS = 3
+_GRACE = 15.0  # seconds that a task may take beyond its budget, for compilation
+_SAME_BASIN = 1e-6
+
+
+@dataclass
+class Rung:
+    """One setting of a solver on one case."""
+
+    setting: methods.Setting
+    cold: float
+    times: list[float]
+    accuracy: Accuracy | None
+
+    def to_dict(self) -> dict[str, object]:
+        """Summary for results.json."""
+        found: dict[str, object] = {
+            "setting": self.setting,
+            "first_call": self.cold,
+            "time": statistics.median(self.times),
+            "fastest": min(self.times),
+            "repetitions": len(self.times),
+        }
+        if self.accuracy is not None:
+            found |= {
+                "r_marg": float(self.accuracy.r_marg.max()),
+                "r_fix": float(self.accuracy.r_fix.max()),
+                "objective": float(self.accuracy.objective.mean()),
+                "share": {f"{bound:.0e}": self.accuracy.share(bound) for bound in BOUNDS},
+            }
+        return found
+
+
+@dataclass
+class Climb:
+    """What a solver did on one case: its rungs, the cheapest that reaches each bound, and why it stopped early."""
+
+    rungs: list[Rung] = field(default_factory=list)
+    reached: dict[float, int] = field(default_factory=dict)
+    stopped: str | None = None
+    basin: float | None = None
+
+    @property
+    def most_accurate(self) -> Rung | None:
+        """The rung with the smallest residuals; None without any."""
+        return min(self.rungs, key=lambda r: r.accuracy.worst if r.accuracy else 0, default=None)
+
+    def to_dict(self) -> dict[str, object]:
+        """Entry of results.json."""
+        best = self.most_accurate
+        return {
+            "ladder": [rung.to_dict() for rung in self.rungs],
+            "reached": {f"{bound:.0e}": index for bound, index in self.reached.items()},
+            "most_accurate": None if best is None else self.rungs.index(best),
+            "stopped": self.stopped,
+            "same_basin": self.basin,
+        }
+
+
+def run_case(pool: Pool, case: Case, budget: float) -> dict[str, object]:
+    """Measure every solver of the case's group, each for about `budget` seconds; entry of results.json."""
+    names = methods.GROUPS[case.group]
+    if case.group == "memory":
+        return case.to_dict() | {"memory": {name: _memory(pool, name, case, budget) for name in names}}
+    problem = build(case)
+    attempts = {name: _climb(pool, name, case, problem, budget) for name in names}
+    climbs = {name: climb for name, climb in attempts.items() if climb is not None}
+    _choose(case, climbs)
+    _time_again(pool, case, climbs, budget)
+    return case.to_dict() | {"methods": {name: climb.to_dict() for name, climb in climbs.items()}}
+
+
+def _climb(pool: Pool, name: str, case: Case, problem: Problem, budget: float) -> Climb | None:
+    """Go up a solver's ladder until it is accurate enough or out of time; None if the case is not for it."""
+    climb, spent = Climb(), 0.0
+    try:
+        ladder = pool.call(name, case, _GRACE)
+    except LibraryError as error:
+        climb.stopped = str(error)
+        return climb
+    if ladder is None:
+        return None
+    for index, setting in enumerate(ladder):
+        try:
+            timing: Timing = pool.call(name, Task(case, index), 2 * budget + _GRACE)
+        except LibraryError as error:
+            climb.stopped = str(error)
+            break
+        accuracy = None
+        if timing.plan is not None:
+            accuracy = measure(problem, timing.plan, proximal=case.group == "proximal")
+        climb.rungs.append(Rung(setting, timing.cold or 0.0, timing.times, accuracy))
+        if accuracy is not None and accuracy.worst <= min(BOUNDS):
+            break
+        spent += timing.median + sum(timing.times)  # compilation is not charged
+        if spent > budget and index < len(ladder) - 1:
+            climb.stopped = f"out of its {budget:.0f} s"
+            break
+    return climb
+
+
+def _choose(case: Case, climbs: dict[str, Climb]) -> None:
+    """Find each solver's cheapest rung for each bound, and which basin it ended in."""
+    best = _best_objective(climbs)
+    for climb in climbs.values():
+        for bound in BOUNDS:
+            enough = [
+                index
+                for index, rung in enumerate(climb.rungs)
+                if rung.accuracy is None or _suffices(case, rung.accuracy, bound, best)
+            ]
+            if enough:
+                climb.reached[bound] = min(enough, key=lambda i, rungs=climb.rungs: statistics.median(rungs[i].times))
+        rung = climb.most_accurate
+        if best is not None and rung is not None and rung.accuracy is not None:
+            # Costs are at most 1: marginals missed by r change the objective by about r.
+            near = np.abs(rung.accuracy.objective - best) <= _SAME_BASIN * np.abs(best) + rung.accuracy.worst
+            climb.basin = float(near.mean())
+
+
+def _suffices(case: Case, accuracy: Accuracy, bound: float, best: np.ndarray | None) -> bool:
+    if case.group != "proximal":
+        return accuracy.worst <= bound
+    return best is not None and float(((accuracy.objective - best) / np.abs(best)).mean()) <= bound
+
+
+def _best_objective(climbs: dict[str, Climb]) -> np.ndarray | None:
+    """Lowest objective of each problem over all plans found; None if nobody found a finite one."""
+    accuracies = [r.accuracy for climb in climbs.values() for r in climb.rungs if r.accuracy is not None]
+    found = [np.where(a.feasible(min(BOUNDS)), a.objective, np.inf) for a in accuracies]
+    lowest: np.ndarray = np.min(found, axis=0) if found else np.array([np.inf])
+    return lowest if np.isfinite(lowest).all() else None
+
+
+def _time_again(pool: Pool, case: Case, climbs: dict[str, Climb], budget: float) -> None:
+    """Time the chosen rungs in turns, so that a change of the machine's load meets every solver alike."""
+    for name, climb in list(climbs.items()) * _ROUNDS:
+        for rung in _chosen(climb):
+            if min(rung.times) > budget / 10 or name not in pool.workers:
+                continue
+            try:
+                again = pool.call(name, Task(case, climb.rungs.index(rung), want_plan=False), 2 * budget + _GRACE)
+            except LibraryError as error:
+                climb.stopped = str(error)
+                break
+            rung.times += again.times
+
+
+def _chosen(climb: Climb) -> Iterator[Rung]:
+    for index in sorted(set(climb.reached.values())):
+        yield climb.rungs[index]
+
+
+def _memory(pool: Pool, name: str, case: Case, budget: float) -> dict[str, object]:
+    """Rise of the peak memory over one solve in a fresh process, in bytes and in n x m float64 matrices."""
+    pool.stop(name)
+    try:
+        rise = pool.call(name, MemoryTask(case, rung=1), max(4 * budget, 60))
+    except LibraryError as error:
+        return {"stopped": str(error)}
+    finally:
+        pool.stop(name)
+    return {"bytes": rise, "matrices": rise / (8 * case.n * case.m)}

@@ -1,0 +1,150 @@
+"""The targets of issue 3, each with what a run reached: computed, never typed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.results import LOOSE, TIGHT, Entry, cases, geometric_mean, ratios, seconds
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A target, what was measured, and whether that meets it; None if the run holds no such case."""
+
+    target: str
+    reached: str
+    met: bool | None
+
+
+def outcomes(results: Entry) -> list[Outcome]:
+    """Compare a run with every target."""
+    return [Outcome(target, *(check(results) or ("not measured", None))) for target, check in _TARGETS.items()]
+
+
+Reached = tuple[str, bool] | None
+
+
+def _large_singles(results: Entry) -> Reached:
+    entries = cases(results, "single", n=(64, 256, 1000), epsilon=(0.05, 0.01))
+    found = ratios(entries)
+    if not found:
+        return None
+    mean, worst = geometric_mean(found), min(found)
+    text = f"geometric mean {mean:.2f}x, slowest case {worst:.2f}x ({_count(entries, found)})"
+    return text, mean >= 3 and worst >= 1
+
+
+def _small_singles(results: Entry) -> Reached:
+    entries = cases(results, "single", n=(6, 16), epsilon=(0.05,))
+    found = ratios(entries)
+    if not found:
+        return None
+    slowest = 1 / min(found) if min(found) else float("inf")
+    text = f"at most {slowest:.2f}x the peer's time, geometric mean {1 / max(geometric_mean(found), 1e-9):.2f}x"
+    return f"{text} (eager; {_count(entries, found)})", slowest <= 1.5
+
+
+def _hard_singles(results: Entry) -> Reached:
+    entries = cases(results, "single", n=(6, 16, 64, 256), epsilon=(0.01, 0.003))
+    if not entries:
+        return None
+    found = ratios(entries)
+    lost = sum(seconds(entry, "fgwot") is None for entry in entries)
+    mean = geometric_mean(found) if found else float("inf")
+    text = f"geometric mean {mean:.1f}x" if found else "no peer got there"
+    return f"{text} ({_count(entries, found)}; fgwot not there in {lost})", mean >= 10 and not lost
+
+
+def _batches(results: Entry) -> Reached:
+    parts, met = [], True
+    sides = (("proximal", "fgwot proximal", "POT ot.batch to 1e-4", LOOSE), ("batches", "fgwot", "OTT vmap", TIGHT))
+    for group, ours, peer, bound in sides:
+        entries = cases(results, group)
+        if not entries:
+            return None
+        found = ratios(entries, bound)
+        lost = sum(seconds(entry, ours, bound) is None for entry in entries)
+        worst = f"{min(found):.1f}x to {max(found):.1f}x" if found else "peer not there"
+        parts.append(f"{peer}: {worst} ({_count(entries, found)}; fgwot not there in {lost})")
+        met = met and not lost and all(r >= 10 for r in found)
+    return "; ".join(parts), met
+
+
+def _training(results: Entry) -> Reached:
+    times = [seconds(entry, "fgwot warm") for entry in cases(results, "training")]
+    if not times:
+        return None
+    if None in times:
+        return "failed", False
+    slowest = max(t for t in times if t is not None)
+    return f"at most {slowest * 1e3:.2f} ms per step", slowest < 1e-3
+
+
+def _clouds(results: Entry) -> Reached:
+    entries = cases(results, "clouds")
+    if not entries:
+        return None
+    parts, met = [], True
+    for entry in entries:
+        own, peer = seconds(entry, "fgwot"), seconds(entry, "OTT cloud")
+        if own is None or peer is None:
+            parts.append(f"n = {entry['n']}: {'fgwot' if own is None else 'OTT'} not there")
+            met = met and own is not None
+        else:
+            parts.append(f"n = {entry['n']}: {peer / own:.2f}x")
+            met = met and peer / own >= 3
+    return "; ".join(parts), met
+
+
+def _backward(results: Entry) -> Reached:
+    factors = []
+    for entry in cases(results, "gradients"):
+        forward, both = seconds(entry, "fgwot"), seconds(entry, "fgwot backward")
+        if forward is None or both is None:
+            return f"fgwot not there at n = {entry['n']}", False
+        factors.append(both / forward)
+    if not factors:
+        return None
+    return f"at most {max(factors):.2f}x, geometric mean {geometric_mean(factors):.2f}x", max(factors) <= 1.3
+
+
+def _memory(results: Entry) -> Reached:
+    entries = cases(results, "memory", n=(2000,))
+    if not entries:
+        return None
+    found = entries[0]["memory"]["fgwot"]
+    if "matrices" not in found:
+        return f"failed: {found['stopped']}", False
+    return f"{found['matrices']:.1f} matrices", found["matrices"] <= 8
+
+
+def _growth(results: Entry) -> Reached:
+    entries = {entry["n"]: entry for entry in cases(results, "growth", n=(250, 2000))}
+    if len(entries) < 2:
+        return None
+    factors = []
+    for method in ("fgwot", "matrix product"):
+        small, large = (seconds(entries[n], method) for n in (250, 2000))
+        if small is None or large is None:
+            return f"{method} not there", False
+        factors.append(large / small)
+    return f"time grows {factors[0]:.0f}x, the matrix product's {factors[1]:.0f}x", factors[0] <= factors[1]
+
+
+def _count(entries: list[Entry], found: list[float]) -> str:
+    return f"{len(found)} of {len(entries)} cases in which a peer gets there"
+
+
+_TARGETS: dict[str, Callable[[Entry], Reached]] = {
+    "single problems n = 64, 256, 1000 at epsilon 0.05 and 0.01 against the best of POT and OTT jitted: "
+    "at least 3x faster in geometric mean, no case slower": _large_singles,
+    "n = 6 and 16 at epsilon 0.05: no slower than 1.5x the jitted peer in eager mode": _small_singles,
+    "n = 6 to 256 at epsilon 0.01 and 0.003: at least 10x faster in geometric mean, or the peer does not get there": (
+        _hard_singles
+    ),
+    "batches (1024, 6), (1024, 16), (256, 32), (64, 64) against POT ot.batch and OTT vmap: at least 10x": _batches,
+    "K-MaT's problem, warm-started, forward + backward: under 1 ms": _training,
+    "squared Euclidean clouds, n = 1000 and 4000, against OTT PointCloud: at least 3x": _clouds,
+    "forward + backward over forward: at most 1.3x": _backward,
+    "peak memory, n = m = 2000, dense: at most 8 matrices of that size": _memory,
+    "growth of time from n = 250 to 2000: no steeper than the matrix product's": _growth,
+}

@@ -1,0 +1,69 @@
+"""The maps of conventions: every solver that is timed solves the same problem."""
+
+import numpy as np
+import pytest
+
+from benchmarks import methods
+from benchmarks.accuracy import measure
+from benchmarks.cases import Case
+from benchmarks.problems import build
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # what peers warn of is measured as accuracy
+
+SMALL = [
+    Case("single", "points", 6, 6, 0.05, 0.4),
+    Case("single", "points", 6, 5, 0.05, 0.7),
+    Case("structures", "asymmetric", 6, 6, 0.1, 0.4),
+    Case("clouds", "cloud", 6, 6, 0.05, 0.4),
+]
+
+
+def load(name):
+    if name.startswith("OTT"):
+        pytest.importorskip("ott", reason="OTT-JAX is not installed: pip install ott-jax")
+    return methods.load(name)
+
+
+def tightest_plan(name, case):
+    method = load(name)
+    if not method.accepts(case):
+        pytest.skip(f"{name} does not take part in {case.name}")
+    return method.plan(method.prepare(case, build(case), method.ladder[-1])())
+
+
+@pytest.mark.parametrize("name", ["POT", "OTT", "OTT cloud"])
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_plans_agree_with_fgwot(name, case):
+    np.testing.assert_allclose(tightest_plan(name, case), tightest_plan("fgwot", case), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fgwot", "fgwot backward", "POT", "POT backward", "OTT", "OTT cloud"])
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_plans_are_stationary(name, case):
+    assert measure(build(case), tightest_plan(name, case)).worst <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["fgwot", "OTT"])
+def test_batches_are_stationary(name):
+    case = Case("batches", "points", 6, 6, 0.1, batch=4)
+    assert measure(build(case), tightest_plan(name, case)).worst <= 1e-6
+
+
+def test_proximal_point_and_ot_batch_end_at_the_same_objective():
+    case = Case("proximal", "points", 6, 6, 0.1, batch=8)
+    problem = build(case)
+    ours = measure(problem, tightest_plan("fgwot proximal", case), proximal=True)
+    peer = load("POT batch")
+    theirs = measure(problem, peer.plan(peer.prepare(case, problem, peer.ladder[1])()), proximal=True)
+    np.testing.assert_allclose(ours.objective, theirs.objective, rtol=1e-3)
+
+
+def test_a_step_of_the_training_is_differentiated():
+    case = Case("training", "unit vectors", 4, 4, 0.1, 0.1)
+    method = methods.load("fgwot warm")
+    step = method.prepare(case, build(case), {})
+    assert [method.plan(step()) for _ in range(3)] == [None] * 3
+
+
+def test_every_group_has_known_solvers():
+    assert {name for names in methods.GROUPS.values() for name in names} == set(methods.MODULES)

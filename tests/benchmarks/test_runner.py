@@ -1,0 +1,85 @@
+"""The runner, from a case to the page: small, but through real worker processes."""
+
+import json
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import targets
+from benchmarks.cases import Case
+from benchmarks.pool import LibraryError, Pool
+from benchmarks.results import geometric_mean, ratio
+from benchmarks.worker import MemoryTask, Task
+
+TINY = Case("single", "points", 4, 4, 0.05)
+
+
+def entry(group="single", **times):
+    """Results of one case in which each solver took the given time, or None if it did not get there."""
+    found = {
+        name: {
+            "ladder": [{"time": time or 1.0, "first_call": 1.0, "r_marg": 1e-3, "r_fix": 1e-3}],
+            "reached": {} if time is None else {"1e-06": 0, "1e-04": 0},
+            "most_accurate": 0,
+            "stopped": None,
+            "same_basin": 1.0,
+        }
+        for name, time in times.items()
+    }
+    return Case(group, "points", 64, 64, 0.05).to_dict() | {"methods": found}
+
+
+def test_a_run_writes_results_tables_figures_and_the_page(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ott", reason="OTT-JAX is not installed: pip install ott-jax")
+    cases = [TINY, Case("memory", "points", 60, 60, 0.1)]
+    command.measure_all(cases, tmp_path, threads=1, budget=1.0)
+    results = json.loads((tmp_path / "results.json").read_text())
+    single, memory = results["cases"]
+    assert single["name"] == TINY.name
+    assert {name: sorted(found["reached"]) for name, found in single["methods"].items()} == {
+        name: ["1e-04", "1e-06"] for name in ("fgwot", "POT", "OTT")
+    }
+    assert all(found["matrices"] >= 0 for found in memory["memory"].values())
+    assert results["machine"]["threads"] == 1
+    table = (tmp_path / "table.md").read_text()
+    assert "| points | 4 | 0.05 | 0.5 | 0 |" in table
+    assert "speed-up at 1e-6: geometric mean" in table.lower()
+    assert {path.name for path in tmp_path.glob("*.png")} == {"times.png", "speedups.png"}
+    monkeypatch.setattr(command, "_PAGE", tmp_path / "page.md")
+    command.main(["--docs", "--out", str(tmp_path)])
+    assert (tmp_path / "page.md").read_text() == f"# Benchmarks\n\n{table}"
+    assert table in capsys.readouterr().out
+
+
+def test_a_library_that_takes_too_long_is_killed_and_started_again():
+    pool = Pool(threads=1)
+    try:
+        with pytest.raises(LibraryError, match="killed after"):
+            pool.call("matrix product", Task(Case("growth", "points", 3000, 3000, 0.1), 0), timeout=0.01)
+        timing = pool.call("matrix product", Task(TINY, 0, seconds=0.0), timeout=60)
+        assert len(timing.times) == 1
+        with pytest.raises(LibraryError, match="KeyError"):
+            pool.call("matrix product", MemoryTask(Case("growth", "unheard of", 4, 4, 0.1), 0), timeout=60)
+    finally:
+        pool.close()
+
+
+def test_an_unknown_case_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--only", "no such case"])
+    assert "no such case" in capsys.readouterr().err
+
+
+def test_ratios_count_losses_and_peers_that_fail():
+    assert ratio(entry(fgwot=1.0, POT=3.0, OTT=2.0)) == 2.0
+    assert ratio(entry(fgwot=2.0, POT=None, OTT=1.0)) == 0.5
+    assert ratio(entry(fgwot=1.0, POT=None, OTT=None)) is None
+    assert ratio(entry(fgwot=None, POT=1.0, OTT=None)) == 0
+    assert geometric_mean([0.0, 4.0]) == 0
+
+
+@pytest.mark.parametrize(("own", "met"), [(1.0, True), (4.0, False), (None, False)])
+def test_targets_are_computed(own, met):
+    first, *others = targets.outcomes({"cases": [entry(fgwot=own, POT=None, OTT=3.0)]})
+    assert first.met is met
+    assert {outcome.met for outcome in others} == {None}
