@@ -1,6 +1,7 @@
 """Entropic Fused Gromov-Wasserstein optimal transport for PyTorch."""
 
 from fgwot.adjoint import Adjoint, Envelope, Implicit, Unrolled
+from fgwot.backend import backend
 from fgwot.functional import fused_gromov_wasserstein, gromov_wasserstein
 from fgwot.initial import MultiInit
 from fgwot.losses import Factors, GroundLoss, huber
@@ -23,6 +24,7 @@ __all__ = [
     "Solution",
     "Status",
     "Unrolled",
+    "backend",
     "fused_gromov_wasserstein",
     "gromov_wasserstein",
     "huber",

@@ -42,6 +42,9 @@ class GroundLoss:
         Given when the loss factors. Without it the contraction sums over all (i, j, k, l).
     non_negative : bool
         True if the loss is only defined for entries a, b >= 0.
+    kernel : tuple of str and float, optional
+        Name and parameter under which the compiled operators know this loss, which must be symmetric in a and b. Not
+        for losses of your own.
 
     Examples
     --------
@@ -62,6 +65,7 @@ class GroundLoss:
     db: Pairwise
     factors: Factors | None = None
     non_negative: bool = False
+    kernel: tuple[str, float] | None = None
 
 
 square = GroundLoss(
@@ -109,6 +113,7 @@ absolute = GroundLoss(
     value=lambda a, b: (a - b).abs(),
     da=lambda a, b: (a - b).sign(),
     db=lambda a, b: (b - a).sign(),
+    kernel=("abs", 0.0),
 )
 
 
@@ -135,6 +140,7 @@ def huber(delta: float = 1.0) -> GroundLoss:
         value=value,
         da=lambda a, b: (a - b).clamp(-delta, delta),
         db=lambda a, b: (b - a).clamp(-delta, delta),
+        kernel=("huber", float(delta)),
     )
 
 
