@@ -4,13 +4,16 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.cases import CASES, QUICK, Case
 from benchmarks.machine import describe
 from benchmarks.pool import Pool
 from benchmarks.report import markdown
-from benchmarks.results import Entry
 from benchmarks.runner import run_case
+
+if TYPE_CHECKING:
+    from benchmarks.results import Entry
 
 _PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
