@@ -15,7 +15,7 @@ from benchmarks.worker import MemoryTask, Task, Timing
 
 BOUNDS = (1e-4, 1e-6)
 _ROUNDS = 3
-_GRACE = 15.0  # seconds that a task may take beyond its budget, for compilation
+_GRACE = 15.0  # seconds that a task may take beyond its budget, for compilation, and n / 1000 times that for large problems
 _SAME_BASIN = 1e-6
 
 
@@ -98,7 +98,7 @@ def _climb(pool: Pool, name: str, case: Case, problem: Problem, budget: float) -
         return None
     for index, setting in enumerate(ladder):
         try:
-            timing: Timing = pool.call(name, Task(case, index), 2 * budget + _GRACE)
+            timing: Timing = pool.call(name, Task(case, index), _patience(case, budget))
         except LibraryError as error:
             climb.stopped = str(error)
             break
@@ -113,6 +113,11 @@ def _climb(pool: Pool, name: str, case: Case, problem: Problem, budget: float) -
             climb.stopped = f"out of its {budget:.0f} s"
             break
     return climb
+
+
+def _patience(case: Case, budget: float) -> float:
+    """Seconds after which a task is killed."""
+    return 2 * budget + _GRACE * max(1.0, case.n / 1000)
 
 
 def _choose(case: Case, climbs: dict[str, Climb]) -> None:
@@ -155,7 +160,7 @@ def _time_again(pool: Pool, case: Case, climbs: dict[str, Climb], budget: float)
             if min(rung.times) > budget / 10 or name not in pool.workers:
                 continue
             try:
-                again = pool.call(name, Task(case, climb.rungs.index(rung), want_plan=False), 2 * budget + _GRACE)
+                again = pool.call(name, Task(case, climb.rungs.index(rung), want_plan=False), _patience(case, budget))
             except LibraryError as error:
                 climb.stopped = str(error)
                 break
@@ -171,7 +176,7 @@ def _memory(pool: Pool, name: str, case: Case, budget: float) -> dict[str, objec
     """Rise of the peak memory over one solve in a fresh process, in bytes and in n x m float64 matrices."""
     pool.stop(name)
     try:
-        rise = pool.call(name, MemoryTask(case, rung=1), max(4 * budget, 60))
+        rise = pool.call(name, MemoryTask(case, rung=1), 2 * _patience(case, budget))
     except LibraryError as error:
         return {"stopped": str(error)}
     finally:
