@@ -15,7 +15,7 @@ from benchmarks.worker import MemoryTask, Task, Timing
 
 BOUNDS = (1e-4, 1e-6)
 _ROUNDS = 3
-_GRACE = 15.0  # seconds that a task may take beyond its budget, for compilation, and n / 1000 times that for large problems
+_GRACE = 15.0  # seconds that a task may take beyond its budget, for compilation; n / 1000 times that above n = 1000
 _SAME_BASIN = 1e-6
 
 
