@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains TEXT")
     parser.add_argument("--threads", type=int, default=1, help="threads of every library (default %(default)s)")
     parser.add_argument(
-        "--budget", type=float, default=8.0, help="seconds per case and library before its ladder ends (%(default)s)"
+        "--budget", type=float, default=6.0, help="seconds per case and library before its ladder ends (%(default)s)"
     )
     parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md from the results in --out")
     options = parser.parse_args(arguments)

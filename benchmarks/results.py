@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.methods import GROUPS
 
 Entry = dict[str, Any]  # of one case, or of one solver on it
-TIGHT, LOOSE = "1e-06", "1e-04"
+TIGHT, LOOSE, ROUGH = "1e-06", "1e-04", "1e-02"
 COMPARED = ("single", "structures", "batches", "proximal", "clouds")
 
 
@@ -24,15 +24,30 @@ def cases(results: Entry, group: str, **wanted: Iterable[object]) -> list[Entry]
     return [entry for entry in entries if all(entry[field] in values for field, values in wanted.items())]
 
 
-def seconds(entry: Entry, method: str, bound: str = TIGHT) -> float | None:
-    """Time of a solver's cheapest setting that reaches the bound; None if it did not, or did not take part."""
+def bounds(group: str) -> tuple[str, str]:
+    """The tight and the loose bound at which a group is compared: residuals, or objectives for proximal point.
+
+    Examples
+    --------
+    >>> bounds("single"), bounds("proximal")
+    (('1e-06', '1e-04'), ('1e-04', '1e-02'))
+    """
+    return (LOOSE, ROUGH) if group == "proximal" else (TIGHT, LOOSE)
+
+
+def seconds(entry: Entry, method: str, bound: str | None = None) -> float | None:
+    """Time of a solver's cheapest setting that reaches the bound (by default the group's tight one).
+
+    None if it did not get there, or did not take part.
+    """
     found = entry["methods"].get(method)
+    bound = bound or bounds(entry["group"])[0]
     if found is None or bound not in found["reached"]:
         return None
     return float(found["ladder"][found["reached"][bound]]["time"])
 
 
-def ratio(entry: Entry, bound: str = TIGHT) -> float | None:
+def ratio(entry: Entry, bound: str | None = None) -> float | None:
     """Time of the fastest peer over fgwot's; None if no peer reached the bound, 0 if only fgwot did not."""
     ours, *peers = GROUPS[entry["group"]]
     theirs = [t for t in (seconds(entry, peer, bound) for peer in peers) if t is not None]
@@ -42,7 +57,7 @@ def ratio(entry: Entry, bound: str = TIGHT) -> float | None:
     return 0.0 if own is None else min(theirs) / own
 
 
-def ratios(entries: Iterable[Entry], bound: str = TIGHT) -> list[float]:
+def ratios(entries: Iterable[Entry], bound: str | None = None) -> list[float]:
     """Ratios of the cases in which a peer reached the bound."""
     return [r for r in (ratio(entry, bound) for entry in entries) if r is not None]
 

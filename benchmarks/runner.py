@@ -10,13 +10,15 @@ from benchmarks import methods
 from benchmarks.accuracy import Accuracy, measure
 from benchmarks.cases import Case
 from benchmarks.pool import LibraryError, Pool
-from benchmarks.problems import Problem, build
+from benchmarks.problems import Array, Problem, build
+from benchmarks.settled import settle
 from benchmarks.worker import MemoryTask, Task, Timing
 
-BOUNDS = (1e-4, 1e-6)
+BOUNDS = (1e-2, 1e-4, 1e-6)
 _ROUNDS = 3
-_GRACE = 15.0  # seconds that a task may take beyond its budget, for compilation; n / 1000 times that above n = 1000
+_GRACE = 10.0  # seconds that a task may take beyond its budget, for compilation; n / 1000 times that above n = 1000
 _SAME_BASIN = 1e-6
+_SETTLED = 1e-4  # residual at which the untimed reference of proximal point counts as settled
 
 
 @dataclass
@@ -27,13 +29,20 @@ class Rung:
     cold: float
     times: list[float]
     accuracy: Accuracy | None
+    plan: Array | None
+    gap: float | None = None
+
+    @property
+    def time(self) -> float:
+        """Median of the timed calls."""
+        return statistics.median(self.times)
 
     def to_dict(self) -> dict[str, object]:
         """Summary for results.json."""
         found: dict[str, object] = {
             "setting": self.setting,
             "first_call": self.cold,
-            "time": statistics.median(self.times),
+            "time": self.time,
             "fastest": min(self.times),
             "repetitions": len(self.times),
         }
@@ -44,6 +53,8 @@ class Rung:
                 "objective": float(self.accuracy.objective.mean()),
                 "share": {f"{bound:.0e}": self.accuracy.share(bound) for bound in BOUNDS},
             }
+        if self.gap is not None:
+            found["gap"] = self.gap
         return found
 
 
@@ -81,7 +92,7 @@ def run_case(pool: Pool, case: Case, budget: float) -> dict[str, object]:
     problem = build(case)
     attempts = {name: _climb(pool, name, case, problem, budget) for name in names}
     climbs = {name: climb for name, climb in attempts.items() if climb is not None}
-    _choose(case, climbs)
+    _choose(case, climbs, _best_objective(case, problem, climbs))
     _time_again(pool, case, climbs, budget)
     return case.to_dict() | {"methods": {name: climb.to_dict() for name, climb in climbs.items()}}
 
@@ -105,7 +116,7 @@ def _climb(pool: Pool, name: str, case: Case, problem: Problem, budget: float) -
         accuracy = None
         if timing.plan is not None:
             accuracy = measure(problem, timing.plan, proximal=case.group == "proximal")
-        climb.rungs.append(Rung(setting, timing.cold or 0.0, timing.times, accuracy))
+        climb.rungs.append(Rung(setting, timing.cold or 0.0, timing.times, accuracy, timing.plan))
         if accuracy is not None and accuracy.worst <= min(BOUNDS):
             break
         spent += timing.median + sum(timing.times)  # compilation is not charged
@@ -120,37 +131,50 @@ def _patience(case: Case, budget: float) -> float:
     return 2 * budget + _GRACE * max(1.0, case.n / 1000)
 
 
-def _choose(case: Case, climbs: dict[str, Climb]) -> None:
+def _choose(case: Case, climbs: dict[str, Climb], best: Array | None) -> None:
     """Find each solver's cheapest rung for each bound, and which basin it ended in."""
-    best = _best_objective(climbs)
     for climb in climbs.values():
+        if case.group == "proximal" and best is not None:
+            for rung in climb.rungs:
+                rung.gap = _gap(rung, best)
         for bound in BOUNDS:
-            enough = [
-                index
-                for index, rung in enumerate(climb.rungs)
-                if rung.accuracy is None or _suffices(case, rung.accuracy, bound, best)
-            ]
+            enough = [index for index, rung in enumerate(climb.rungs) if _suffices(case, rung, bound)]
             if enough:
-                climb.reached[bound] = min(enough, key=lambda i, rungs=climb.rungs: statistics.median(rungs[i].times))
-        rung = climb.most_accurate
-        if best is not None and rung is not None and rung.accuracy is not None:
+                climb.reached[bound] = min(enough, key=[rung.time for rung in climb.rungs].__getitem__)
+        final = climb.most_accurate
+        if best is not None and final is not None and final.accuracy is not None:
             # Costs are at most 1: marginals missed by r change the objective by about r.
-            near = np.abs(rung.accuracy.objective - best) <= _SAME_BASIN * np.abs(best) + rung.accuracy.worst
+            near = np.abs(final.accuracy.objective - best) <= _SAME_BASIN * np.abs(best) + final.accuracy.worst
             climb.basin = float(near.mean())
 
 
-def _suffices(case: Case, accuracy: Accuracy, bound: float, best: np.ndarray | None) -> bool:
+def _suffices(case: Case, rung: Rung, bound: float) -> bool:
+    if case.group == "proximal":
+        return rung.gap is not None and rung.gap <= bound
+    return rung.accuracy is None or rung.accuracy.worst <= bound
+
+
+def _gap(rung: Rung, best: Array) -> float | None:
+    """Relative excess of the objectives over the best known ones, on average."""
+    if rung.accuracy is None or not np.isfinite(rung.accuracy.objective).all():
+        return None
+    return float(((rung.accuracy.objective - best) / np.abs(best)).mean())
+
+
+def _best_objective(case: Case, problem: Problem, climbs: dict[str, Climb]) -> Array | None:
+    """Lowest objective of each problem over all couplings found; None if some problem has none."""
+    rungs = [rung for climb in climbs.values() for rung in climb.rungs if rung.accuracy is not None]
+    if not rungs:
+        return None
+    found = np.array([np.where(r.accuracy.feasible(min(BOUNDS)), r.accuracy.objective, np.inf) for r in rungs])
+    lowest: Array = found.min(0)
+    if not np.isfinite(lowest).all():
+        return None
     if case.group != "proximal":
-        return accuracy.worst <= bound
-    return best is not None and float(((accuracy.objective - best) / np.abs(best)).mean()) <= bound
-
-
-def _best_objective(climbs: dict[str, Climb]) -> np.ndarray | None:
-    """Lowest objective of each problem over all plans found; None if nobody found a finite one."""
-    accuracies = [r.accuracy for climb in climbs.values() for r in climb.rungs if r.accuracy is not None]
-    found = [np.where(a.feasible(min(BOUNDS)), a.objective, np.inf) for a in accuracies]
-    lowest: np.ndarray = np.min(found, axis=0) if found else np.array([np.inf])
-    return lowest if np.isfinite(lowest).all() else None
+        return lowest
+    winners = found.argmin(0)
+    settled = settle(problem, np.stack([rungs[winner].plan[b] for b, winner in enumerate(winners)]))
+    return np.minimum(lowest, settled.objective) if settled.worst <= _SETTLED else None
 
 
 def _time_again(pool: Pool, case: Case, climbs: dict[str, Climb], budget: float) -> None:

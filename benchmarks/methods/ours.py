@@ -52,7 +52,7 @@ class Backward(Entropic):
 class Proximal(Entropic):
     """`ProximalPoint`, whose limit is unregularised FGW."""
 
-    ladder = tuple({"tol": tol, "max_iter": 20_000} for tol in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7))
+    ladder = tuple({"tol": tol, "max_iter": 20_000} for tol in (1e-2, 1e-3, 1e-4, 1e-5))
 
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve."""

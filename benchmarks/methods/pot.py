@@ -75,9 +75,12 @@ class Backward(Entropic):
 class Batch:
     """Proximal point in the log domain; `reg` is the step."""
 
-    ladder: tuple[Setting, ...] = tuple(
-        {"tol": tol, "tol_inner": inner, "max_iter": 20_000, "max_iter_inner": sweeps}
-        for tol, inner, sweeps in ((1e-5, 1e-5, 50), (1e-6, 1e-6, 500), (1e-7, 1e-7, 2000), (1e-9, 1e-8, 5000))
+    ladder: tuple[Setting, ...] = (
+        {},
+        *(
+            {"tol": tol, "tol_inner": inner, "max_iter": 20_000, "max_iter_inner": sweeps}
+            for tol, inner, sweeps in ((1e-5, 1e-5, 50), (1e-6, 1e-6, 500), (1e-7, 1e-7, 2000))
+        ),
     )
 
     def accepts(self, case: Case) -> bool:

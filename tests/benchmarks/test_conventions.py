@@ -7,6 +7,7 @@ from benchmarks import methods
 from benchmarks.accuracy import measure
 from benchmarks.cases import Case
 from benchmarks.problems import build
+from benchmarks.settled import settle
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what peers warn of is measured as accuracy
 
@@ -54,8 +55,22 @@ def test_proximal_point_and_ot_batch_end_at_the_same_objective():
     problem = build(case)
     ours = measure(problem, tightest_plan("fgwot proximal", case), proximal=True)
     peer = load("POT batch")
-    theirs = measure(problem, peer.plan(peer.prepare(case, problem, peer.ladder[1])()), proximal=True)
+    theirs = measure(problem, peer.plan(peer.prepare(case, problem, peer.ladder[2])()), proximal=True)
     np.testing.assert_allclose(ours.objective, theirs.objective, rtol=1e-3)
+
+
+def test_the_settled_objective_does_not_depend_on_whose_plan_is_continued():
+    case = Case("proximal", "points", 6, 6, 0.1, batch=8)
+    problem = build(case)
+    found = []
+    for name in ("fgwot proximal", "POT batch"):
+        method = load(name)
+        plan = method.plan(method.prepare(case, problem, method.ladder[0])())
+        settled = settle(problem, plan)
+        assert settled.worst <= 1e-5
+        assert (settled.objective <= measure(problem, plan, proximal=True).objective + 1e-9).all()
+        found.append(settled.objective)
+    np.testing.assert_allclose(*found, rtol=1e-5)
 
 
 def test_a_step_of_the_training_is_differentiated():
