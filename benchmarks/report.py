@@ -89,7 +89,8 @@ def _summary(entries: list[Entry]) -> str:
     slower = sum(r < 1 for r in found)
     return (
         f"Speed-up at the tight bound: geometric mean {geometric_mean(found):.2f}x, from {min(found):.2f}x to "
-        f"{max(found):.1f}x; fgwot is slower in {slower} of the {len(found)} cases in which a peer gets there (of {len(entries)})."
+        f"{max(found):.1f}x; fgwot is slower in {slower} of the "
+        f"{len(found)} cases in which a peer gets there (of {len(entries)})."
     )
 
 

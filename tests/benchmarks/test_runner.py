@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import targets
-from benchmarks.cases import Case
+from benchmarks.cases import CASES, Case
 from benchmarks.pool import LibraryError, Pool
 from benchmarks.results import geometric_mean, ratio
 from benchmarks.worker import MemoryTask, Task
@@ -77,8 +77,12 @@ def test_ratios_count_losses_and_peers_that_fail():
     assert geometric_mean([0.0, 4.0]) == 0
 
 
-@pytest.mark.parametrize(("own", "met"), [(1.0, True), (4.0, False), (None, False)])
-def test_targets_are_computed(own, met):
-    first, *others = targets.outcomes({"cases": [entry(fgwot=own, POT=None, OTT=3.0)]})
-    assert first.met is met
-    assert {outcome.met for outcome in others} == {None}
+@pytest.mark.parametrize(("own", "met"), [(0.1, True), (9.0, False), (None, False)])
+def test_targets_are_computed_from_all_their_cases(own, met):
+    methods = entry(fgwot=own, POT=None, OTT=3.0)["methods"]
+    cases = [case.to_dict() | {"methods": methods} for case in CASES if case.group == "single"]
+    outcomes = targets.outcomes({"cases": cases})
+    assert [outcome.met for outcome in outcomes] == [met] * 3 + [None] * 6
+    partial = targets.outcomes({"cases": cases[:-1]})
+    assert {outcome.met for outcome in partial} == {None}
+    assert "1 cases not measured" in partial[0].reached
