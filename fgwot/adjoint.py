@@ -127,8 +127,10 @@ class _Envelope(torch.autograd.Function):
         with torch.no_grad():
             both = dvalue + dcost
             dM = ((1 - alpha) * both + dlinear)[:, None, None] * T
-            weight = (alpha * both + dquad)[:, None, None]
-            dC1, dC2 = structure_adjoints(C1, C2, weight * T, T, ctx.loss)
+            dC1 = dC2 = None
+            if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+                weight = (alpha * both + dquad)[:, None, None]
+                dC1, dC2 = structure_adjoints(C1, C2, weight * T, T, ctx.loss)
             df, dg = dvalue[:, None] * f, dvalue[:, None] * g
             grads = (dM, dC1, dC2, df, dg, both * (quad - linear), -dvalue * entropy)
         if torch.is_grad_enabled():  # backward(create_graph=True)
@@ -140,8 +142,8 @@ class _Once(torch.autograd.Function):
     """Identity whose own backward refuses."""
 
     @staticmethod
-    def forward(_: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        return tuple(grad.clone() for grad in grads)
+    def forward(_: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(None if grad is None else grad.clone() for grad in grads)
 
     @staticmethod
     def backward(_: Any, *__: Tensor) -> _Grads:

@@ -1,14 +1,17 @@
 """FGW as a loss in a training loop."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor, nn
 
 from fgwot.functional import fused_gromov_wasserstein
 from fgwot.losses import GroundLoss
 from fgwot.problem import Weight
-from fgwot.solution import Solution
 from fgwot.solver import Solver
+
+if TYPE_CHECKING:
+    from fgwot.solution import Solution
 
 
 class FGWLoss(nn.Module):
@@ -44,7 +47,7 @@ class FGWLoss(nn.Module):
 
     def __init__(
         self,
-        alpha: Weight = 0.5,
+        alpha: Weight | None = None,
         epsilon: Weight = 0.05,
         loss: str | GroundLoss = "square",
         solver: Solver | None = None,
@@ -71,7 +74,7 @@ class FGWLoss(nn.Module):
     ) -> Tensor:
         """Return the loss, of the batch shape (a scalar for unbatched input)."""
         previous = self.solution if self.warm_start else None
-        fits = previous is not None and _matches(previous, C1, C2)
+        fits = previous is not None and self._fits(previous.plan, M, C1, C2, p, q)
         solution = fused_gromov_wasserstein(
             M,
             C1,
@@ -89,8 +92,14 @@ class FGWLoss(nn.Module):
         self.solution = solution.detach()
         return solution.value if self.returns == "value" else solution.cost
 
-
-def _matches(previous: Solution, C1: Tensor, C2: Tensor) -> bool:
-    plan = previous.plan
-    same_points = plan.shape[-2:] == (C1.shape[-1], C2.shape[-1])
-    return same_points and plan.dtype == C1.dtype and plan.device == C1.device
+    def _fits(self, plan: Tensor, M: Tensor | None, C1: Tensor, C2: Tensor, *marginals: Tensor | None) -> bool:
+        """Whether an earlier plan has the batch shape, size, dtype and device that this call's will have."""
+        leading = [t.shape[:-2] for t in (M, C1, C2) if t is not None]
+        leading += [t.shape[:-1] for t in marginals if t is not None]
+        leading += [w.shape for w in (self.alpha, self.epsilon) if isinstance(w, Tensor)]
+        try:
+            batch = torch.broadcast_shapes(*leading)
+        except RuntimeError:  # the call itself explains what does not fit together
+            return False
+        shape = (*batch, C1.shape[-1], C2.shape[-1])
+        return plan.shape == shape and plan.dtype == C1.dtype and plan.device == C1.device

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fgwot.problem import take
+
 _SWEEPS = 4  # sweeps between two looks at the error
 _LOOKS = 100  # looks before a problem counts as slow whatever its rate
 _NEWTON_STEPS = 15  # steps tried before annealing
@@ -46,7 +48,7 @@ class Marginals:
 
     def select(self, index: Tensor) -> "Marginals":
         """Return the marginals of some problems of the batch."""
-        return Marginals(self.p[index], self.q[index], self.mass[index])
+        return Marginals(take(self.p, index), take(self.q, index), take(self.mass, index))
 
 
 class Coupling(NamedTuple):
@@ -68,7 +70,7 @@ class Coupling(NamedTuple):
 
     def select(self, index: Tensor) -> "Coupling":
         """Return the plans of some problems of the batch."""
-        return Coupling(*(t[index] for t in self))
+        return Coupling(*(take(t, index) for t in self))
 
 
 def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Coupling:
@@ -92,7 +94,7 @@ def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Couplin
         open_ = (dual.error > tol).nonzero()[:, 0]
         if not len(open_):
             break
-        dual = dual.put(open_, method(X[open_], marginals.select(open_), dual.select(open_), tol[open_]))
+        dual = dual.put(open_, method(take(X, open_), marginals.select(open_), dual.select(open_), tol[open_]))
     f = torch.where(marginals.p > 0, marginals.p.log() - dual.lse, 0)
     g = torch.where(marginals.q > 0, dual.g, 0)
     return Coupling(marginals.p[:, :, None] * dual.P, f, g, dual.error)
@@ -119,7 +121,7 @@ class _Dual(NamedTuple):
         return (marginals.q * self.g).sum(-1) - (marginals.p * self.lse).sum(-1)
 
     def select(self, index: Tensor) -> "_Dual":
-        return self if len(index) == len(self.g) else _Dual(*(t[index] for t in self))
+        return _Dual(*(take(t, index) for t in self))
 
     def put(self, index: Tensor, other: "_Dual") -> "_Dual":
         if len(index) == len(self.g):
@@ -135,9 +137,7 @@ def _sweeps(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor) -> _Dual:
     for _ in range(_LOOKS):
         if not len(open_):
             break
-        whole = len(open_) == len(tol)
-        X_, marginals_ = (X, marginals) if whole else (X[open_], marginals.select(open_))
-        swept, before = _sweep(X_, marginals_, dual.select(open_))
+        swept, before = _sweep(take(X, open_), marginals.select(open_), dual.select(open_))
         dual = dual.put(open_, swept)
         rate = (swept.error / before).clamp(1e-3, 1 - 1e-6)
         needed = (tol[open_] / swept.error).log() / rate.log()
@@ -165,7 +165,7 @@ def _newton(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor, steps: in
         open_ = (dual.error > tol).nonzero()[:, 0]
         if not len(open_):
             break
-        dual = dual.put(open_, _newton_step(X[open_], marginals.select(open_), dual.select(open_)))
+        dual = dual.put(open_, _newton_step(take(X, open_), marginals.select(open_), dual.select(open_)))
     return dual
 
 
@@ -175,8 +175,8 @@ def _newton_step(X: Tensor, marginals: Marginals, dual: _Dual) -> _Dual:
     # S in the scaling that makes its diagonal about one; sqrt(c) spans its null space (g is up to a constant).
     root = dual.c.clamp_min(tiny).sqrt()
     half = p.sqrt()[:, :, None] * dual.P / root[:, None, :]
-    S = (root / marginals.mass[:, None].sqrt())[:, :, None] * (root / marginals.mass[:, None].sqrt())[:, None, :]
-    S = S - half.mT @ half
+    null = root / marginals.mass[:, None].sqrt()
+    S = null[:, :, None] * null[:, None, :] - half.mT @ half
     S.diagonal(dim1=-2, dim2=-1).add_(1 + 64 * eps)
     factor, failed = torch.linalg.cholesky_ex(S)
     gap = q - dual.c

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fgwot.linearisation import Linearisation
-from fgwot.problem import Problem
+from fgwot.problem import Problem, take
 from fgwot.sinkhorn import Coupling, Marginals, sinkhorn
 from fgwot.solution import Status
 
@@ -135,7 +135,7 @@ class _State:
     drift: Tensor
 
     def select(self, index: Tensor) -> "_State":
-        return _State(*(getattr(self, field.name)[index] for field in fields(self)))
+        return _State(*(take(getattr(self, field.name), index) for field in fields(self)))
 
     def put(self, index: Tensor, other: "_State") -> "_State":
         """Self with some problems replaced."""
@@ -208,9 +208,9 @@ class _Iteration:
             self.solver,
             self.marginals.select(index),
             self.linearise.select(index),
-            self.epsilon[index],
-            self.tol[index],
-            self.slack[index],
+            take(self.epsilon, index),
+            take(self.tol, index),
+            take(self.slack, index),
             self.state.select(index),
         )
 

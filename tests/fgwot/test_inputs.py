@@ -101,6 +101,28 @@ def test_loss_module_returns_value_or_cost_and_warm_starts():
         fgwot.FGWLoss(returns="plan")
 
 
+def test_loss_module_starts_afresh_when_the_batch_has_another_size():
+    """The last batch of an epoch is often smaller; its plans cannot start from those of the batch before."""
+    case = random_case(2, kind="euclidean")
+    M, C1, C2, p, q = case.tensors()
+    criterion = fgwot.FGWLoss(0.3, 0.1)
+    full, rest = torch.stack([M, 2 * M, 3 * M]), torch.stack([M, 3 * M])
+    criterion(full, C1, C2, p, q)
+    expected = fgw(rest, C1, C2, p, q, alpha=0.3, epsilon=0.1).value
+    np.testing.assert_allclose(criterion(rest, C1, C2, p, q), expected, rtol=1e-7)
+    np.testing.assert_allclose(criterion(M, C1, C2, p, q), expected[0], rtol=1e-7)
+    assert criterion.plan.shape == M.shape
+    with pytest.raises(ValueError, match="leading .batch. shapes do not broadcast"):
+        criterion(full, C1.expand(2, *C1.shape), C2, p, q)
+
+
+def test_loss_module_without_a_linear_cost_is_gromov_wasserstein():
+    case = random_case(3, kind="euclidean")
+    _, C1, C2, p, q = case.tensors()
+    expected = fgwot.gromov_wasserstein(C1, C2, p, q, epsilon=0.1).value
+    np.testing.assert_allclose(fgwot.FGWLoss(epsilon=0.1)(None, C1, C2, p, q), expected)
+
+
 def test_importing_fgwot_needs_torch_alone():
     """fgwot must not import kmat, nor anything its distribution does not depend on."""
     code = "import sys, fgwot; print(*sorted({m.split('.')[0] for m in sys.modules}))"

@@ -11,7 +11,9 @@ from problems import STRUCTURES, cases, random_case, structure
 
 import fgwot
 from fgwot import Status, reference
+from fgwot.linearisation import Linearisation
 from fgwot.losses import BY_NAME
+from fgwot.problem import Problem
 
 fgw = fgwot.fused_gromov_wasserstein
 
@@ -318,6 +320,18 @@ def test_potentials_satisfy_the_first_order_condition(case):
     gradient = reference.gradient(case.M, case.C1, case.C2, T, case.alpha)
     gap = T * (gradient + case.epsilon * np.log(np.maximum(T, 1e-300)) - f[:, None] - g[None])
     assert np.abs(gap).max() <= 1e-8 * max(1, np.abs(gradient).max())
+
+
+@pytest.mark.parametrize("n", [200, 400])
+def test_float32_increments_stay_within_the_rounding_they_are_credited_with(n):
+    rng = np.random.default_rng(n)
+    C1, C2 = (torch.from_numpy(structure(rng, n, "euclidean"))[None] for _ in range(2))
+    problem = Problem.build(None, C1, C2, None, None, 1.0, 0.05, "square")
+    linearise = Linearisation(problem)
+    T, other = (torch.from_numpy(rng.dirichlet(np.ones(n * n)).reshape(1, n, n)) for _ in range(2))
+    error = linearise.increment(other - T) - (linearise(other) - linearise(T))
+    centred = error - error.mean((1, 2), keepdim=True)  # a constant does not move the plan
+    assert (T * centred.abs()).sum() <= linearise.rounding * (other - T).abs().sum()
 
 
 @pytest.mark.slow
