@@ -24,7 +24,7 @@ from kmat.features import FeatureCache
 from kmat.predict import find_images, predict
 from kmat.prompts import MODALITIES
 from kmat.rundir import RunDir, slug
-from kmat.tasks import TASKS, TaskConfig
+from kmat.tasks import BUILT_IN, TaskConfig
 from kmat.tasks.base import SPLITS, Task
 from kmat.training import Schedule
 
@@ -171,7 +171,7 @@ class Tasks:
 
     def __call__(self) -> None:
         """Run it."""
-        out.print(f"built-in tasks: {', '.join(TASKS)}", markup=False)
+        out.print(f"built-in tasks: {', '.join(BUILT_IN)}", markup=False)
         task = self.data.load()
         _show_banner(task.banner)
         table = plain_table(f"{task.name}: images")

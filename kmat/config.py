@@ -66,7 +66,7 @@ class RunConfig:
         """
         try:
             method, data = dict(table["method"]), dict(table["data"])
-            for name in ("root", "descriptions"):
+            for name in ("root", "descriptions", "labels"):
                 data[name] = None if data[name] is None else Path(data[name])
             return cls(
                 **{

@@ -1,15 +1,17 @@
-"""Tasks: the embedded phantom, and a user's own images."""
+"""Tasks: the embedded phantom, the paper's four on downloaded data, and a user's own images."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from kmat.errors import UserError
 from kmat.tasks.base import Task
 from kmat.tasks.manifest import load_manifest
+from kmat.tasks.paper import PAPER_TASKS, SLICES, load_paper_task
 from kmat.tasks.phantom import chest_phantom
 
 TASKS: dict[str, Callable[[Path | None], Task]] = {"chest-phantom": chest_phantom}
+BUILT_IN = (*TASKS, *PAPER_TASKS)
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class TaskConfig:
     """A built-in task, a CSV file (columns path, label, modality, optionally split and patient), or a folder holding
     MODALITY/CLASS/ folders of images."""
     root: Path | None = None
-    """Folder that a CSV's paths are relative to; the CSV's own by default."""
+    """Folder that a CSV's paths are relative to, the CSV's own by default; for a task of the paper, the folder that
+    holds the downloads."""
     high: str = "high"
     """What the high-end modality is called in the CSV's column or the folder's name."""
     low: str = "low"
@@ -30,7 +33,11 @@ class TaskConfig:
     patient_pattern: str | None = None
     """Regular expression whose first group is the patient in an image's path; else each file is its own patient."""
     split_seed: int = 0
-    """Seed of the 50/20/30 split by patient, where the data has none."""
+    """Seed of the split by patient, where the data has none."""
+    labels: Path | None = None
+    """TOML or JSON with other classes or labels for a task of the paper."""
+    slices: int = SLICES
+    """Of each CT scan of the task chest (the paper does not say)."""
 
     def load(self) -> Task:
         """Read the task.
@@ -41,12 +48,24 @@ class TaskConfig:
             If there is no such task, no usable image in it, or an option that it has no use for.
         """
         if self.task in TASKS:
-            if replace(self, descriptions=None) != TaskConfig(task=self.task):
-                raise UserError(f"{self.task} is built in: of the options about images, it takes --descriptions only")
+            self._accept("descriptions")
             return TASKS[self.task](self.descriptions)
+        if self.task in PAPER_TASKS:
+            self._accept("root", "labels", "descriptions", "split_seed", *(("slices",) if self.task == "chest" else ()))
+            return load_paper_task(
+                self.task,
+                self.root,
+                labels=self.labels,
+                descriptions=self.descriptions,
+                slices=self.slices,
+                seed=self.split_seed,
+            )
+        self._accept("root", "high", "low", "descriptions", "patient_pattern", "split_seed")
         source = Path(self.task)
         if not source.exists():
-            raise UserError(f"--task {self.task!r}: neither a file or folder nor a built-in task ({', '.join(TASKS)})")
+            raise UserError(
+                f"--task {self.task!r}: neither a file or folder nor a built-in task ({', '.join(BUILT_IN)})"
+            )
         return load_manifest(
             source,
             root=self.root,
@@ -56,3 +75,10 @@ class TaskConfig:
             patient_pattern=self.patient_pattern,
             seed=self.split_seed,
         )
+
+    def _accept(self, *options: str) -> None:
+        """Refuse options that the task has no use for."""
+        for option in fields(self):
+            if option.name not in ("task", *options) and getattr(self, option.name) != option.default:
+                name, *taken = (f"--{name}".replace("_", "-") for name in (option.name, *options))
+                raise UserError(f"{name} means nothing to --task {self.task}, which takes {', '.join(taken)}")

@@ -74,10 +74,10 @@ def load_manifest(
     names = {HIGH: HIGH, LOW: LOW} | {high: HIGH, low: LOW}  # a written split says high and low
     usable: list[_Row] = []
     skipped: list[Skipped] = []
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for row in rows:
         reason = _refusal(row, root, names, seen)
-        seen.add(row.path)
+        seen.add((row.path, row.modality))
         if reason:
             skipped.append(Skipped(row.path or "(no path)", reason))
         else:
@@ -116,9 +116,9 @@ def write_manifest(path: Path, task: Task, records: tuple[Record, ...]) -> None:
         writer.writerows([r.ref, task.labels[r.label], r.modality, r.split, r.patient] for r in records)
 
 
-def _refusal(row: _Row, root: Path, modalities: dict[str, str], seen: set[str]) -> str | None:
+def _refusal(row: _Row, root: Path, modalities: dict[str, str], seen: set[tuple[str, str]]) -> str | None:
     """Say why a row cannot be used; ``None`` if it can."""
-    if row.path in seen:
+    if (row.path, row.modality) in seen:
         return "listed twice"
     path = resolve_inside(root, row.path)
     if path is None:

@@ -2,20 +2,23 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kmat.prompts import HIGH
+from kmat.prompts import HIGH, MODALITIES
 from kmat.tasks.base import SPLITS, Record, Skipped, Task, UnreadableImageError
 
-FRACTIONS = (0.5, 0.2, 0.3)  # CoOp's convention for data without official splits
+# Train and val, by modality; the rest is for testing. CoOp's convention for data without official splits.
+SHARES = dict.fromkeys(MODALITIES, (0.5, 0.2))
 
 
-def assign_splits(records: Sequence[Record], seed: int) -> tuple[Record, ...]:
+def assign_splits(
+    records: Sequence[Record], seed: int, shares: Mapping[str, tuple[float, float]] = SHARES
+) -> tuple[Record, ...]:
     """Fill in missing splits, class by class, so that no patient is in two of them.
 
     A patient's class is that of the first of their images; a patient with some images already in a split follows them.
-    Each class is divided 50/20/30 into train, val and test, by patients.
+    Each class of a modality is divided by patients, in those shares.
     """
     known = {record.patient: record.split for record in records if record.split}
     by_class: dict[tuple[str, int], list[str]] = defaultdict(list)
@@ -26,8 +29,8 @@ def assign_splits(records: Sequence[Record], seed: int) -> tuple[Record, ...]:
     for stratum in sorted(by_class):
         patients = sorted(by_class[stratum])
         random.Random(f"{seed} {stratum}").shuffle(patients)  # noqa: S311
-        n_train = max(1, round(FRACTIONS[0] * len(patients)))
-        n_val = round(FRACTIONS[1] * len(patients))
+        train, val = shares[stratum[0]]
+        n_train, n_val = max(1, round(train * len(patients))), round(val * len(patients))
         for position, patient in enumerate(patients):
             known[patient] = SPLITS[(position >= n_train) + (position >= n_train + n_val)]
     return tuple(replace(record, split=record.split or known[record.patient]) for record in records)

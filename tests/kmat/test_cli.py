@@ -234,7 +234,7 @@ def test_demo_shows_floors_of_its_test_sets(kmat, tmp_path):
         (("train", "coop", "--published", "--epochs", "2"), "--published sets the whole schedule"),
         (("train", "--resume", "--overwrite"), "exclude each other"),
         (("train", "--descriptions", "nowhere.json"), "cannot read descriptions nowhere.json"),
-        (("train", "--high", "ct"), "chest-phantom is built in"),
+        (("train", "--high", "ct"), "--high means nothing to --task chest-phantom, which takes --descriptions"),
         (("evaluate", "nowhere", "--high", "ct"), "options about images need --task"),
         (("evaluate", "nowhere"), "nowhere holds no finished run"),
         (("predict", "nowhere", "."), "no images in ."),

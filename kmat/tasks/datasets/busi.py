@@ -1,0 +1,56 @@
+"""BUSI: ``Dataset_BUSI_with_GT/{benign,malignant,normal}/``, images and masks together; BiomedCoOp's copy and split."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from kmat.errors import UserError
+from kmat.tasks.base import SPLITS, Skipped
+from kmat.tasks.datasets.base import Dataset, Download, Folder, Row
+from kmat.tasks.images import SUFFIXES
+
+TREES = (("benign", "malignant", "normal"), ("benign_tumor", "malignant_tumor", "normal_scan"))
+SPLIT_FILE = "split_BUSI.json"
+
+
+def _matches(folder: Folder) -> bool:
+    return any(folder.folders.issuperset(tree) for tree in TREES)
+
+
+def _read(download: Download) -> Iterator[Row | Skipped]:
+    """Images without their masks, in BiomedCoOp's split if its file is there; names tell no patients.
+
+    The split names files as in BiomedCoOp's own tree, whose file names are the original's.
+    """
+    listed = download.beside(SPLIT_FILE)
+    split = _read_split(listed) if listed else None
+    tree = next(tree for tree in TREES if all((download.folder / name).is_dir() for name in tree))
+    for path in download.files(*tree):
+        ref = download.ref(path)
+        if "_mask" in path.stem:
+            continue
+        if path.suffix.lower() not in SUFFIXES:
+            yield Skipped(ref, "not an image file")
+        elif split is None:
+            yield Row(ref, path.parent.name, ref)
+        elif path.name not in split:
+            yield Skipped(ref, f"not in {SPLIT_FILE}")
+        else:
+            yield Row(ref, path.parent.name, ref, split.pop(path.name))
+    for name in split or ():
+        yield Skipped(name, "no such file")
+
+
+def _read_split(path: Path) -> dict[str, str]:
+    """Split by file name, of Dassl's ``{"train": [[path, label, class name], ...], "val": ..., "test": ...}``."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        entries = [(PurePosixPath(entry[0]).name, split) for split in SPLITS for entry in table[split]]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path} is not a split file of BiomedCoOp: {error!r}") from error
+    if len(dict(entries)) < len(entries):
+        raise UserError(f"{path} lists a file twice")
+    return dict(entries)
+
+
+DATASET = Dataset("BUSI", "a folder with benign/, malignant/ and normal/", _matches, _read)
