@@ -202,6 +202,22 @@ class Backbone:
         return ids
 
 
+def find_device(name: str) -> torch.device:
+    """Return the device of that name; ``auto`` is CUDA if there is any.
+
+    Raises
+    ------
+    UserError
+        If there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name!r}: {str(error).splitlines()[0]}") from error
+
+
 def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
     """Load a pretrained model by name.
 

@@ -9,16 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
-from rich.console import Console
 from tyro.conf import CascadeSubcommandArgs, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
 from kmat import run as runs
-from kmat.backbone import load_backbone
+from kmat.backbone import find_device, load_backbone
+from kmat.commands.grids import Ablate, Bench, Demo
 from kmat.config import PUBLISHED, RunConfig
-from kmat.console import err, note, out, plain_table, progress
-from kmat.demo import FULL, run_demo
+from kmat.console import err, note, out, plain_table, progress, show_banner
 from kmat.errors import UserError
 from kmat.features import FeatureCache
 from kmat.predict import find_images, predict
@@ -29,34 +27,6 @@ from kmat.tasks.base import SPLITS, Task
 from kmat.training import Schedule
 
 ITS_OWN = "its own"
-
-
-@dataclass(frozen=True)
-class Demo:
-    """Train and compare every method on the embedded synthetic benchmark; one to three minutes on two cores."""
-
-    out: Path = Path("runs/demo")
-    """Folder of results (Markdown, CSV, JSON, PNG) and runs."""
-    backbones: tuple[str, ...] = ("phantom:seed0", "phantom:seed1", "phantom:seed2")
-    """The ranking of methods depends on the backbone: one alone proves nothing."""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    """One run each."""
-    epochs: int = 50
-    """Passes over the training images."""
-    workers: int = min(2, os.cpu_count() or 1)
-    """Processes, one thread each."""
-    cache: Path | None = None
-    """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
-
-    def __call__(self) -> None:
-        """Run it."""
-        report = run_demo(self.out, self.backbones, self.seeds, self.epochs, self.workers, self.cache)
-        _show_banner(report.banner)
-        for table in report.console_tables(compare=FULL):
-            out.print(table)
-        for line in report.notes:
-            out.print(line, markup=False, highlight=False)
-        out.print(f"written to {self.out}: results.md, results.csv, results.json, results.png", markup=False)
 
 
 @dataclass(frozen=True)
@@ -89,7 +59,7 @@ class Train:
         )
         if self.resume and RunDir(folder).finished:
             note(f"{folder} is already finished")
-        backbone = load_backbone(config.backbone, _device(self.device))
+        backbone = load_backbone(config.backbone, find_device(self.device))
         with progress() as bar:
             epochs = bar.add_task("training", total=config.schedule.epochs, visible=False)
             result = runs.train(
@@ -102,7 +72,7 @@ class Train:
                 overwrite=self.overwrite,
                 after_epoch=lambda: bar.update(epochs, advance=1, visible=True),
             )
-        _show_banner(task.banner)
+        show_banner(task.banner)
         _show_scores(result, task)
         out.print(f"run written to {folder}", markup=False)
 
@@ -123,12 +93,12 @@ class Evaluate:
         """Run it."""
         if self.data.task == ITS_OWN and self.data != TaskConfig(task=ITS_OWN):
             raise UserError("options about images need --task; without it a run is evaluated on its own task")
-        trained = runs.load_run(self.run, _device(self.device))
+        trained = runs.load_run(self.run, find_device(self.device))
         task = (trained.config.data if self.data.task == ITS_OWN else self.data).load()
         task = _with_labels(task, trained.labels)
         result, unreadable = runs.evaluate(trained.logits, task, trained.backbone, FeatureCache(self.cache))
         runs.say_skipped((*task.skipped, *unreadable))
-        _show_banner(task.banner or trained.banner)
+        show_banner(task.banner or trained.banner)
         _show_scores(result, task)
 
 
@@ -152,8 +122,8 @@ class Predict:
     def __call__(self) -> None:
         """Run it."""
         files = find_images(self.images)
-        trained = runs.load_run(self.run, _device(self.device))
-        _show_banner(trained.banner, err)
+        trained = runs.load_run(self.run, find_device(self.device))
+        show_banner(trained.banner, err)
         try:
             target = self.out.open("w", newline="", encoding="utf-8") if self.out else nullcontext(sys.stdout)
         except OSError as error:
@@ -173,7 +143,7 @@ class Tasks:
         """Run it."""
         out.print(f"built-in tasks: {', '.join(BUILT_IN)}", markup=False)
         task = self.data.load()
-        _show_banner(task.banner)
+        show_banner(task.banner)
         table = plain_table(f"{task.name}: images")
         table.add_column("class")
         for modality in MODALITIES:
@@ -192,6 +162,8 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Tasks, subcommand("tasks")]
+    | Annotated[Bench, subcommand("bench")]
+    | Annotated[Ablate, subcommand("ablate")]
 )
 
 
@@ -215,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        err.print("interrupted; a training run can go on with --resume", style="red")
+        err.print("interrupted; a grid goes on by the same command, a training run with --resume", style="red")
         return 130
     return 0
 
@@ -227,21 +199,6 @@ def _as_published(config: RunConfig) -> RunConfig:
     if config.schedule != Schedule():
         raise UserError("--published sets the whole schedule: leave out --epochs, --batch-size, --lr and the like")
     return replace(config, schedule=PUBLISHED[config.method_name])
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name!r}: {str(error).splitlines()[0]}") from error
-
-
-def _show_banner(banner: str, console: Console = out) -> None:
-    """Say what numbers on synthetic data are worth, on the stream that the numbers go to if they are for reading."""
-    if banner:
-        console.print(banner, style="bold yellow", markup=False, highlight=False)
 
 
 def _with_labels(task: Task, labels: tuple[str, ...]) -> Task:

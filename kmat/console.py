@@ -1,5 +1,6 @@
 """What a person sees: notices and progress bars on stderr, results on stdout."""
 
+import multiprocessing
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -19,13 +20,22 @@ def note(message: str) -> None:
     err.print(message, style="yellow", markup=False, highlight=False)
 
 
+def show_banner(banner: str, console: Console = out) -> None:
+    """Say what numbers on synthetic data are worth, on the stream that the numbers go to if they are for reading."""
+    if banner:
+        console.print(banner, style="bold yellow", markup=False, highlight=False)
+
+
 def plain_table(title: str) -> Table:
     """Return an empty table without lines, one space between columns."""
     return Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 0, 0, 1), pad_edge=False)
 
 
 def progress() -> Progress:
-    """Return a progress display that leaves nothing behind and stays silent when stderr is no terminal."""
+    """Return a progress display that leaves nothing behind.
+
+    It stays silent when stderr is no terminal, and in a worker process, whose parent has one.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -33,7 +43,7 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         console=err,
         transient=True,
-        disable=not err.is_terminal,
+        disable=not err.is_terminal or multiprocessing.parent_process() is not None,
     )
 
 

@@ -68,8 +68,8 @@ class RunDir:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; a run needs a folder")
-        if not (self.path.is_dir() and any(self.path.iterdir())):
-            return
+        if not (self.path.is_dir() and any(file.suffix != ".partial" for file in self.path.iterdir())):
+            return  # nothing there, or a run that was cut off before it began
         if not (self.path / "config.json").exists():
             raise UserError(f"{self.path} holds files but no run; choose another folder with --out")
         if overwrite:

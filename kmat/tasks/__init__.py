@@ -13,6 +13,9 @@ from kmat.tasks.phantom import chest_phantom
 TASKS: dict[str, Callable[[Path | None], Task]] = {"chest-phantom": chest_phantom}
 BUILT_IN = (*TASKS, *PAPER_TASKS)
 
+# What a grid over a task runs on unless told otherwise; BiomedCLIP where nothing is said.
+BACKBONES: dict[str, tuple[str, ...]] = {"chest-phantom": ("phantom:seed0", "phantom:seed1", "phantom:seed2")}
+
 
 @dataclass(frozen=True)
 class TaskConfig:

@@ -203,10 +203,11 @@ def test_demo(kmat, tmp_path, workers):
     for row in ("CoOp class-specific", "K-MaT no FGW", "K-MaT  "):
         assert f"\n{row}" in out
     assert "K-MaT minus the other rows" in out
-    assert "lambda_anc by high-end validation accuracy" in out
+    assert "lambda_anc, one of 10, 1, by high-end validation accuracy" in out
     folder = tmp_path / "runs" / "demo"
-    assert {p.name for p in folder.iterdir()} == {"results.csv", "results.json", "results.md", "results.png", "runs"}
-    assert json.loads((folder / "results.json").read_text())["banner"] == phantom.BANNER
+    kinds = {f"results.{kind}" for kind in ("csv", "json", "md", "png", "tex")}
+    assert {p.name for p in folder.iterdir()} == {*kinds, "summary.csv", "runs"}
+    assert json.loads((folder / "results.json").read_text())["banners"] == {"chest-phantom": phantom.BANNER}
     first = (folder / "results.csv").read_text()
     code, _, err = kmat(*arguments)
     assert code == 0
@@ -218,7 +219,7 @@ def test_demo_shows_floors_of_its_test_sets(kmat, tmp_path):
     kmat("demo", "--backbones", "phantom:seed0", "--seeds", 1, "--epochs", 1, "--workers", 1)
     summary = json.loads((tmp_path / "runs" / "demo" / "results.json").read_text())["summary"]
     for floor in ("floor: chance", "floor: largest class"):
-        assert summary["all backbones"][floor]["low_accuracy"]["mean"] == pytest.approx(100 / 3)
+        assert summary["chest-phantom"]["phantom:seed0"][floor]["low_accuracy"]["mean"] == pytest.approx(100 / 3)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,10 @@ def test_demo_shows_floors_of_its_test_sets(kmat, tmp_path):
         (("predict", "nowhere", "."), "no images in ."),
         (("predict", "nowhere", "absent.png"), "absent.png does not exist"),
         (("tasks", "--task", "nowhere"), "neither a file or folder"),
-        (("demo", "--workers", "0"), "at least one backbone, one seed and one worker"),
+        (("demo", "--workers", "0"), "--workers 0: expected at least 1"),
+        (("bench", "--seeds", "1", "1"), "--seeds: 1, 1 names one twice"),
+        (("bench", "--published", "--epochs", "2"), "--published sets the baselines' schedules"),
+        (("ablate", "--task", "nowhere.csv"), "neither a file or folder nor a built-in task"),
     ],
 )
 def test_bad_input_is_one_line(kmat, arguments, message):
@@ -263,7 +267,7 @@ def test_usage_errors_go_to_stderr(kmat, arguments):
 def test_help_documents_every_command(kmat):
     code, out, _ = kmat("--help")
     assert code == 0
-    assert all(command in out for command in ("demo", "train", "evaluate", "predict", "tasks"))
+    assert all(command in out for command in ("demo", "train", "evaluate", "predict", "tasks", "bench", "ablate"))
     assert "The paper gives no value" in kmat("train", "kmat", "--help")[1]
 
 
@@ -352,3 +356,35 @@ def test_warnings_are_lines_too(kmat, options, monkeypatch, recwarn):
     assert code == 1
     assert "warning: something is odd\n" in err
     assert not recwarn.list
+
+
+def test_bench_and_ablate(kmat, shapes_dir, tiny_dir, tmp_path):
+    options = ("--task", shapes_dir / "manifest.csv", "--descriptions", shapes_dir / "descriptions.json")
+    options += ("--backbone", f"local-dir:{tiny_dir}", "--seeds", 1, 2, "--shots", 4, "--workers", 1)
+    code, out, err = kmat("bench", *options, "--published", "--methods", "cocoop", "biomedcoop")
+    assert code == 0, err
+    assert "CoCoOp" in out
+    assert "K-MaT" not in out
+    assert "schedules they were published with" in out
+    runs = tmp_path / "runs" / "bench" / "runs"
+    (config,) = runs.glob("*/*/cocoop-as-published-seed2/config.json")
+    assert json.loads(config.read_text())["config"]["schedule"]["epochs"] == 10
+    code, out, err = kmat("ablate", *options, "--epochs", 1)
+    assert code == 0, err
+    assert "\n8 all" in out
+    assert "lambda_anc, one of 10, 1" in out
+    assert "| 8 all | x | x | x | x |" in (tmp_path / "runs" / "ablate" / "results.md").read_text()
+
+
+def test_a_grid_needs_test_images_of_both_ends(kmat, shapes_dir, tiny_dir, tmp_path):
+    rows = (shapes_dir / "manifest.csv").read_text().splitlines()
+    (tmp_path / "m.csv").write_text("\n".join(row for row in rows if ",low,test" not in row))
+    options = ("--root", shapes_dir, "--backbone", f"local-dir:{tiny_dir}", "--seeds", 1, "--workers", 1)
+    code, _, err = kmat("bench", "--task", "m.csv", *options, "--methods", "zero-shot")
+    assert code == 1
+    assert "m lacks readable test images of one modality" in one_line(err)
+    (tmp_path / "m.csv").write_text("\n".join(row for row in rows if ",high,val" not in row))
+    options = (*options, "--descriptions", shapes_dir / "descriptions.json", "--epochs", 1)
+    code, _, err = kmat("bench", "--task", "m.csv", *options, "--methods", "kmat")
+    assert code == 1
+    assert "no high-end validation images to choose lambda_anc on" in one_line(err)

@@ -1,0 +1,189 @@
+"""Grids of methods, tasks, backbones and seeds: the paper's Table 2 and Table 3, and the demo."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple, TypeGuard
+
+from kmat.config import PUBLISHED, RunConfig
+from kmat.errors import UserError
+from kmat.grid import Job, Pool, Resources, Result, run_all
+from kmat.methods import KMaTConfig, MethodConfig
+from kmat.prompts import HIGH, MODALITIES
+from kmat.results import FLOOR, FLOORS, Entry, Results
+from kmat.rows import describe
+from kmat.rundir import slug
+from kmat.tasks import BACKBONES, TASKS, TaskConfig
+from kmat.training import Schedule
+
+# Chosen per task and backbone by mean high-end validation accuracy over seeds of K-MaT without FGW; a tie goes to the
+# first. lambda_fgw cannot be chosen that way, high-end predictions do not depend on it: it stays at its default.
+LAMBDA_ANC = (10.0, 1.0)
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """What to compare on."""
+
+    task: tuple[str, ...] = tuple(BACKBONES)
+    """Built-in tasks, CSV files or folders; each gives a table, and all of them their average."""
+    backbone: tuple[str, ...] = ()
+    """Backbones of every task; by default each task's own."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """One run each."""
+    shots: int = 16
+    """Training images per class (paper)."""
+    epochs: int = 50
+    """Passes over the training images (paper)."""
+    root: Path | None = None
+    """Folder of the images, for tasks that are not embedded."""
+    descriptions: Path | None = None
+    """JSON with sentences per class and modality, instead of the task's own."""
+
+    def __post_init__(self) -> None:
+        for name in ("task", "seeds"):
+            if not (values := getattr(self, name)):
+                raise UserError(f"--{name}: expected at least one")
+            if len(set(values)) < len(values):
+                raise UserError(f"--{name}: {', '.join(map(str, values))} names one twice")
+
+    def places(self) -> "list[Place]":
+        """Every task on every backbone of it."""
+        return [
+            Place(
+                TaskConfig(task=task, root=None if task in TASKS else self.root, descriptions=self.descriptions),
+                backbone,
+            )
+            for task in self.task
+            for backbone in self.backbone or BACKBONES.get(task, ("biomedclip",))
+        ]
+
+
+class Place(NamedTuple):
+    """Where methods meet."""
+
+    task: TaskConfig
+    backbone: str
+
+
+def run_grid(
+    kind: str,
+    rows: Mapping[str, MethodConfig],
+    grid: GridConfig,
+    resources: Resources,
+    out: Path,
+    *,
+    published: bool = False,
+) -> Results:
+    """Run every row on every task, backbone and seed.
+
+    Parameters
+    ----------
+    kind : str
+        As in :class:`kmat.results.Results`.
+    rows : mapping
+        Methods by the names of their rows. In a K-MaT with an anchor, the anchor's weight is chosen.
+    grid : GridConfig
+    resources : Resources
+    out : Path
+        Runs go to ``out/runs``, in folders named by their settings: rows that come to the same method share its runs.
+    published : bool
+        Train each baseline by the schedule that it was published with.
+    """
+    base = RunConfig(shots=grid.shots, schedule=Schedule(epochs=grid.epochs))
+    runs = _Runs(base, out, published)
+    places = grid.places()
+    fixed = [method for method in rows.values() if not _has_anchor(method)]
+    candidates = (
+        [KMaTConfig(lambda_anc=weight, lambda_fgw=0) for weight in LAMBDA_ANC] if len(fixed) < len(rows) else []
+    )
+    with resources.open() as pool:
+        runs.do(pool, [(place, seed, m) for place in places for seed in grid.seeds for m in (*fixed, *candidates)])
+        chosen = {place: _choose(runs, candidates, place, grid.seeds) for place in places if candidates}
+        methods = {
+            (name, place): replace(row, lambda_anc=chosen[place]) if _has_anchor(row) else row
+            for name, row in rows.items()
+            for place in places
+        }
+        runs.do(pool, [(place, seed, methods[n, place]) for place in places for seed in grid.seeds for n in rows])
+
+    entries: dict[str, list[Entry]] = {}
+    banners: dict[str, str] = {}
+    for (name, place), method in methods.items():
+        for seed in grid.seeds:
+            folder, result = runs.of(place, seed, method)
+            task = result["task"]
+            if result["harmonic"] is None:
+                raise UserError(f"{task} lacks readable test images of one modality: nothing to compare")
+            banners[task] = result["banner"]
+            tested = {modality: result["scores"][modality]["test"] for modality in MODALITIES}
+            run = folder.relative_to(out).as_posix()
+            entries.setdefault(name, []).append(Entry.of(task, name, place.backbone, seed, run, tested))
+            for floor in FLOORS if kind == "bench" and name == next(iter(rows)) else ():
+                scores = {modality: result["floors"][modality][floor] for modality in MODALITIES}
+                row = FLOOR + floor
+                entries.setdefault(row, []).append(Entry.of(task, row, place.backbone, seed, "", scores))
+    order = sorted(entries, key=lambda name: not name.startswith(FLOOR))
+    return Results(kind, [each for name in order for each in entries[name]], banners, _notes(grid, chosen, published))
+
+
+class _Runs:
+    """The runs of a grid, each done once."""
+
+    def __init__(self, base: RunConfig, out: Path, published: bool) -> None:
+        self._base = base
+        self._out = out
+        self._published = published
+        self._results: dict[Path, Result] = {}
+
+    def do(self, pool: Pool, wanted: Sequence[tuple["Place", int, MethodConfig]]) -> None:
+        """Do those that are not done yet."""
+        jobs = {job.folder: job for job in (self._job(*each) for each in wanted)}
+        self._results |= run_all(pool, [job for folder, job in jobs.items() if folder not in self._results])
+
+    def of(self, place: "Place", seed: int, method: MethodConfig) -> tuple[Path, Result]:
+        """Return the folder and result of a run that is done."""
+        folder = self._job(place, seed, method).folder
+        return folder, self._results[folder]
+
+    def _job(self, place: "Place", seed: int, method: MethodConfig) -> Job:
+        config = replace(self._base, method=method, data=place.task, backbone=place.backbone, seed=seed)
+        name = describe(method)
+        if self._published and config.method_name in PUBLISHED:
+            config = replace(config, schedule=PUBLISHED[config.method_name])
+            name += ", as published"
+        folders = slug(place.task.task), slug(place.backbone), f"{slug(name)}-seed{seed}"
+        return Job(config, self._out.joinpath("runs", *folders))
+
+
+def _has_anchor(method: MethodConfig) -> TypeGuard[KMaTConfig]:
+    return isinstance(method, KMaTConfig) and method.lambda_anc > 0
+
+
+def _choose(runs: _Runs, candidates: Sequence[KMaTConfig], place: Place, seeds: Sequence[int]) -> float:
+    """Return the lambda_anc of the best mean high-end validation accuracy, the first of equals."""
+
+    def accuracy(method: KMaTConfig) -> float:
+        scores = [runs.of(place, seed, method)[1]["scores"][HIGH]["val"] for seed in seeds]
+        if None in scores:
+            raise UserError(f"{place.task.task} has no high-end validation images to choose lambda_anc on")
+        return fmean(score["accuracy"] for score in scores)
+
+    return max(candidates, key=accuracy).lambda_anc
+
+
+def _notes(grid: GridConfig, chosen: Mapping[Place, float], published: bool) -> list[str]:
+    notes = [
+        f"{len(grid.seeds)} seeds, {grid.epochs} epochs, "
+        f"{grid.shots} shots per class of the high end, none of the low end."
+    ]
+    if published:
+        notes.append("CoOp, CoCoOp, KgCoOp and BiomedCoOp by the schedules they were published with.")
+    if chosen:
+        weights = ", ".join(f"{place.task.task} on {place.backbone} {weight:g}" for place, weight in chosen.items())
+        notes.append(
+            f"K-MaT's lambda_anc, one of {', '.join(f'{w:g}' for w in LAMBDA_ANC)}, by high-end validation accuracy "
+            f"without FGW: {weights}. lambda_fgw is 1, which no high-end image can choose."
+        )
+    return notes

@@ -1,0 +1,1 @@
+"""The commands, each a dataclass whose fields are its options."""

@@ -1,0 +1,98 @@
+"""Commands that do many runs."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from tyro.conf import OmitArgPrefixes
+
+from kmat import report
+from kmat.bench import GridConfig, run_grid
+from kmat.console import out, show_banner
+from kmat.errors import UserError
+from kmat.grid import Resources
+from kmat.methods import METHODS, CoOpConfig, KMaTConfig, ZeroShotConfig
+from kmat.results import Results
+from kmat.rows import ABLATION, BENCH
+from kmat.tables import tables
+from kmat.training import Schedule
+
+MethodName = Literal["zero-shot", "coop", "cocoop", "kgcoop", "biomedcoop", "kmat"]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train and compare methods on the embedded synthetic benchmark; one to three minutes on two cores."""
+
+    out: Path = Path("runs/demo")
+    """Folder of results (Markdown, LaTeX, CSV, JSON, PNG) and runs."""
+    backbones: tuple[str, ...] = ("phantom:seed0", "phantom:seed1", "phantom:seed2")
+    """The ranking of methods depends on the backbone: one alone proves nothing."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """One run each."""
+    epochs: int = 50
+    """Passes over the training images."""
+    workers: int = min(2, os.cpu_count() or 1)
+    """Processes, one thread each."""
+    cache: Path | None = None
+    """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        quick = (ZeroShotConfig, CoOpConfig, KMaTConfig)
+        rows = {name: method for name, method in BENCH.items() if isinstance(method, quick)}
+        grid = GridConfig(("chest-phantom",), self.backbones, self.seeds, epochs=self.epochs)
+        resources = Resources(self.workers, cache=self.cache, device="cpu")
+        _show(run_grid("bench", rows, grid, resources, self.out), self.out)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Train and compare all methods of the paper's Table 2, on every task, backbone and seed.
+
+    Finished runs are skipped: an interrupted grid is started again by the same command. K-MaT's lambda_anc is chosen
+    by high-end validation accuracy.
+    """
+
+    grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
+    methods: tuple[MethodName, ...] = get_args(MethodName)
+    """Which to run."""
+    published: bool = False
+    """Epochs, batch size and learning rate of each baseline's own publication instead of the K-MaT paper's."""
+    out: Path = Path("runs/bench")
+    """Folder of results (Markdown, LaTeX, CSV, JSON, PNG) and runs."""
+    resources: OmitArgPrefixes[Resources] = field(default_factory=Resources)
+
+    def __call__(self) -> None:
+        """Run it."""
+        if self.published and self.grid.epochs != Schedule().epochs:
+            raise UserError("--published sets the baselines' schedules: leave out --epochs")
+        chosen = tuple(METHODS[name] for name in self.methods)
+        rows = {name: method for name, method in BENCH.items() if isinstance(method, chosen)}
+        _show(run_grid("bench", rows, self.grid, self.resources, self.out, published=self.published), self.out)
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Train K-MaT with its parts switched off: the eight rows of the paper's Table 3."""
+
+    grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
+    out: Path = Path("runs/ablate")
+    """Folder of results (Markdown, LaTeX, CSV, JSON, PNG) and runs."""
+    resources: OmitArgPrefixes[Resources] = field(default_factory=Resources)
+
+    def __call__(self) -> None:
+        """Run it."""
+        rows = {name: switches.method() for name, switches in ABLATION.items()}
+        _show(run_grid("ablate", rows, self.grid, self.resources, self.out), self.out)
+
+
+def _show(results: Results, folder: Path) -> None:
+    files = report.write(results, folder)
+    show_banner(results.banner)
+    for table in tables(results):
+        out.print(table.console())
+    for line in results.notes:
+        out.print(line, markup=False, highlight=False)
+    out.print(f"written to {folder}: {', '.join(file.name for file in files)}", markup=False)

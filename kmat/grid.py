@@ -1,0 +1,301 @@
+"""Many runs: in this process, in several, or on a Ray cluster. The same function does each run wherever it is done.
+
+A run belongs to its folder: a finished one is read back, an interrupted one goes on from its last epoch. So a grid that
+was stopped is started again with the same command, and a worker that dies takes no more than its current run with it.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from kmat.backbone import Backbone, find_device, load_backbone
+from kmat.config import RunConfig
+from kmat.console import note, progress
+from kmat.errors import UserError
+from kmat.features import FeatureCache
+from kmat.run import train
+from kmat.rundir import RunDir
+from kmat.tasks import TaskConfig
+from kmat.tasks.base import Task
+
+Result = dict[str, Any]  # as kmat.run.train returns it
+
+ATTEMPTS = 3  # at a run whose worker died: a killed worker is replaced, a run that kills each of its workers is not
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a grid."""
+
+    config: RunConfig
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where the runs of a grid are done."""
+
+    workers: int = min(2, os.cpu_count() or 1)
+    """Processes, one thread each; 1 is this process. With --ray local, as many CPUs."""
+    ray: str | None = None
+    """Address of a Ray cluster to send the runs to, or local to start Ray on this machine. All its machines must see
+    --out, --cache and the data under the same paths."""
+    cache: Path | None = None
+    """Folder of the feature cache, which all runs share; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
+    device: str = "auto"
+    """Where the backbone runs: auto is CUDA if there is any."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"--workers {self.workers}: expected at least 1")
+
+    def open(self) -> AbstractContextManager["Pool"]:
+        """Start the workers; they are stopped at the end, and what they are at is cut off."""
+        if self.ray is not None:
+            return _on_ray(self.ray, self)
+        return _in_this_process(self) if self.workers == 1 else _in_processes(self)
+
+
+class WorkerDiedError(Exception):
+    """A worker vanished with its run."""
+
+
+class Pool(Protocol):
+    """Workers that are given a job when one is idle, and asked which job is done."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether to give another job."""
+
+    def start(self, job: Job) -> None:
+        """Give a job."""
+
+    def wait(self) -> tuple[Job, Result | Exception]:
+        """Wait for any of the jobs given: its result, or what went wrong."""
+
+
+def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result]:
+    """Do all jobs; their folders must differ. Results come by folder.
+
+    Raises
+    ------
+    UserError
+        From the first run that raises it, or if a run's worker died :data:`ATTEMPTS` times. What is finished by then
+        is kept.
+    """
+    finished = sum(RunDir(job.folder).finished for job in jobs)
+    if finished:
+        note(
+            f"{finished} of {len(jobs)} runs are already finished and used as they are; "
+            "delete their folders to repeat them"
+        )
+    waiting = deque(jobs)
+    deaths: Counter[Path] = Counter()
+    results: dict[Path, Result] = {}
+    with progress() as bar:
+        runs = bar.add_task("runs", total=len(jobs))
+        while len(results) < len(jobs):
+            while waiting and pool.idle:
+                pool.start(waiting.popleft())
+            job, outcome = pool.wait()
+            if isinstance(outcome, WorkerDiedError):
+                deaths[job.folder] += 1
+                if deaths[job.folder] == ATTEMPTS:
+                    raise UserError(f"{job.folder}: {ATTEMPTS} workers died in this run ({outcome}); out of memory?")
+                note(f"{job.folder}: its worker died ({outcome}); the run goes on in another from its last epoch")
+                waiting.appendleft(job)
+            elif isinstance(outcome, Exception):
+                raise outcome
+            else:
+                results[job.folder] = outcome
+                bar.advance(runs)
+    return results
+
+
+def execute(job: Job, resources: Resources) -> Result:
+    """Do one run, or read back a finished one. Two workers on one folder would be one too many."""
+    return train(
+        job.config,
+        job.folder,
+        task=_task(job.config.data),
+        backbone=_backbone(job.config.backbone, resources.device),
+        cache=FeatureCache(resources.cache),
+        resume=True,
+    )
+
+
+# Jobs come ordered by task and backbone: a worker keeps one of each.
+@lru_cache(maxsize=1)
+def _task(config: TaskConfig) -> Task:
+    return config.load()
+
+
+@lru_cache(maxsize=1)
+def _backbone(name: str, device: str) -> Backbone:
+    return load_backbone(name, find_device(device))
+
+
+@contextmanager
+def _in_this_process(resources: Resources) -> Iterator[Pool]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the other pools, so that the numbers are the same
+    try:
+        yield _ThisProcess(resources)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _ThisProcess:
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._job: Job | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self._job is None
+
+    def start(self, job: Job) -> None:
+        self._job = job
+
+    def wait(self) -> tuple[Job, Result | Exception]:
+        job, self._job = self._job, None
+        assert job is not None  # noqa: S101 (the caller has started one)
+        return job, execute(job, self._resources)
+
+
+@contextmanager
+def _in_processes(resources: Resources) -> Iterator[Pool]:
+    pool = _Processes(resources)
+    try:
+        yield pool
+    finally:
+        pool.stop()
+
+
+class _Processes:
+    """Processes on pipes of their own: unlike an executor's, the death of one leaves the others at their work."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._context = multiprocessing.get_context("spawn")
+        self._idle: list[tuple[Connection, SpawnProcess]] = []
+        self._busy: dict[Connection, tuple[SpawnProcess, Job]] = {}
+
+    @property
+    def idle(self) -> bool:
+        return len(self._busy) < self._resources.workers
+
+    def start(self, job: Job) -> None:
+        connection, process = self._idle.pop() if self._idle else self._spawn()
+        try:
+            connection.send(job)
+        except OSError:  # it died while idle: nothing is lost
+            self.start(job)
+        else:
+            self._busy[connection] = process, job
+
+    def wait(self) -> tuple[Job, Result | Exception]:
+        connection = next(each for each in wait(self._busy) if isinstance(each, Connection))
+        process, job = self._busy.pop(connection)
+        try:
+            outcome: Result | Exception = connection.recv()
+        except (EOFError, OSError):
+            process.join()
+            connection.close()
+            return job, WorkerDiedError(f"exit code {process.exitcode}")
+        self._idle.append((connection, process))
+        return job, outcome
+
+    def stop(self) -> None:
+        for process in (*(process for _, process in self._idle), *(process for process, _ in self._busy.values())):
+            process.terminate()
+            process.join()
+
+    def _spawn(self) -> tuple[Connection, SpawnProcess]:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._resources), daemon=True)
+        process.start()
+        theirs.close()  # else the end of the process would not be the end of the pipe
+        return ours, process
+
+
+def _serve(connection: Connection, resources: Resources) -> None:
+    """Do jobs until the pipe closes."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's to handle: no traceback per worker
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        try:
+            outcome: Result | Exception = execute(job, resources)
+        except Exception as error:  # raised again by the parent
+            outcome = error
+        connection.send(outcome)
+
+
+@contextmanager
+def _on_ray(address: str, resources: Resources) -> Iterator[Pool]:
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--ray needs Ray: pip install 'fgwot[ray]'") from error
+    options: dict[str, Any] = {"num_cpus": resources.workers, "include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"--ray {address!r}: {str(error).splitlines()[0]}") from error
+    try:
+        yield _Ray(resources)
+    finally:
+        ray.shutdown()
+
+
+class _Ray:
+    """Tasks of a Ray cluster, which queues them. Deaths are counted by :func:`run_all`, so Ray retries none."""
+
+    idle = True
+
+    def __init__(self, resources: Resources) -> None:
+        import ray
+
+        devices: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = 1 if resources.device != "cpu" and devices.get("GPU") else 0
+        self._remote = ray.remote(max_retries=0, num_cpus=1, num_gpus=gpus)(_execute_there)
+        self._resources = replace(resources, cache=FeatureCache(resources.cache).folder.resolve())
+        self._jobs: dict[Any, Job] = {}
+
+    def start(self, job: Job) -> None:
+        self._jobs[self._remote.remote(Path.cwd(), job, self._resources)] = job
+
+    def wait(self) -> tuple[Job, Result | Exception]:
+        import ray
+
+        (reference,), _ = ray.wait(list(self._jobs), num_returns=1)
+        job = self._jobs.pop(reference)
+        try:
+            outcome: Result | Exception = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            outcome = error.cause
+        except ray.exceptions.RayError as error:
+            outcome = WorkerDiedError(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        return job, outcome
+
+
+def _execute_there(directory: Path, job: Job, resources: Resources) -> Result:
+    os.chdir(directory)  # relative paths in a configuration mean what they mean here
+    torch.set_num_threads(1)
+    return execute(job, resources)

@@ -1,0 +1,210 @@
+"""Test scores of a grid's runs, and what is made of them: means, spreads, and H by two conventions."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from kmat.errors import UserError
+from kmat.evaluation import harmonic_mean
+from kmat.prompts import MODALITIES
+
+FLOORS = ("chance", "largest class")
+FLOOR = "floor: "
+
+MEASURED = {
+    "high_accuracy": "Hi acc",
+    "high_macro_f1": "Hi F1",
+    "low_accuracy": "Lo acc",
+    "low_macro_f1": "Lo F1",
+    "h_accuracy": "H acc",
+    "h_macro_f1": "H F1",
+}
+OF_MEANS = {"hm_accuracy": "H* acc", "hm_macro_f1": "H* F1"}
+METRICS = MEASURED | OF_MEANS
+
+ALL = "all backbones"
+AVERAGE = "average over tasks"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run's test scores, in percent. ``h_*`` are harmonic means of this run's two modalities.
+
+    ``run`` is the run's folder, relative to that of the results; empty for a floor, which needs none.
+    """
+
+    task: str
+    method: str
+    backbone: str
+    seed: int
+    run: str
+    high_accuracy: float
+    high_macro_f1: float
+    low_accuracy: float
+    low_macro_f1: float
+    h_accuracy: float
+    h_macro_f1: float
+
+    @classmethod
+    def of(
+        cls, task: str, method: str, backbone: str, seed: int, run: str, scores: Mapping[str, Mapping[str, float]]
+    ) -> "Entry":
+        """Take accuracy and macro-F1 in [0, 1] by modality."""
+        percent: dict[str, float] = {}
+        for metric in ("accuracy", "macro_f1"):
+            high, low = (scores[modality][metric] for modality in MODALITIES)
+            percent |= {f"high_{metric}": high, f"low_{metric}": low, f"h_{metric}": harmonic_mean(high, low)}
+        return cls(task, method, backbone, seed, run, **{name: 100 * value for name, value in percent.items()})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean of a metric and its spread: the sample standard deviation, None of a single value."""
+
+    mean: float
+    spread: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Cell":
+        """Summarise values."""
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f}±{self.spread:.1f}"
+
+
+class Results:
+    """Entries of a grid: every method on every task, on every backbone of the task, with every seed.
+
+    Within a backbone the spread is over seeds. Over all backbones it is the spread of the backbones' means: seeds of
+    one backbone are not independent evidence about the method. Over tasks it is the spread over seeds of the mean
+    over tasks.
+
+    Parameters
+    ----------
+    kind : str
+        ``bench`` or ``ablate``: how the tables are set.
+    entries : sequence of Entry
+    banners : mapping
+        By task, what is to be said with every number; empty for real images.
+    notes : sequence of str
+        What a reader of the tables should know about the grid.
+    """
+
+    def __init__(self, kind: str, entries: Sequence[Entry], banners: Mapping[str, str], notes: Sequence[str]) -> None:
+        self.kind = kind
+        self.entries = tuple(entries)
+        self.banners = dict(banners)
+        self.notes = tuple(notes)
+        self.tasks = tuple(dict.fromkeys(entry.task for entry in entries))
+        self.methods = tuple(dict.fromkeys(entry.method for entry in entries))
+        self._values: dict[tuple[str, str, str], dict[int, Entry]] = {}
+        for entry in entries:
+            self._values.setdefault((entry.task, entry.method, entry.backbone), {})[entry.seed] = entry
+
+    @property
+    def banner(self) -> str:
+        """The banners of all tasks."""
+        return " ".join(dict.fromkeys(filter(None, self.banners.values())))
+
+    def backbones(self, task: str) -> tuple[str, ...]:
+        """Backbones of a task."""
+        return tuple(dict.fromkeys(entry.backbone for entry in self.entries if entry.task == task))
+
+    def scopes(self, task: str) -> tuple[str, ...]:
+        """What to make a table over: all backbones and each, or the only one."""
+        backbones = self.backbones(task)
+        return (ALL, *backbones) if len(backbones) > 1 else backbones
+
+    def by_seed(self, task: str, method: str, backbone: str, metric: str) -> dict[int, float]:
+        """A measured metric of one method on one backbone."""
+        entries = self._values.get((task, method, backbone), {})
+        return {seed: getattr(entry, metric) for seed, entry in entries.items()}
+
+    def cell(self, task: str, method: str, scope: str, metric: str) -> Cell | None:
+        r"""Summarise a metric; None if a run is missing.
+
+        Parameters
+        ----------
+        task : str
+            Or :data:`AVERAGE`, then over all backbones.
+        method : str
+        scope : str
+            A backbone, or :data:`ALL`.
+        metric : str
+            ``h_*`` is the mean over seeds of each run's :math:`2ab / (a + b)`, ``hm_*`` is :math:`2ab / (a + b)` of
+            the seeds' means on each backbone. Both are then averaged over backbones, and over tasks.
+        """
+        if task == AVERAGE:
+            return self._average(method, metric)
+        if scope == ALL:
+            cells = [self.cell(task, method, backbone, metric) for backbone in self.backbones(task)]
+            means = [cell.mean for cell in cells if cell]
+            return Cell.of(means) if means and len(means) == len(cells) else None
+        if metric in OF_MEANS:
+            name = metric.removeprefix("hm_")
+            high, low = (self.cell(task, method, scope, f"{modality}_{name}") for modality in MODALITIES)
+            return Cell(harmonic_mean(high.mean, low.mean), None) if high and low else None
+        values = self.by_seed(task, method, scope, metric)
+        return Cell.of(list(values.values())) if values else None
+
+    def _average(self, method: str, metric: str) -> Cell | None:
+        cells = [self.cell(task, method, ALL, metric) for task in self.tasks]
+        means = [cell.mean for cell in cells if cell]
+        if not means or len(means) < len(cells):
+            return None
+        if metric in OF_MEANS:
+            return Cell(fmean(means), None)
+        tables = [
+            [self.by_seed(task, method, backbone, metric) for backbone in self.backbones(task)] for task in self.tasks
+        ]
+        seeds = {frozenset(values) for table in tables for values in table}
+        if len(seeds) > 1:
+            return Cell(fmean(means), None)
+        return Cell.of([fmean(fmean(values[seed] for values in table) for table in tables) for seed in min(seeds)])
+
+    def differences(self, task: str, method: str, metric: str) -> dict[str, list[float]]:
+        """``method`` minus each other method, paired by seed and averaged over seeds: one value per backbone."""
+        table: dict[str, list[float]] = {}
+        for other in self.methods:
+            for backbone in self.backbones(task):
+                ours, theirs = (self.by_seed(task, name, backbone, metric) for name in (method, other))
+                if other != method and (seeds := ours.keys() & theirs.keys()):
+                    table.setdefault(other, []).append(fmean(ours[seed] - theirs[seed] for seed in seeds))
+        return table
+
+    def to_json(self) -> dict[str, Any]:
+        """Entries, and the summary of every table."""
+        scopes = [(task, scope) for task in self.tasks for scope in self.scopes(task)]
+        summary: dict[str, dict[str, Any]] = {}
+        for task, scope in [*scopes, (AVERAGE, ALL)]:
+            summary.setdefault(task, {})[scope] = {
+                method: {metric: asdict(cell) for metric in METRICS if (cell := self.cell(task, method, scope, metric))}
+                for method in self.methods
+            }
+        return {
+            "kind": self.kind,
+            "banners": self.banners,
+            "notes": self.notes,
+            "entries": [asdict(entry) for entry in self.entries],
+            "summary": summary,
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> "Results":
+        """Read what :meth:`to_json` gave.
+
+        Raises
+        ------
+        UserError
+            If the file is damaged, or of another version.
+        """
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+            entries = [Entry(**entry) for entry in table["entries"]]
+            return cls(table["kind"], entries, table["banners"], table["notes"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"cannot read the results in {path}: {error!r}") from error

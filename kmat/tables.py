@@ -1,0 +1,212 @@
+"""The tables of a grid, laid out like the paper's, and their forms: Markdown, LaTeX, terminal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from rich.table import Table as RichTable
+
+from kmat import paper
+from kmat.console import plain_table
+from kmat.results import ALL, AVERAGE, FLOOR, MEASURED, METRICS, Results
+from kmat.rows import ABLATION, OURS, Switches
+
+SPREAD = {
+    True: "mean ± sample standard deviation between the backbones' means",
+    False: "mean ± sample standard deviation over seeds",
+}
+CAPTION = (
+    "Test scores in percent, {spread}; Hi and Lo are the high and the low end. H: harmonic mean of Hi and Lo of each "
+    "run, then the mean over runs. H*: harmonic mean of the means over seeds."
+)
+WITH_PAPER = (
+    " In brackets what the paper prints; it does not say by which convention, so its H stands beside both. Not all of "
+    "its H follow from its Hi and Lo (kmat's documentation lists those)."
+)
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A number as text, the paper's beside it if there is one, and whether it is the best of its column."""
+
+    text: str
+    paper: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a name and cells."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[TableCell, ...]], ...]
+    caption: str
+
+    def markdown(self) -> str:
+        """Heading, table and caption; the best of a column is bold."""
+
+        def show(cell: TableCell) -> str:
+            return (f"**{cell.text}**" if cell.best else cell.text) + (f" [{cell.paper}]" if cell.paper else "")
+
+        lines = [
+            _row(self.header),
+            _row(["---", *["---:"] * (len(self.header) - 1)]),
+            *(_row([name, *map(show, cells)]) for name, cells in self.rows),
+        ]
+        return f"## {self.title}\n\n" + "\n".join(lines) + f"\n\n{self.caption}\n"
+
+    def latex(self) -> str:
+        """Return a ``table`` environment for the booktabs package."""
+
+        def show(cell: TableCell) -> str:
+            text = rf"\textbf{{{_tex(cell.text)}}}" if cell.best else _tex(cell.text)
+            return text + (f" [{_tex(cell.paper)}]" if cell.paper else "")
+
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_tex, self.header)) + r" \\",
+            r"\midrule",
+            *(" & ".join([_tex(name), *map(show, cells)]) + r" \\" for name, cells in self.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{_tex(self.title)}. {_tex(self.caption)}}}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def console(self) -> RichTable:
+        """Return the same table for rich, without what does not fit 80 columns: H* and the paper's numbers."""
+        shown = [index for index, name in enumerate(self.header) if not name.startswith("H*")]
+        table = plain_table(self.title)
+        for index in shown:
+            table.add_column(self.header[index], justify="right" if index else "left", no_wrap=True)
+        for name, cells in self.rows:
+            table.add_row(name, *(cells[index - 1].text for index in shown[1:]))
+        return table
+
+
+def tables(results: Results) -> list[Table]:
+    """Return a grid's tables: the average over tasks first, then by task over all backbones and for each.
+
+    After each task's table over all backbones comes the comparison of :data:`OURS` with the other rows.
+    """
+    layout = _ablation if results.kind == "ablate" else _scores
+    found = [layout(results, AVERAGE, ALL)] if len(results.tasks) > 1 else []
+    for task in results.tasks:
+        first, *others = results.scopes(task)
+        found.append(layout(results, task, first))
+        if results.kind != "ablate" and OURS in results.methods:
+            found.append(_comparison(results, task))
+        found += [layout(results, task, scope) for scope in others]
+    return found
+
+
+def _scores(results: Results, task: str, scope: str) -> Table:
+    """Return the layout of the paper's Table 2."""
+    printed = {method: paper.beside(results, task, method) for method in results.methods}
+    columns = [_column(results, task, scope, metric, printed) for metric in METRICS]
+    rows = tuple(zip(results.methods, zip(*columns, strict=True), strict=True))
+    caption = CAPTION.format(spread=_spread(task, scope)) + (WITH_PAPER if any(printed.values()) else "")
+    return Table(_title(results, task, scope), ("method", *METRICS.values()), rows, caption)
+
+
+def _ablation(results: Results, task: str, scope: str) -> Table:
+    """Return the layout of the paper's Table 3, whose numbers are averages over its four tasks."""
+    printed = {method: paper.beside(results, task, method) for method in results.methods}
+    columns = [
+        [TableCell("x" if ABLATION[method][switch] else "") for method in results.methods]
+        for switch in range(len(Switches._fields))
+    ]
+    columns += [_column(results, task, scope, metric, printed) for metric in MEASURED]
+    for name in ("accuracy", "macro_f1"):
+        cells = {method: results.cell(task, method, scope, f"h_{name}") for method in results.methods}
+        base = cells[next(iter(ABLATION))]
+        columns.append(
+            [
+                TableCell(
+                    f"{100 * (cell.mean / base.mean - 1):+.1f}" if cell and base and base.mean else "–",
+                    _printed(printed[method], f"relative_{name}"),
+                )
+                for method, cell in cells.items()
+            ]
+        )
+    header = ("row", *Switches._fields, *MEASURED.values(), "H acc %", "H F1 %")
+    rows = tuple(zip(results.methods, zip(*columns, strict=True), strict=True))
+    caption = (
+        CAPTION.format(spread=_spread(task, scope)).split(" H*:")[0]
+        + " H acc % and H F1 %: relative to row 1. The check marks are inferred, the paper's source lost its own."
+        + (WITH_PAPER if any(printed.values()) else "")
+    )
+    return Table(_title(results, task, scope), header, rows, caption)
+
+
+def _comparison(results: Results, task: str) -> Table:
+    """Return :data:`OURS` minus every other row, losses included."""
+    names = [backbone.split(":")[-1].split("/")[-1] for backbone in results.backbones(task)]
+    high, low, both = (results.differences(task, OURS, f"{part}_accuracy") for part in ("high", "low", "h"))
+    rows = [
+        (
+            other,
+            tuple(TableCell(f"{value:+.1f}") for value in (*map(fmean, (high[other], low[other], both[other])), *h)),
+        )
+        for other, h in both.items()
+    ]
+    return Table(
+        f"{task}: {OURS} minus the other rows",
+        ("minus", "Hi", "Lo", "H", *(f"H {name}" for name in names)),
+        tuple(rows),
+        "Accuracy in points, paired by seed: mean over backbones, then H on each backbone.",
+    )
+
+
+def _column(
+    results: Results, task: str, scope: str, metric: str, printed: Mapping[str, Mapping[str, float]]
+) -> list[TableCell]:
+    cells = {method: results.cell(task, method, scope, metric) for method in results.methods}
+    ranked = [round(cell.mean, 1) for method, cell in cells.items() if cell and not method.startswith(FLOOR)]
+    return [
+        TableCell(
+            str(cell) if cell else "–",
+            _printed(printed[method], metric),
+            best=bool(cell and not method.startswith(FLOOR) and round(cell.mean, 1) == max(ranked)),
+        )
+        for method, cell in cells.items()
+    ]
+
+
+def _printed(numbers: Mapping[str, float], metric: str) -> str:
+    return f"{numbers[metric]:.1f}" if metric in numbers else ""
+
+
+def _title(results: Results, task: str, scope: str) -> str:
+    if task == AVERAGE:
+        return f"average over {len(results.tasks)} tasks"
+    return f"{task}, {scope}"
+
+
+def _spread(task: str, scope: str) -> str:
+    return SPREAD[scope == ALL and task != AVERAGE]
+
+
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "±": r"$\pm$",
+        "–": "--",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+)
+
+
+def _tex(text: str) -> str:
+    return text.translate(_TEX)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,197 @@
+"""What is made of a grid's scores, and the forms of its tables."""
+
+import csv
+import json
+from statistics import fmean, stdev
+
+import pytest
+from PIL import Image
+
+from kmat import paper, report
+from kmat.errors import UserError
+from kmat.evaluation import harmonic_mean
+from kmat.results import ALL, AVERAGE, METRICS, Cell, Entry, Results
+from kmat.rows import ABLATION, BENCH
+from kmat.tables import tables
+
+
+def entry(method, backbone, seed, high, low, task="t_1"):
+    scores = {"high": {"accuracy": high / 100, "macro_f1": high / 200}}
+    scores["low"] = {"accuracy": low / 100, "macro_f1": low / 200}
+    return Entry.of(task, method, backbone, seed, f"runs/{method}", scores)
+
+
+def grid(table, task="t_1"):
+    return [entry(*key, seed, *pair, task) for key, seeds in table.items() for seed, pair in enumerate(seeds)]
+
+
+@pytest.fixture
+def entries():
+    return grid(
+        {
+            ("K-MaT", "a:one"): [(60, 40), (64, 44)],
+            ("K-MaT", "b"): [(70, 30), (72, 32)],
+            ("theirs", "a:one"): [(50, 50), (50, 50)],
+            ("theirs", "b"): [(71, 31), (71, 31)],
+        }
+    )
+
+
+@pytest.fixture
+def results(entries):
+    return Results("bench", entries, {"t_1": "only a test"}, ("a note",))
+
+
+def test_means_over_seeds_and_spread_over_backbones(results):
+    assert results.cell("t_1", "K-MaT", "a:one", "high_accuracy") == Cell(62, pytest.approx(stdev([60, 64])))
+    overall = results.cell("t_1", "K-MaT", ALL, "low_accuracy")
+    assert overall == Cell(36.5, pytest.approx(stdev([42, 31])))
+    assert str(Cell.of([1.25])) == "1.2"
+    assert str(Cell.of([1.0, 2.0])) == "1.5±0.7"
+
+
+def test_both_conventions_for_h(results):
+    per_seed = [harmonic_mean(60, 40), harmonic_mean(64, 44)]
+    assert results.cell("t_1", "K-MaT", "a:one", "h_accuracy").mean == pytest.approx(fmean(per_seed))
+    of_means = harmonic_mean(62, 42)
+    assert results.cell("t_1", "K-MaT", "a:one", "hm_accuracy") == Cell(pytest.approx(of_means), None)
+    assert of_means > fmean(per_seed)
+    by_backbone = [of_means, harmonic_mean(71, 31)]
+    assert results.cell("t_1", "K-MaT", ALL, "hm_accuracy").mean == pytest.approx(fmean(by_backbone))
+
+
+def test_average_over_tasks_spreads_over_seeds(entries):
+    other = grid({("K-MaT", "c"): [(90, 10), (80, 20)]}, task="t_2")
+    results = Results("bench", entries + other, {}, ())
+    by_seed = [fmean([fmean([60, 70]), 90]), fmean([fmean([64, 72]), 80])]
+    assert results.cell(AVERAGE, "K-MaT", ALL, "high_accuracy") == Cell(
+        pytest.approx(fmean(by_seed)), pytest.approx(stdev(by_seed))
+    )
+    assert results.cell(AVERAGE, "theirs", ALL, "high_accuracy") is None, "not on every task"
+    average = tables(results)[0]
+    assert average.title == "average over 2 tasks"
+    assert [cell.text for _, cells in average.rows[1:] for cell in cells] == ["–"] * len(METRICS)
+    uneven = Results("bench", [*entries, other[0]], {}, ())
+    assert uneven.cell(AVERAGE, "K-MaT", ALL, "high_accuracy").spread is None, "the seeds differ"
+
+
+def test_losses_stand_beside_wins(results):
+    assert results.differences("t_1", "K-MaT", "low_accuracy") == {
+        "theirs": [pytest.approx(-8), pytest.approx(0, abs=1e-9)]
+    }
+    table = tables(results)[1]
+    assert "K-MaT minus" in table.title
+    assert table.header == ("minus", "Hi", "Lo", "H", "H one", "H b")
+    ((name, cells),) = table.rows
+    assert (name, *(cell.text for cell in cells[:2])) == ("theirs", "+6.0", "-4.0")
+
+
+def test_best_of_a_column_is_marked_ties_included_floors_not():
+    cells = {("floor: chance", "b"): [(90, 90)], ("one", "b"): [(50.04, 10)], ("two", "b"): [(49.96, 20)]}
+    (table,) = tables(Results("bench", grid(cells), {}, ()))
+    best = {name: [cell.best for cell in cells[:3:2]] for name, cells in table.rows}
+    assert best == {"floor: chance": [False, False], "one": [True, False], "two": [True, True]}
+
+
+def test_files(results, tmp_path):
+    report.write(results, tmp_path)
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert text.startswith("**only a test**")
+    assert "| K-MaT | **66.5±6.4** |" in text
+    assert "a note" in text
+    with (tmp_path / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert float(rows[0]["high_accuracy"]) == 60
+    with (tmp_path / "summary.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["backbone"] == ALL and row["method"] == "K-MaT"]
+    assert [row["metric"] for row in rows] == list(METRICS)
+    assert float(rows[0]["mean"]) == 66.5
+    assert rows[0]["paper"] == ""
+    latex = (tmp_path / "results.tex").read_text(encoding="utf-8")
+    assert latex.startswith("% only a test\n")
+    assert r"K-MaT & \textbf{66.5$\pm$6.4} &" in latex
+    assert r"\caption{t\_1, all backbones." in latex
+    with Image.open(tmp_path / "results.png") as image:
+        assert image.size[0] > 1000
+    saved = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert saved["summary"]["t_1"][ALL]["K-MaT"]["low_accuracy"]["mean"] == 36.5
+    again = Results.read(tmp_path / "results.json")
+    assert (again.entries, again.banner, again.notes) == (results.entries, "only a test", ("a note",))
+
+
+def test_damaged_results_are_one_line(tmp_path):
+    (tmp_path / "results.json").write_text('{"entries": []}')
+    with pytest.raises(UserError, match="cannot read the results"):
+        Results.read(tmp_path / "results.json")
+
+
+def test_console_tables_fit_eighty_columns(results):
+    from rich.console import Console
+
+    for table in tables(results):
+        assert Console(width=200).measure(table.console()).maximum <= 80
+
+
+def test_the_papers_numbers_stand_beside_its_tasks():
+    found = tables(Results("bench", grid({("K-MaT", "b"): [(50, 40)]}, task="chest"), {}, ()))[0]
+    assert [cell.paper for cell in found.rows[0][1]] == ["54.5", "50.8", "40.6", "31.1", "42.3", "35.4", "42.3", "35.4"]
+    assert "[54.5]" in found.markdown()
+    assert "In brackets" in found.caption
+    ours = tables(Results("bench", grid({("K-MaT", "b"): [(50, 40)]}), {}, ()))[0]
+    assert "[" not in ours.markdown()
+
+
+def test_the_papers_average_needs_all_its_tasks():
+    entries = [each for task in sorted(paper.TASKS) for each in grid({("K-MaT", "b"): [(50, 40)]}, task)]
+    assert tables(Results("bench", entries, {}, ()))[0].rows[0][1][0].paper == "54.8"
+    some = [each for each in entries if each.task != "skin1"]
+    assert tables(Results("bench", some, {}, ()))[0].rows[0][1][0].paper == ""
+    rows = [each for task in sorted(paper.TASKS) for each in grid({(name, "b"): [(50, 40)] for name in ABLATION}, task)]
+    (table, *_) = tables(Results("ablate", rows, {}, ()))
+    assert [cell.paper for cell in table.rows[-1][1]][4:] == [
+        "54.8",
+        "49.3",
+        "39.2",
+        "29.9",
+        "44.1",
+        "36.2",
+        "10.1",
+        "13.8",
+    ]
+
+
+def test_the_papers_tables_are_whole_and_its_averages_are_means():
+    """Every average it prints is the mean of its tasks, but for BiomedCLIP's Hi and what follows from it."""
+    printed = {
+        task: {
+            row: list(paper.beside(Results("bench", grid({(row, "b"): [(1, 1)]}, task), {}, ()), task, row).values())
+            for row in paper.ROWS
+        }
+        for task in paper.TASKS
+    }
+    entries = [each for task in paper.TASKS for each in grid({(row, "b"): [(1, 1)] for row in paper.ROWS}, task)]
+    everything = Results("bench", entries, {}, ())
+    for row in paper.ROWS:
+        averages = list(paper.beside(everything, AVERAGE, row).values())
+        means = [fmean(printed[task][row][column] for task in paper.TASKS) for column in range(len(METRICS))]
+        skipped = 2 if row == "zero-shot template" else 0
+        assert averages[skipped:] == pytest.approx(means[skipped:], abs=0.11)
+    assert set(paper.ROWS) <= set(BENCH)
+
+
+def test_ablation_is_relative_to_its_first_row():
+    cells = {(name, "b"): [(50, 50)] for name in ABLATION} | {("8 all", "b"): [(60, 60)], ("2 CSC", "b"): [(40, 40)]}
+    (table,) = tables(Results("ablate", grid(cells), {}, ()))
+    assert table.header[:5] == ("row", "CSC", "MSC", "anchor", "FGW")
+    rows = {name: [cell.text for cell in cells] for name, cells in table.rows}
+    assert rows["8 all"][:4] == ["x"] * 4
+    assert rows["3 CSC, MSC"][:4] == ["x", "x", "", ""]
+    assert [rows[name][-2] for name in ("1 cross-entropy", "2 CSC", "8 all")] == ["+0.0", "-20.0", "+20.0"]
+
+
+def test_rows_of_table_3_are_all_different():
+    methods = [switches.method() for switches in ABLATION.values()]
+    assert len({repr(method) for method in methods}) == 8
+    assert methods[-1] == BENCH["K-MaT"]
+    assert methods[3] == BENCH["K-MaT no FGW"]
