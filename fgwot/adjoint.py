@@ -11,8 +11,9 @@ from torch.autograd.function import once_differentiable
 from fgwot.linearisation import Linearisation
 from fgwot.losses import GroundLoss
 from fgwot.problem import Problem
+from fgwot.result import Result
 from fgwot.solution import ConvergenceWarning
-from fgwot.solver import Result, Solver
+from fgwot.solver import Solver
 from fgwot.tensor_term import structure_adjoints, tensor_term
 
 _Grads = tuple[Tensor | None, ...]

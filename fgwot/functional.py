@@ -9,8 +9,9 @@ from fgwot.adjoint import Adjoint, differentiable, envelope_values
 from fgwot.initial import Init, MultiInit, random_starts, start_from
 from fgwot.losses import GroundLoss
 from fgwot.problem import Problem, Weight
+from fgwot.result import Result
 from fgwot.solution import ConvergenceWarning, Solution, Status
-from fgwot.solver import MirrorDescent, Result, Solver, solve
+from fgwot.solver import MirrorDescent, Solver, solve
 
 
 def fused_gromov_wasserstein(

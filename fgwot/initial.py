@@ -7,9 +7,9 @@ from torch import Tensor
 
 from fgwot.linearisation import Linearisation
 from fgwot.problem import Problem
+from fgwot.result import Start
 from fgwot.sinkhorn import Marginals
 from fgwot.solution import Solution
-from fgwot.solver import Start
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Linearisation:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self.linear = problem.M * ((1 - problem.alpha) / problem.epsilon)[:, None, None]
+        self.epsilon = problem.epsilon
         self._weight = (problem.alpha / problem.epsilon)[:, None, None]
         if problem.loss.factors is not None:
             self._h1, self._h2 = problem.loss.factors.h1(problem.C1), problem.loss.factors.h2(problem.C2)
@@ -40,12 +41,13 @@ class Linearisation:
         """Return the linearisation of some problems of the batch."""
         chosen = copy(self)
         chosen._problem = self._problem.select(index)
-        chosen.linear, chosen._weight = self.linear[index], self._weight[index]
+        chosen.linear, chosen._weight = take(self.linear, index), take(self._weight, index)
+        chosen.epsilon = take(self.epsilon, index)
         if self._problem.loss.factors is not None:
             chosen._h1, chosen._h2 = take(self._h1, index), take(self._h2, index)
         if self.incremental:
             chosen._single = take(self._single[0], index), take(self._single[1], index)
-            chosen.rounding = self.rounding[index]
+            chosen.rounding = take(self.rounding, index)
         return chosen
 
     def __call__(self, T: Tensor) -> Tensor:
@@ -64,7 +66,21 @@ class Linearisation:
         second = first if self._symmetric else (self._h1.mT @ p) @ (self._h2.mT @ q).mT
         return self.linear - self._weight * (first + second)
 
-    def increment(self, change: Tensor) -> Tensor:
+    def follow(
+        self, G: Tensor, T: Tensor, delta: Tensor, change: Tensor, drift: Tensor, tol: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """G at T from G at T - delta, where change = |delta|_1, and the drift (B,) that it carries.
+
+        Drift bounds the effect on the plan of what float32 increments have added to the rounding of G. They are used
+        while it is small against the change and the tolerance.
+        """
+        if self.incremental:
+            drift = drift + self.rounding * change
+            if bool((drift <= 0.1 * torch.maximum(change, tol)).all()):
+                return G + self._increment(delta), drift
+        return self(T), torch.zeros_like(change)
+
+    def _increment(self, change: Tensor) -> Tensor:
         """G(T + change) - G(T), in float32; its error is about `rounding` times |change|_1."""
         h1, h2 = self._single
         return -self._products((self._weight * change).float(), h1, h2).double()

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from fgwot.linearisation import Linearisation
 from fgwot.problem import Problem, take
+from fgwot.result import Result, Start, tolerance
 from fgwot.sinkhorn import Coupling, Marginals, sinkhorn
 from fgwot.solution import Status
+from fgwot.undamped import undamped
 
 _SMALLEST_THETA = 2.0**-24
 _TIGHT = 0.05  # inner tolerance, as a part of the outer one, once an answer is near
@@ -63,55 +65,6 @@ Solver = MirrorDescent | ProximalPoint
 
 
 @dataclass(frozen=True)
-class Start:
-    """First plan T = exp(f (+) g - X), given by X and a guess of g.
-
-    `warm` is a guess of g for the plan after it. `change` is a guess of how far that plan will be, as a part of the
-    mass: the accuracy of the first inner solve follows it. `product` says that the first plan is p q' / mass.
-    """
-
-    X: Tensor
-    g: Tensor
-    warm: Tensor
-    change: float
-    product: bool = False
-
-
-@dataclass
-class Result:
-    """What the iteration found for a flat batch.
-
-    T (B, n, m); f, g (B, n), (B, m) potentials of J, not divided by epsilon; status, n_iter (B,) int64;
-    residual, marginal_error (B,) relative to the mass.
-    """
-
-    T: Tensor
-    f: Tensor
-    g: Tensor
-    status: Tensor
-    residual: Tensor
-    marginal_error: Tensor
-    n_iter: Tensor
-
-    @staticmethod
-    def empty(problem: Problem) -> "Result":
-        """Return a result to be filled by `put`."""
-        p, q = problem.p, problem.q
-        count, number = torch.zeros(len(p), dtype=torch.int64, device=p.device), torch.zeros_like(p[:, 0])
-        T = p.new_zeros(len(p), p.shape[1], q.shape[1])
-        return Result(T, torch.zeros_like(p), torch.zeros_like(q), count, number, number.clone(), count.clone())
-
-    def select(self, index: Tensor) -> "Result":
-        """Return the results of some problems of the batch."""
-        return Result(*(getattr(self, field.name)[index] for field in fields(self)))
-
-    def put(self, index: Tensor, other: "Result") -> None:
-        """Write the results of some problems of the batch."""
-        for field in fields(self):
-            getattr(self, field.name).index_copy_(0, index, getattr(other, field.name))
-
-
-@dataclass(frozen=True)
 class _State:
     """Where each unfinished problem stands; every tensor starts with the batch dimension.
 
@@ -148,17 +101,39 @@ def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max
 
     ``tol=None`` is 1e-7 in float64 and 1e-5 in float32, plus what the rounding of G makes unattainable.
     """
-    iteration = _Iteration.begin(problem, solver, start, tol)
-    index = torch.arange(len(problem.p), device=problem.p.device)
-    result = Result.empty(problem)
-    for n_iter in range(1, max_iter + 1):
+    marginals, linearise = Marginals.of(problem.p, problem.q), Linearisation(problem)
+    if not (solver.entropic and solver.damping is None):
+        return _guarded(solver, linearise, marginals, start, tol, range(1, max_iter + 1))
+    solved, left, n_iter = undamped(linearise, marginals, start, tol, max_iter)
+    if len(solved) == 1 and not left:
+        return solved[0][1]
+    result = Result.empty(marginals)
+    for index, found in solved:
+        result.put(index, found)
+    if left:
+        index, order = torch.cat([at for at, _ in left]).sort()
+        T, g = (torch.cat([getattr(plan, name) for _, plan in left])[order] for name in ("T", "g"))
+        start = Start(-T.clamp_min(torch.finfo(T.dtype).tiny).log(), torch.zeros_like(g), g, change=0.0)
+        steps = range(n_iter + 1, max_iter + 1)
+        result.put(index, _guarded(solver, linearise.select(index), marginals.select(index), start, tol, steps))
+    return result
+
+
+def _guarded(
+    solver: Solver, linearise: Linearisation, marginals: Marginals, start: Start, tol: float | None, steps: range
+) -> Result:
+    """Iterate with a guard on the objective; `steps` numbers the iterations."""
+    iteration = _Iteration.begin(solver, linearise, marginals, start, tol)
+    index = torch.arange(len(marginals.mass), device=marginals.mass.device)
+    result = Result.empty(marginals)
+    for n_iter in steps:
         iteration, left, ended = iteration.step(n_iter)
         for at, found in ended:
             result.put(index[at], found)
         index = index[left]
         if not len(index):
             return result
-    result.put(index, iteration.conclude(Status.MAX_ITER, max_iter))
+    result.put(index, iteration.conclude(Status.MAX_ITER, steps.stop - 1))
     return result
 
 
@@ -175,15 +150,13 @@ class _Iteration:
     state: _State
 
     @staticmethod
-    def begin(problem: Problem, solver: Solver, start: Start, tol: float | None) -> "_Iteration":
-        marginals, linearise = Marginals.of(problem.p, problem.q), Linearisation(problem)
-        mass = marginals.mass
+    def begin(
+        solver: Solver, linearise: Linearisation, marginals: Marginals, start: Start, tol: float | None
+    ) -> "_Iteration":
+        mass, epsilon = marginals.mass, linearise.epsilon
         coupling = sinkhorn(start.X, marginals, start.g, 1e-6 * mass)
         G = linearise.product(marginals) if start.product else linearise(coupling.T)
-        # log T is a difference of numbers as large as G: so much of it is rounding.
-        noise = torch.finfo(G.dtype).eps * (1 + G.abs().amax((-2, -1)))
-        default = (1e-7 if G.dtype == torch.float64 else 1e-5) + 2 * noise
-        allowed = (default if tol is None else torch.full_like(mass, tol)) * mass
+        noise, allowed = tolerance(G, mass, tol)
         damping = solver.damping or 0.0
         state = _State(
             X=start.X,
@@ -194,13 +167,13 @@ class _Iteration:
             warm=start.warm,
             error=coupling.error,
             objective=mass,
-            theta=problem.epsilon / (problem.epsilon + damping),
+            theta=epsilon / (epsilon + damping),
             change=start.change * mass,
             best=torch.full_like(mass, torch.inf),
             idle=torch.zeros_like(mass),
             drift=torch.zeros_like(mass),
         )
-        begun = _Iteration(solver, marginals, linearise, problem.epsilon, allowed, 16 * noise * mass, state)
+        begun = _Iteration(solver, marginals, linearise, epsilon, allowed, 16 * noise * mass, state)
         return replace(begun, state=replace(state, objective=begun._objective(G, start.X, coupling)))
 
     def select(self, index: Tensor) -> "_Iteration":
@@ -296,18 +269,17 @@ class _Iteration:
         """Describe the present plan; `following` is the plan of one undamped step from it."""
         s, marginals = self.state, self.marginals
         residual = (following.T - s.T).abs().sum((-2, -1)) + following.error + s.drift
-        rows, columns = self.linearise.shift(marginals)
-        epsilon = self.epsilon[:, None]
         missed = residual + s.error > self.tol
         reached = torch.where(missed | ~residual.isfinite(), status, Status.CONVERGED)
-        return Result(
-            T=s.T,
-            f=torch.where(marginals.p > 0, epsilon * following.f + rows, 0),
-            g=torch.where(marginals.q > 0, epsilon * following.g + columns, 0),
+        return Result.of(
+            self.linearise,
+            marginals,
+            s.T,
+            (following.f, following.g),
             status=reached.to(torch.int64),
-            residual=residual / marginals.mass,
-            marginal_error=s.error / marginals.mass,
-            n_iter=torch.full_like(reached, n_iter, dtype=torch.int64),
+            residual=residual,
+            error=s.error,
+            n_iter=n_iter,
         )
 
     def _couple(self, theta: Tensor, tol: Tensor) -> tuple[Tensor, Coupling]:
@@ -319,7 +291,8 @@ class _Iteration:
 
     def _assess(self, X: Tensor, coupling: Coupling, change: Tensor) -> _State:
         """The state at a trial plan, as far as it does not depend on the trial's acceptance."""
-        G, drift = self._gradient(coupling.T, change)
+        s = self.state
+        G, drift = self.linearise.follow(s.G, coupling.T, coupling.T - s.T, change, s.drift, self.tol)
         objective = self._objective(G, X, coupling)
         T, f, g, error = coupling
         warm = g
@@ -328,15 +301,6 @@ class _Iteration:
             X = X - f[:, :, None] - g[:, None, :]
             f, g = torch.zeros_like(f), torch.zeros_like(g)
         return replace(self.state, X=X, G=G, T=T, f=f, g=g, warm=warm, error=error, objective=objective, drift=drift)
-
-    def _gradient(self, T: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-        """G at T, and the drift it carries: incremental while that is small against the last change."""
-        s = self.state
-        if self.linearise.incremental:
-            drift = s.drift + self.linearise.rounding * change
-            if bool((drift <= 0.1 * torch.maximum(change, self.tol)).all()):
-                return s.G + self.linearise.increment(T - s.T), drift
-        return self.linearise(T), torch.zeros_like(change)
 
     def _objective(self, G: Tensor, X: Tensor, coupling: Coupling) -> Tensor:
         """Minimised objective / epsilon, up to a constant.

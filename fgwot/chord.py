@@ -1,0 +1,117 @@
+r"""The inner problem for a sequence of slowly changing costs: one softmax per plan, and Newton matrices kept.
+
+P = softmax_j(g - X) is computed once. From there the plan is T = diag(u) P diag(v), with u exact for the rows, and only
+v moves, at two matrix-vector products per evaluation: by sweeps v <- v q / c with the column sums c, or by chord steps
+
+    log v <- log v + S^-1 (q - c),    S = diag(c) - T' diag(1/p) T,
+
+whose Newton matrix S^-1 of an earlier plan contracts almost as well as its own. Whatever does not contract is left to
+`fgwot.sinkhorn`, which converges from anywhere.
+"""
+
+from dataclasses import dataclass
+from math import log, nan
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fgwot.problem import take
+from fgwot.sinkhorn import Marginals, attainable, sinkhorn
+
+_POOR = 0.3  # contraction of the error by a chord step that calls for a fresh matrix
+_FAILED = 0.9  # contraction that says that a step did nothing
+_LONGEST = 3.0  # chord step of a potential
+_FAR = 30.0  # logarithm of v from which P, computed for v = 1, is too inexact
+_EVALUATIONS = 100
+
+
+class Plan(NamedTuple):
+    """A plan T = exp(f (+) g - X) (B, n, m) with exact rows; `error` (B,) is the L1 error of its columns."""
+
+    T: Tensor
+    g: Tensor
+    error: Tensor
+
+    def select(self, index: Tensor) -> "Plan":
+        """Return the plans of some problems of the batch."""
+        return Plan(*(take(t, index) for t in self))
+
+
+@dataclass
+class Chord:
+    """Solves inner problems of a batch; remembers the Newton matrices (B, m, m) from call to call."""
+
+    marginals: Marginals
+    matrix: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        p, q = self.marginals.p, self.marginals.q
+        # A column without mass is given the sum 1 on both sides: nothing divides by zero, and nothing changes.
+        self._void = (q == 0).to(q.dtype)[:, None, :]
+        self._masked = bool(self._void.any())
+        self._p, self._q = p[:, :, None], q[:, None, :] + self._void
+        # Price of a Newton matrix, in sweeps.
+        self._worth = 4.0 if q.shape[-1] < 64 else q.shape[-1] / 6
+
+    def select(self, index: Tensor) -> "Chord":
+        """Return the solver of some problems of the batch."""
+        if len(index) == len(self._p):
+            return self
+        return Chord(self.marginals.select(index), None if self.matrix is None else self.matrix[index])
+
+    def __call__(self, X: Tensor, g: Tensor, tol: Tensor) -> Plan:
+        """Plan for costs X (B, n, m), finite and divided by epsilon, with column error at most `tol` (B,).
+
+        `g` (B, m) is a warm start.
+        """
+        p, q = self._p, self._q
+        tol = attainable(tol, self.marginals, g)
+        P = torch.softmax(self._logits(X, g), -1)
+        u, v = p, torch.ones_like(q)
+        worst, fresh = nan, False
+        for k in range(_EVALUATIONS):
+            c = torch.addcmul(self._void, v, torch.bmm(u.mT, P))
+            gap = q - c
+            error = gap.abs().sum(-1)[:, 0]
+            before, worst = worst, float((error / tol).amax())
+            if worst <= 1:
+                shift = v.log()[:, 0]
+                g = g + shift
+                if k and float(shift.abs().amax()) > _FAR:
+                    break
+                return Plan((P * u).mul_(v), g, error)
+            if k:
+                rate = worst / before
+                if self.matrix is None:
+                    renew = not (rate < 1 and log(worst) <= -self._worth * log(rate))
+                else:
+                    renew = not rate < _POOR
+                    if fresh and not rate < _FAILED:
+                        break
+                if renew:
+                    self.matrix, fresh = self._newton(P, u, v, c), True
+            v = v * (q / c if self.matrix is None else torch.bmm(gap, self.matrix).clamp(-_LONGEST, _LONGEST).exp())
+            u = p / torch.bmm(P, v.mT)
+        self.matrix = None
+        found = sinkhorn(X, self.marginals, g, tol)
+        return Plan(found.T, found.g, found.error)
+
+    def row_potential(self, X: Tensor, g: Tensor) -> Tensor:
+        """Potential f (B, n) that gives exp(f (+) g - X) the rows p; -inf where p is zero."""
+        return self.marginals.p.log() - torch.logsumexp(self._logits(X, g), -1)
+
+    def _logits(self, X: Tensor, g: Tensor) -> Tensor:
+        logits = g[:, None, :] - X
+        return logits.masked_fill_(self._void > 0, -torch.inf) if self._masked else logits
+
+    def _newton(self, P: Tensor, u: Tensor, v: Tensor, c: Tensor) -> Tensor:
+        """S^-1 at a plan, but zero along the null space of S: adding a number to g changes nothing."""
+        info = torch.finfo(c.dtype)
+        # In the scaling that makes the diagonal about one; the null space is spanned by sqrt(c).
+        root = c.clamp_min(info.tiny).sqrt()
+        half = (P * (u / self._p.clamp_min(info.tiny).sqrt())).mul_(v / root)
+        null = root / root.norm(dim=-1, keepdim=True)
+        S = torch.baddbmm(null.mT @ null, half.mT, half, alpha=-1)
+        S.diagonal(dim1=-2, dim2=-1).add_(1 + 64 * info.eps)
+        return torch.cholesky_inverse(torch.linalg.cholesky_ex(S)[0]) / root / root.mT

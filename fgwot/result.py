@@ -1,0 +1,95 @@
+"""Where an iteration starts, and what it found."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from fgwot.linearisation import Linearisation
+from fgwot.problem import take
+from fgwot.sinkhorn import Marginals
+
+
+@dataclass(frozen=True)
+class Start:
+    """First plan T = exp(f (+) g - X), given by X and a guess of g.
+
+    `warm` is a guess of g for the plan after it. `change` is a guess of how far that plan will be, as a part of the
+    mass: the accuracy of the first inner solve follows it. `product` says that the first plan is p q' / mass.
+    """
+
+    X: Tensor
+    g: Tensor
+    warm: Tensor
+    change: float
+    product: bool = False
+
+
+@dataclass
+class Result:
+    """What the iteration found for a flat batch.
+
+    T (B, n, m); f, g (B, n), (B, m) potentials of J, not divided by epsilon; status, n_iter (B,) int64;
+    residual, marginal_error (B,) relative to the mass.
+    """
+
+    T: Tensor
+    f: Tensor
+    g: Tensor
+    status: Tensor
+    residual: Tensor
+    marginal_error: Tensor
+    n_iter: Tensor
+
+    @staticmethod
+    def empty(marginals: Marginals) -> "Result":
+        """Return a result to be filled by `put`."""
+        p, q = marginals.p, marginals.q
+        count, number = torch.zeros(len(p), dtype=torch.int64, device=p.device), torch.zeros_like(p[:, 0])
+        T = p.new_zeros(len(p), p.shape[1], q.shape[1])
+        return Result(T, torch.zeros_like(p), torch.zeros_like(q), count, number, number.clone(), count.clone())
+
+    @staticmethod
+    def of(
+        linearise: Linearisation,
+        marginals: Marginals,
+        T: Tensor,
+        following: tuple[Tensor, Tensor],
+        *,
+        status: Tensor,
+        residual: Tensor,
+        error: Tensor,
+        n_iter: int,
+    ) -> "Result":
+        """Describe plans T, whose following plans have the potentials `following` / epsilon; errors are absolute."""
+        rows, columns = linearise.shift(marginals)
+        f, g = following
+        epsilon = linearise.epsilon[:, None]
+        return Result(
+            T=T,
+            f=torch.where(marginals.p > 0, epsilon * f + rows, 0),
+            g=torch.where(marginals.q > 0, epsilon * g + columns, 0),
+            status=status,
+            residual=residual / marginals.mass,
+            marginal_error=error / marginals.mass,
+            n_iter=torch.full_like(status, n_iter),
+        )
+
+    def select(self, index: Tensor) -> "Result":
+        """Return the results of some problems of the batch, given by ascending positions."""
+        return Result(*(take(getattr(self, field.name), index) for field in fields(self)))
+
+    def put(self, index: Tensor, other: "Result") -> None:
+        """Write the results of some problems of the batch."""
+        for field in fields(self):
+            getattr(self, field.name).index_copy_(0, index, getattr(other, field.name))
+
+
+def tolerance(G: Tensor, mass: Tensor, tol: float | None) -> tuple[Tensor, Tensor]:
+    """Relative rounding of the plan, and the allowed residual + marginal error, not divided by the mass; both (B,).
+
+    log T is a difference of numbers as large as G: so much of it is rounding. ``tol=None`` leaves room for that.
+    """
+    noise = torch.finfo(G.dtype).eps * (1 + G.abs().amax((-2, -1)))
+    default = (1e-7 if G.dtype == torch.float64 else 1e-5) + 2 * noise
+    return noise, (default if tol is None else torch.full_like(mass, tol)) * mass
