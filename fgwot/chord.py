@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fgwot.problem import take
-from fgwot.sinkhorn import Marginals, attainable, sinkhorn
+from fgwot.sinkhorn import Marginals, sinkhorn
 
 _POOR = 0.3  # contraction of the error by a chord step that calls for a fresh matrix
 _FAILED = 0.9  # contraction that says that a step did nothing
@@ -66,19 +66,23 @@ class Chord:
         `g` (B, m) is a warm start.
         """
         p, q = self._p, self._q
-        tol = attainable(tol, self.marginals, g)
+        if not len(X):
+            return Plan(X, g, tol)
         P = torch.softmax(self._logits(X, g), -1)
         u, v = p, torch.ones_like(q)
         worst, fresh = nan, False
         for k in range(_EVALUATIONS):
             c = torch.addcmul(self._void, v, torch.bmm(u.mT, P))
             gap = q - c
-            error = gap.abs().sum(-1)[:, 0]
-            before, worst = worst, float((error / tol).amax())
+            error = torch.linalg.vector_norm(gap, 1, (-2, -1))
+            ratio = error / tol
+            before, worst = worst, (ratio if len(ratio) == 1 else ratio.amax()).item()
             if worst <= 1:
+                if not k:
+                    return Plan(P * u, g, error)
                 shift = v.log()[:, 0]
                 g = g + shift
-                if k and float(shift.abs().amax()) > _FAR:
+                if shift.abs().amax() > _FAR:
                     break
                 return Plan((P * u).mul_(v), g, error)
             if k:

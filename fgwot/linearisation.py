@@ -26,10 +26,11 @@ class Linearisation:
         self._problem = problem
         self.linear = problem.M * ((1 - problem.alpha) / problem.epsilon)[:, None, None]
         self.epsilon = problem.epsilon
-        self._weight = (problem.alpha / problem.epsilon)[:, None, None]
+        self._symmetric = _is_symmetric(problem.C1) and _is_symmetric(problem.C2)
+        # E is quadratic: both orders of its arguments contribute, in equal parts if the structures are symmetric.
+        self._weight = ((2 if self._symmetric else 1) * problem.alpha / problem.epsilon)[:, None, None]
         if problem.loss.factors is not None:
             self._h1, self._h2 = problem.loss.factors.h1(problem.C1), problem.loss.factors.h2(problem.C2)
-        self._symmetric = _is_symmetric(problem.C1) and _is_symmetric(problem.C2)
         n, m = problem.M.shape[1:]
         self.incremental = problem.loss.factors is not None and problem.M.dtype == torch.float64 and n * m >= _LARGE
         if self.incremental:
@@ -55,16 +56,16 @@ class Linearisation:
         T = self._weight * T
         if self._problem.loss.factors is None:
             return self.linear + self._direct(T)
-        return self.linear - self._products(T, self._h1, self._h2)
+        G = torch.baddbmm(self.linear, torch.bmm(self._h1, T), self._h2.mT, alpha=-1)
+        return G if self._symmetric else torch.baddbmm(G, torch.bmm(self._h1.mT, T), self._h2, alpha=-1)
 
     def product(self, marginals: Marginals) -> Tensor:
         """Gradient at the plan p q' / mass: products of vectors where the loss factors."""
-        p, q = marginals.p[:, :, None], (marginals.q / marginals.mass[:, None])[:, :, None]
+        p, q = marginals.p[:, :, None], self._weight * (marginals.q / marginals.mass[:, None])[:, :, None]
         if self._problem.loss.factors is None:
-            return self(p @ q.mT)
-        first = (self._h1 @ p) @ (self._h2 @ q).mT
-        second = first if self._symmetric else (self._h1.mT @ p) @ (self._h2.mT @ q).mT
-        return self.linear - self._weight * (first + second)
+            return self.linear + self._direct(p @ q.mT)
+        G = torch.baddbmm(self.linear, self._h1 @ p, (self._h2 @ q).mT, alpha=-1)
+        return G if self._symmetric else torch.baddbmm(G, self._h1.mT @ p, (self._h2.mT @ q).mT, alpha=-1)
 
     def follow(
         self, G: Tensor, T: Tensor, delta: Tensor, change: Tensor, drift: Tensor, tol: Tensor
@@ -77,25 +78,19 @@ class Linearisation:
         if self.incremental:
             drift = drift + self.rounding * change
             if bool((drift <= 0.1 * torch.maximum(change, tol)).all()):
-                return G + self._increment(delta), drift
+                return G - self._decrement(delta), drift
         return self(T), torch.zeros_like(change)
 
-    def _increment(self, change: Tensor) -> Tensor:
-        """G(T + change) - G(T), in float32; its error is about `rounding` times |change|_1."""
-        h1, h2 = self._single
-        return -self._products((self._weight * change).float(), h1, h2).double()
-
-    def _products(self, T: Tensor, h1: Tensor, h2: Tensor) -> Tensor:
-        first = (h1 @ T) @ h2.mT
-        if self._symmetric:
-            return 2 * first
-        return torch.baddbmm(first, h1.mT @ T, h2)
+    def _decrement(self, delta: Tensor) -> Tensor:
+        """G(T) - G(T + delta), in float32; its error is about `rounding` times |delta|_1."""
+        (h1, h2), delta = self._single, (self._weight * delta).float()
+        first = torch.bmm(torch.bmm(h1, delta), h2.mT)
+        return first if self._symmetric else torch.baddbmm(first, torch.bmm(h1.mT, delta), h2)
 
     def _direct(self, T: Tensor) -> Tensor:
         C1, C2, loss = self._problem.C1, self._problem.C2, self._problem.loss
-        if self._symmetric:
-            return 2 * tensor_term(C1, C2, T, loss)
-        return tensor_term(C1, C2, T, loss) + tensor_term(C1.mT, C2.mT, T, loss)
+        first = tensor_term(C1, C2, T, loss)
+        return first if self._symmetric else first + tensor_term(C1.mT, C2.mT, T, loss)
 
     def shift(self, marginals: Marginals) -> tuple[Tensor, Tensor]:
         """Row part (B, n) and column part (B, m) that were left out, not divided by epsilon."""
@@ -112,5 +107,7 @@ class Linearisation:
 
 def _is_symmetric(C: Tensor) -> bool:
     """Symmetric up to rounding of the entries."""
+    if torch.equal(C, C.mT):
+        return True
     scale = C.abs().amax((-2, -1), keepdim=True)
     return bool(((C - C.mT).abs() <= 4 * torch.finfo(C.dtype).eps * scale).all())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -170,13 +171,13 @@ def _check_shapes(given: dict[str, Tensor]) -> tuple[int, int]:
 
 def _check_values(given: dict[str, Tensor], weights: dict[str, Tensor], loss: GroundLoss) -> None:
     for name, t in (given | weights).items():
-        bad = int((~t.isfinite()).sum())
-        if bad:
+        # A finite sum has finite terms; only if it is not are they looked at.
+        if not isfinite(t.detach().sum().item()) and (bad := int((~t.isfinite()).sum())):
             raise ValueError(f"{name} has {bad} entries that are not finite (NaN or infinite)")
     alpha, epsilon = weights["alpha"], weights["epsilon"]
-    if not bool(((alpha >= 0) & (alpha <= 1)).all()):
+    if (alpha < 0).any() or (alpha > 1).any():
         raise ValueError(f"alpha must lie in [0, 1], got {_extremes(alpha)}")
-    if not bool((epsilon > 0).all()):
+    if (epsilon <= 0).any():
         raise ValueError(
             f"epsilon must be positive, got {_extremes(epsilon)}; for an unregularised plan use ProximalPoint"
         )
@@ -186,13 +187,13 @@ def _check_values(given: dict[str, Tensor], weights: dict[str, Tensor], loss: Gr
             "use gromov_wasserstein or pass alpha=1"
         )
     for name in ("C1", "C2"):
-        if loss.non_negative and bool((given[name] < 0).any()):
+        if loss.non_negative and (given[name] < 0).any():
             raise ValueError(f"the {loss.name} loss needs non-negative structure, {name} has {_extremes(given[name])}")
     for name in ("p", "q"):
         if name in given:
-            if bool((given[name] < 0).any()):
+            if (given[name] < 0).any():
                 raise ValueError(f"{name} must be non-negative, got {_extremes(given[name])}")
-            if not bool((given[name].sum(-1) > 0).all()):
+            if (given[name].sum(-1) <= 0).any():
                 raise ValueError(f"{name} must have positive mass; one of its rows sums to zero")
 
 

@@ -86,7 +86,9 @@ def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Couplin
     tol : Tensor (B,)
         Allowed L1 error of the column marginal. The returned ``error`` says what was reached.
     """
-    tol = attainable(tol, marginals, g)
+    # No potential resolves a column sum more finely than its own rounding.
+    resolution = torch.finfo(g.dtype).eps * (8 + 2 * g.abs().amax(-1))
+    tol = torch.maximum(tol, resolution * marginals.mass)
     dual = _sweeps(X, marginals, _Dual.at(X, marginals, g), tol)
     for method in (_newton, _anneal):
         open_ = (dual.error > tol).nonzero()[:, 0]
@@ -96,12 +98,6 @@ def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Couplin
     f = torch.where(marginals.p > 0, marginals.p.log() - dual.lse, 0)
     g = torch.where(marginals.q > 0, dual.g, 0)
     return Coupling(marginals.p[:, :, None] * dual.P, f, g, dual.error)
-
-
-def attainable(tol: Tensor, marginals: Marginals, g: Tensor) -> Tensor:
-    """`tol`, or more where it is out of reach: no potential resolves a sum more finely than its own rounding."""
-    resolution = torch.finfo(g.dtype).eps * (8 + 2 * g.abs().amax(-1))
-    return torch.maximum(tol, resolution * marginals.mass)
 
 
 class _Dual(NamedTuple):

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from fgwot.chord import Chord, Plan
 from fgwot.linearisation import Linearisation
-from fgwot.problem import take
 from fgwot.result import Result, Start, tolerance
 from fgwot.sinkhorn import Marginals
 from fgwot.solution import Status
@@ -33,6 +32,8 @@ class _Open:
     linearise: Linearisation
     chord: Chord
     tol: Tensor
+    finest: Tensor  # inner tolerance near the answer
+    coarsest: Tensor  # the same far away: loose first steps could change the basin
     X: Tensor
     plan: Plan
     change: Tensor
@@ -49,23 +50,26 @@ class _Open:
             X = linearise(plan.T)
             plan = plan._replace(g=start.warm)
         index = torch.arange(len(mass), device=mass.device)
-        _, allowed = tolerance(X, mass, tol)
-        return _Open(index, linearise, chord, allowed, X, plan, start.change * mass, torch.zeros_like(mass))
+        noise, allowed = tolerance(X, mass, tol)
+        # A column sum is a sum of exponentials of numbers as large as X: it has that much rounding.
+        finest = torch.maximum(0.05 * allowed, 8 * noise * mass)
+        change, drift = start.change * mass, torch.zeros_like(mass)
+        return _Open(index, linearise, chord, allowed, finest, 1e-3 * mass, X, plan, change, drift)
 
     def select(self, at: Tensor) -> "_Open":
-        tensors = (take(t, at) for t in (self.change, self.drift))
-        plan, X, tol = self.plan.select(at), take(self.X, at), take(self.tol, at)
-        return _Open(self.index[at], self.linearise.select(at), self.chord.select(at), tol, X, plan, *tensors)
+        """Return the state of some problems, given by ascending positions."""
+        if len(at) == len(self.index):
+            return self
+        names = (self.tol, self.finest, self.coarsest, self.X, self.plan, self.change, self.drift)
+        tensors = (t.select(at) if isinstance(t, Plan) else t[at] for t in names)
+        return _Open(self.index[at], self.linearise.select(at), self.chord.select(at), *tensors)
 
     def couple(self) -> Plan:
         """Plan for the costs X; loose while the steps are long."""
-        mass = self.chord.marginals.mass
-        wanted = torch.minimum(0.02 * self.change, 1e-3 * mass)
-        return self.chord(self.X, self.plan.g, torch.maximum(wanted, 0.05 * self.tol))
+        return self.chord(self.X, self.plan.g, torch.clamp(0.02 * self.change, self.finest, self.coarsest))
 
-    def advance(self, following: Plan) -> Tensor:
+    def advance(self, following: Plan, delta: Tensor) -> Tensor:
         """Move to the next plan; tells which problems (B,) bent so much that they may have risen."""
-        delta = following.T - self.plan.T
         X, self.drift = self.linearise.follow(self.X, following.T, delta, self.change, self.drift, self.tol)
         curvature = (delta * (X - self.X)).sum((-2, -1))
         steep = curvature > _STEEPEST * self.change.square() / self.chord.marginals.mass
@@ -114,16 +118,17 @@ def undamped(
     n_iter = 0
     for n_iter in range(1, min(max_iter, _MAX_STEPS) + 1):
         following = now.couple()
-        now.change = (following.T - now.plan.T).abs().sum((-2, -1))
+        delta = following.T - now.plan.T
+        now.change = torch.linalg.vector_norm(delta, 1, (-2, -1))
         # The change made by an undamped step is the residual of the plan it left.
-        done = now.change + now.plan.error + following.error + now.drift <= now.tol
+        done = now.change + (now.plan.error + following.error + now.drift) <= now.tol
         if bool(done.any()):
             at, rest = done.nonzero()[:, 0], (~done).nonzero()[:, 0]
             solved.append((now.index[at], now.select(at).result(following.select(at), n_iter)))
             if not len(rest):
                 return solved, left, n_iter
-            now, following = now.select(rest), following.select(rest)
-        steep = now.advance(following)
+            now, following, delta = now.select(rest), following.select(rest), delta[rest]
+        steep = now.advance(following, delta)
         if bool(steep.any()):
             at, rest = steep.nonzero()[:, 0], (~steep).nonzero()[:, 0]
             left.append((now.index[at], now.plan.select(at)))
