@@ -1,95 +1,192 @@
-r"""Undamped steps with as few operations as possible: all that most problems need.
+r"""Undamped and extrapolated steps with as few operations as possible: all that most problems need.
 
-A step linearises E at the plan T and solves the inner problem for X = G(T), which gives T+ = exp(f (+) g - X).
-With delta = T+ - T the objective changes by
+A step solves the inner problem for costs X, which gives T+ = exp(f (+) g - X). Undamped, X = G(T), the linearisation
+at the present plan; once steps are short, X is extrapolated from two of them by Anderson's method,
 
-    (J(T+) - J(T)) / epsilon = <delta, G(T+) - G(T)> / 2 - KL(T || T+),    KL(T || T+) >= |delta|_1^2 / (2 mass),
+    X = G_k - theta (G_k - G_{k-1}),    theta = <R_k, R_k - R_{k-1}> / |R_k - R_{k-1}|^2,    R_k = G_k - X_k.
 
-so a glance at the curvature <delta, G(T+) - G(T)> tells that a step descends, and J itself is never computed.
-Problems that bend too much, or need too many steps, are left to the guarded iteration of `fgwot.solver`.
+With delta = T+ - T, G+ = G(T+) and any X the objective changes by exactly
+
+    (J(T+) - J(T)) / epsilon = <(G + G+) / 2 - X, delta> - KL(T || T+),    KL(T || T+) >= |delta|_1^2 / (2 mass),
+
+so one inner product tells that a step descends, and J itself is never computed. An extrapolation that may have risen
+is taken back; a problem whose undamped steps may, or that needs too many, is left to the guarded iteration of
+`fgwot.solver`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fgwot.chord import Chord, Plan
 from fgwot.linearisation import Linearisation
+from fgwot.problem import take
 from fgwot.result import Result, Start, tolerance
 from fgwot.sinkhorn import Marginals
 from fgwot.solution import Status
 
 _MAX_STEPS = 200
-_STEEPEST = 0.5  # curvature, as a part of the metric of KL, from which a step is distrusted; below 1 it descends
+_SHORT = 0.3  # change, as a part of the mass, from which steps are extrapolated
+_FURTHEST = 20.0  # extrapolation, in steps
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Open:
-    """Where the problems stand that go on; `index` (B,) is their place in the whole batch."""
+    """Where the problems stand that go on; `index` (B,) is their place in the whole batch.
+
+    X are the costs of the next plan, and `warm` a guess of its g: G, the linearisation at the present plan, where the
+    next step is `plain`, and otherwise extrapolated. R is G minus the costs of the present plan, None of the first.
+    """
 
     index: Tensor
     linearise: Linearisation
     chord: Chord
     tol: Tensor
+    rounding: Tensor  # of the entries of G
     finest: Tensor  # inner tolerance near the answer
     coarsest: Tensor  # the same far away: loose first steps could change the basin
-    X: Tensor
     plan: Plan
     change: Tensor
+    expected: Tensor  # change by the next step
     drift: Tensor
+    G: Tensor
+    X: Tensor
+    warm: Tensor
+    plain: Tensor
+    R: Tensor | None = None
 
     @staticmethod
     def begin(linearise: Linearisation, marginals: Marginals, start: Start, tol: float | None) -> "_Open":
         chord, mass = Chord(marginals), marginals.mass
         if start.product:
             T = marginals.p[:, :, None] * (marginals.q / mass[:, None])[:, None, :]
-            plan, X = Plan(T, start.warm, torch.zeros_like(mass)), linearise.product(marginals)
+            plan, G = Plan(T, start.g, torch.zeros_like(mass)), linearise.product(marginals)
         else:
             plan = chord(start.X, start.g, 1e-6 * mass)
-            X = linearise(plan.T)
-            plan = plan._replace(g=start.warm)
+            G = linearise(plan.T)
         index = torch.arange(len(mass), device=mass.device)
-        noise, allowed = tolerance(X, mass, tol)
-        # A column sum is a sum of exponentials of numbers as large as X: it has that much rounding.
+        noise, allowed = tolerance(G, mass, tol)
+        # A column sum is a sum of exponentials of numbers as large as G: it has that much rounding.
         finest = torch.maximum(0.05 * allowed, 8 * noise * mass)
-        change, drift = start.change * mass, torch.zeros_like(mass)
-        return _Open(index, linearise, chord, allowed, finest, 1e-3 * mass, X, plan, change, drift)
+        change = start.change * mass
+        return _Open(
+            index,
+            linearise,
+            chord,
+            allowed,
+            4 * noise,
+            finest,
+            coarsest=1e-3 * mass,
+            plan=plan,
+            change=change,
+            expected=change,
+            drift=torch.zeros_like(mass),
+            G=G,
+            X=G,
+            warm=start.warm,
+            plain=index >= 0,
+        )
 
     def select(self, at: Tensor) -> "_Open":
         """Return the state of some problems, given by ascending positions."""
         if len(at) == len(self.index):
             return self
-        names = (self.tol, self.finest, self.coarsest, self.X, self.plan, self.change, self.drift)
-        tensors = (t.select(at) if isinstance(t, Plan) else t[at] for t in names)
-        return _Open(self.index[at], self.linearise.select(at), self.chord.select(at), *tensors)
+        names = (
+            "index",
+            "tol",
+            "rounding",
+            "finest",
+            "coarsest",
+            "change",
+            "expected",
+            "drift",
+            "G",
+            "X",
+            "warm",
+            "plain",
+        )
+        tensors = {name: getattr(self, name)[at] for name in names}
+        R = None if self.R is None else self.R[at]
+        selected = {name: getattr(self, name).select(at) for name in ("linearise", "chord", "plan")}
+        return _Open(**tensors, **selected, R=R)
 
     def couple(self) -> Plan:
         """Plan for the costs X; loose while the steps are long."""
-        return self.chord(self.X, self.plan.g, torch.clamp(0.02 * self.change, self.finest, self.coarsest))
+        return self.chord(self.X, self.warm, torch.clamp(0.02 * self.expected, self.finest, self.coarsest))
 
-    def advance(self, following: Plan, delta: Tensor) -> Tensor:
-        """Move to the next plan; tells which problems (B,) bent so much that they may have risen."""
-        X, self.drift = self.linearise.follow(self.X, following.T, delta, self.change, self.drift, self.tol)
-        curvature = (delta * (X - self.X)).sum((-2, -1))
-        steep = curvature > _STEEPEST * self.change.square() / self.chord.marginals.mass
-        if bool(steep.any()):
-            metric = 2 * delta.square() / (self.plan.T + following.T).clamp_min(torch.finfo(X.dtype).tiny)
-            steep = curvature > _STEEPEST * metric.sum((-2, -1))
-        self.X = X
-        return steep
+    def advance(self, following: Plan, delta: Tensor, change: Tensor) -> "tuple[_Open, Tensor]":
+        """State at the next plan, and whether the step there may have risen (B,)."""
+        G, drift = self.linearise.follow(self.G, following.T, delta, change, self.drift, self.tol)
+        R, step = G - self.X, G - self.G
+        slope = torch.add(R, step, alpha=-0.5).mul_(delta).sum((-2, -1))
+        mass = self.chord.marginals.mass
+        risen = slope > 0.5 * change.square() / mass
+        if risen.any():
+            info = torch.finfo(G.dtype)
+            T = self.plan.T.clamp_min(info.tiny)
+            # The clamp is for entries that underflow; it makes KL smaller, never larger.
+            divergence = (delta - T * (delta / T).clamp_min(info.eps - 1).log1p()).sum((-2, -1))
+            risen = slope > divergence + self.rounding * change
+        theta = torch.zeros_like(change)
+        expected = change * (change / self.change).clamp(0.1, 1)
+        if self.R is not None:
+            turn = R - self.R
+            theta = (R * turn).sum((-2, -1)) / turn.square().sum((-2, -1))
+            # An undamped step comes first again where it may certify the residual.
+            extrapolated = (change < _SHORT * mass) & (expected > 0.5 * self.tol)
+            theta = torch.where(extrapolated, theta.nan_to_num(0.0, 0.0, 0.0).clamp(-_FURTHEST, 0.75), 0)
+        plain = theta == 0
+        X, warm = G, following.g
+        if not plain.all():
+            X = torch.addcmul(G, theta[:, None, None], step, value=-1)
+            warm = torch.addcmul(warm, theta[:, None], warm - self.plan.g, value=-1)
+        return (
+            replace(
+                self,
+                plan=following,
+                change=change,
+                expected=expected,
+                drift=drift,
+                G=G,
+                X=X,
+                warm=warm,
+                plain=plain,
+                R=R,
+            ),
+            risen,
+        )
 
-    def result(self, following: Plan, n_iter: int) -> Result:
-        """Describe plans that are solved; `following` are the plans of one more step."""
+    def put(self, undone: Tensor, before: "_Open") -> "_Open":
+        """Self with some problems (B,) back where they were `before`, about to make an undamped step."""
+
+        def mixed(old: Tensor, new: Tensor) -> Tensor:
+            return torch.where(undone.view(-1, *[1] * (old.ndim - 1)), old, new)
+
+        R = self.R if before.R is None or self.R is None else mixed(before.R, self.R)
+        return replace(
+            self,
+            plan=Plan(*(mixed(old, new) for old, new in zip(before.plan, self.plan, strict=True))),
+            change=mixed(before.change, self.change),
+            expected=mixed(before.expected, self.expected),
+            drift=mixed(before.drift, self.drift),
+            G=mixed(before.G, self.G),
+            X=mixed(before.G, self.X),
+            warm=mixed(before.plan.g, self.warm),
+            plain=self.plain | undone,
+            R=R,
+        )
+
+    def result(self, following: Plan, change: Tensor, n_iter: int) -> Result:
+        """Describe plans that are solved; `following` are the plans of one undamped step more, at distance `change`."""
         f = self.chord.row_potential(self.X, following.g)
-        residual = self.change + following.error + self.drift
         return Result.of(
             self.linearise,
             self.chord.marginals,
             self.plan.T,
             (f, following.g),
             status=torch.full_like(self.index, Status.CONVERGED),
-            residual=residual,
+            residual=change + following.error + self.drift,
             error=self.plan.error,
             n_iter=n_iter,
         )
@@ -119,21 +216,24 @@ def undamped(
     for n_iter in range(1, min(max_iter, _MAX_STEPS) + 1):
         following = now.couple()
         delta = following.T - now.plan.T
-        now.change = torch.linalg.vector_norm(delta, 1, (-2, -1))
+        change = torch.linalg.vector_norm(delta, 1, (-2, -1))
         # The change made by an undamped step is the residual of the plan it left.
-        done = now.change + (now.plan.error + following.error + now.drift) <= now.tol
-        if bool(done.any()):
+        done = now.plain & (change + (now.plan.error + following.error + now.drift) <= now.tol)
+        if done.any():
             at, rest = done.nonzero()[:, 0], (~done).nonzero()[:, 0]
-            solved.append((now.index[at], now.select(at).result(following.select(at), n_iter)))
+            solved.append((now.index[at], now.select(at).result(following.select(at), take(change, at), n_iter)))
             if not len(rest):
                 return solved, left, n_iter
-            now, following, delta = now.select(rest), following.select(rest), delta[rest]
-        steep = now.advance(following, delta)
-        if bool(steep.any()):
-            at, rest = steep.nonzero()[:, 0], (~steep).nonzero()[:, 0]
-            left.append((now.index[at], now.plan.select(at)))
-            if not len(rest):
-                return solved, left, n_iter
-            now, following = now.select(rest), following.select(rest)
-        now.plan = following
+            now, following, delta, change = now.select(rest), following.select(rest), delta[rest], change[rest]
+        after, risen = now.advance(following, delta, change)
+        if risen.any():
+            at, rest = (risen & now.plain).nonzero()[:, 0], (~(risen & now.plain)).nonzero()[:, 0]
+            if len(at):
+                left.append((now.index[at], now.plan.select(at)))
+                if not len(rest):
+                    return solved, left, n_iter
+                now, after, risen = now.select(rest), after.select(rest), risen[rest]
+            if risen.any():
+                after = after.put(risen, now)
+        now = after
     return solved, [*left, (now.index, now.plan)], n_iter

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from problems import STRUCTURES, cases, random_case, structure
 
@@ -51,6 +51,7 @@ def test_every_ground_loss(loss, seed, kind):
 
 
 @given(cases)
+@example(random_case(98394897, kind="adjacency"))  # undamped steps would cycle between plans with zeros
 def test_objective_never_rises_along_the_iterations(case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fgwot.ConvergenceWarning)
