@@ -117,7 +117,7 @@ ENDINGS = ("png", "jpg", "JPG", "bmp", "tif", "Jpg", "jpeg")
 
 
 def cc_ccii(root, patients=6, folders=("NCP", "CP", "Normal"), slices=9):
-    """The first patient of each class has two scans; slices are 0, 7, 14, ... without leading zeros, in mixed formats."""
+    """Patients of each class, the first with two scans; slices 0, 7, 14, ... unpadded, in mixed formats."""
     for label, folder in enumerate(folders):
         for index in range(patients):
             patient = 1000 * label + index
