@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from fgwot.kernels.resources import Resources, compile_variant
-from fgwot.kernels.shapes import VARIANTS, Variant, splits, tile_for
+from fgwot.kernels.shapes import PRODUCT_VARIANTS, VARIANTS, ProductVariant, Variant, product_tile_for, splits, tile_for
 
 PAGE = Path(__file__).parents[1] / "docs" / "kernels.md"
 SIZES = (16, 100, 300, 1000)
+PRECISIONS = ("ieee", "tf32x3")
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class Chip:
     clock: float
     lanes: dict[torch.dtype, int]
     bandwidth: float
+    tf32: float  # tensor-core operations per second, without sparsity
 
 
 CHIPS = (
-    Chip("A100", 80, 108, 1.41e9, {torch.float32: 64, torch.float64: 32}, 1.555e12),
-    Chip("H100", 90, 132, 1.755e9, {torch.float32: 128, torch.float64: 64}, 3.35e12),
+    Chip("A100", 80, 108, 1.41e9, {torch.float32: 64, torch.float64: 32}, 1.555e12, 156e12),
+    Chip("H100", 90, 132, 1.755e9, {torch.float32: 128, torch.float64: 64}, 3.35e12, 494e12),
 )
 ISSUE_LANES = 128  # four schedulers, one instruction for 32 threads each
 
@@ -57,6 +59,19 @@ def modelled_seconds(variant: Variant, used: Resources, chip: Chip, n: int) -> f
     )
 
 
+def modelled_product(variant: ProductVariant, used: Resources, chip: Chip, n: int) -> tuple[float, float, float]:
+    """Operations, bytes and seconds of one factored contraction of n = m = k in float32."""
+    terms = (-(-n // variant.tile.side) * variant.tile.side) ** 2 * (-(-n // variant.tile.depth) * variant.tile.depth)
+    moved = 4 * 4 * n * n  # W, H and M are read, the result is written
+    per_second = terms / (chip.multiprocessors * chip.clock)
+    arithmetic = (
+        per_second * used.arithmetic / chip.lanes[variant.dtype]
+        if variant.precision == "ieee"
+        else 3 * 2 * terms / chip.tf32
+    )
+    return 2 * terms, moved, max(per_second * used.instructions / ISSUE_LANES, arithmetic, moved / chip.bandwidth)
+
+
 def readable(seconds: float) -> str:
     """Two digits with a unit."""
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
@@ -80,6 +95,7 @@ def measurements() -> str:
 
     from fgwot.kernels.adjoint import adjoint
     from fgwot.kernels.contraction import contraction
+    from fgwot.kernels.factored import factored
 
     rows = []
     for n in SIZES:
@@ -88,7 +104,15 @@ def measurements() -> str:
             forward = do_bench(lambda: contraction(C1, C2, T, loss, 1.0)) / 1e3  # noqa: B023
             backward = do_bench(lambda: adjoint(C1, C2, W, T, loss, 1.0)) / 1e3  # noqa: B023
             rows.append([f"{n}", loss, readable(forward), readable(backward)])
-    return f"{torch.cuda.get_device_name()}, float32.\n\n" + table("n = m | loss | contraction | adjoint", rows)
+    direct = table("n = m | loss | contraction | adjoint", rows)
+    rows = []
+    for n in SIZES:
+        W, H, M = torch.rand(3, n, n, device="cuda")
+        one = torch.ones((), device="cuda")
+        times = [do_bench(lambda: factored(W, H, None, None, M, one, one, p)) / 1e3 for p in PRECISIONS]  # noqa: B023
+        rows.append([f"{n}", *map(readable, times)])
+    products = table(f"n = m | factored, {' | factored, '.join(PRECISIONS)}", rows)
+    return f"{torch.cuda.get_device_name()}, float32.\n\n{direct}\n\n{products}"
 
 
 TEXT = """# Triton kernels
@@ -99,6 +123,10 @@ Losses that do not factor (abs, huber) cost n^2 m^2 terms. On CUDA tensors `fgwo
 kernels that hold n m values per part of the sum and no n^2 m^2 array, forward and backward. `fgwot.backend` and the
 variable `FGWOT_BACKEND` choose between `torch` and `triton`.
 
+Losses that factor (square, kl) need two matrix products. torch computes the first; the second is a Triton kernel that
+adds the marginal terms and the linear cost and scales to log K before it writes its result, once. float32 is multiplied
+in full precision; `fgwot.backend("triton", precision="tf32x3")` allows tensor cores with three TF32 products instead.
+
 **GPU speed has not been measured: no GPU was available where this was built.** The kernels' results are tested in
 Triton's interpreter. What follows comes from the compiler and from a model. `python -m benchmarks.kernels` measures
 the times where there is a GPU, and `python -m pytest -m gpu` runs the tests on it.
@@ -107,7 +135,8 @@ the times where there is a GPU, and `python -m pytest -m gpu` runs the tests on 
 
 Read from the compiled binaries, for compute capability 8.0 (A100) / 9.0 (H100). Stack and local memory are 0
 everywhere, which a test enforces. Per term of the sum: all instructions of the innermost loop, and those among them
-on floating-point numbers. Programs: as many as fit on one multiprocessor.
+on floating-point numbers (matrix instructions of tensor cores not counted). Programs: as many as fit on one
+multiprocessor.
 
 {resources}
 
@@ -115,7 +144,8 @@ on floating-point numbers. Programs: as many as fit on one multiprocessor.
 
 Not a measurement. The largest of three times at the chip's peak: issuing every instruction, the floating-point
 instructions, and moving the bytes; every multiprocessor always busy, no latency, no launch. Comparisons count as
-arithmetic, though they use other units. float32, one problem of n = m, terms of unused tile entries included.
+arithmetic, though they use other units. Tensor cores: their published peak, a third of it for three products.
+float32, one problem of n = m, terms of unused tile entries included. The factored kernel is one of the two products.
 
 {model}
 
@@ -127,17 +157,21 @@ arithmetic, though they use other units. float32, one problem of n = m, terms of
 
 def main() -> None:
     """Compile everything, print and write the page."""
-    used = {(v, chip.capability): compile_variant(v, chip.capability) for v in VARIANTS for chip in CHIPS}
+    variants = [*VARIANTS, *PRODUCT_VARIANTS]
+    used = {(v, chip.capability): compile_variant(v, chip.capability) for v in variants for chip in CHIPS}
     spilled = [str(v) for (v, _), r in used.items() if r.stack or r.local]
     if spilled:
         raise SystemExit(f"these variants spill: {', '.join(spilled)}")
     resources = []
-    for v in VARIANTS:
+    for v in variants:
         both = [used[v, chip.capability] for chip in CHIPS]
         figures = (
             [f"{r.registers}" for r in both],
             [f"{r.shared}" for r in both],
-            [f"{r.programs_per_multiprocessor(v.tile.warps)}" for r in both],
+            [
+                f"{r.programs_per_multiprocessor(v.tile.warps, chip.capability)}"
+                for r, chip in zip(both, CHIPS, strict=True)
+            ],
             [f"{r.instructions:.2f}" for r in both],
             [f"{r.arithmetic:.2f}" for r in both],
         )
@@ -149,6 +183,14 @@ def main() -> None:
             times = [readable(modelled_seconds(v, used[v, c.capability], c, n)) for c in CHIPS]
             operations = padded_terms(v, n) * used[v, 80].arithmetic
             model.append([f"{op}, {loss}", f"{n}", f"{operations:.2g}", f"{moved_bytes(v, n):.2g}", *times])
+    for precision in PRECISIONS:
+        for n in (100, 1000, 4000):
+            aligned = n % 16 == 0
+            tile = product_tile_for(1, n, n, torch.float32, aligned)
+            p = ProductVariant(torch.float32, precision, tile, aligned)
+            (operations, moved, first), (*_, second) = (modelled_product(p, used[p, c.capability], c, n) for c in CHIPS)
+            times = [readable(first), readable(second)]
+            model.append([f"factored, {precision}", f"{n}", f"{operations:.2g}", f"{moved:.2g}", *times])
     page = TEXT.format(
         resources=table(
             "variant | warps | registers | shared bytes | programs | instructions per term | arithmetic per term",

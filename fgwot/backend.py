@@ -8,31 +8,37 @@ from importlib.util import find_spec
 import torch
 
 _NAMES = ("torch", "triton")
+_PRECISIONS = ("ieee", "tf32x3")
 
 
-def _known(name: str | None) -> str | None:
-    if name is not None and name not in _NAMES:
-        raise ValueError(f"unknown backend {name!r}; known: {', '.join(_NAMES)}")
+def _known(kind: str, name: str, names: tuple[str, ...]) -> str:
+    if name not in names:
+        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(names)}")
     return name
 
 
-_forced = _known(os.environ.get("FGWOT_BACKEND"))
+_variable = os.environ.get("FGWOT_BACKEND")
+_forced = None if _variable is None else _known("backend", _variable, _NAMES)
+_precision = "ieee"
 _triton_installed = find_spec("triton") is not None
 
 
 @contextmanager
-def backend(name: str) -> Iterator[None]:
+def backend(name: str, precision: str = "ieee") -> Iterator[None]:
     """Force one implementation for all threads while the context lasts.
 
-    By default CUDA tensors go to Triton, where it is installed and has a kernel for the loss, and all else to torch.
+    By default CUDA tensors go to Triton, where it is installed, and all else to torch.
     The variable FGWOT_BACKEND, read when fgwot is imported, changes that for the whole process. Gradients use the
-    implementation that their forward pass used. Losses without a kernel (square and kl, which factor, and those of
-    your own) always use torch. A kernel that fails raises; torch never takes over unasked.
+    implementation that their forward pass used. Losses of your own that do not factor have no kernel and always use
+    torch. A kernel that fails raises; torch never takes over unasked.
 
     Parameters
     ----------
     name : {"torch", "triton"}
         Triton needs CUDA tensors, or TRITON_INTERPRET=1 in the environment when triton is first imported.
+    precision : {"ieee", "tf32x3"}
+        How Triton multiplies float32 matrices: in full precision, or on tensor cores as three TF32 products, which is
+        about as accurate. torch's own products follow torch's own settings.
 
     Examples
     --------
@@ -44,12 +50,13 @@ def backend(name: str) -> Iterator[None]:
     tensor([[0., 1.],
             [1., 0.]])
     """
-    global _forced
-    before, _forced = _forced, _known(name)
+    global _forced, _precision
+    before = _forced, _precision
+    _forced, _precision = _known("backend", name, _NAMES), _known("precision", precision, _PRECISIONS)
     try:
         yield
     finally:
-        _forced = before
+        _forced, _precision = before
 
 
 def uses_triton(device: torch.device) -> bool:
@@ -57,3 +64,8 @@ def uses_triton(device: torch.device) -> bool:
     if _forced is None:
         return device.type == "cuda" and _triton_installed
     return _forced == "triton"
+
+
+def precision() -> str:
+    """How kernels multiply float32 matrices."""
+    return _precision

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fgwot.backend import uses_triton
+from fgwot.backend import precision, uses_triton
+from fgwot.factored import factored
 from fgwot.losses import BY_NAME, Factors, GroundLoss, Pairwise, ground_loss, huber
 
 # Losses that do not factor are summed over blocks of pairs (i, k); a block holds about this many values.
@@ -83,7 +84,14 @@ def structure_adjoints(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: Groun
 def _factored(C1: Tensor, C2: Tensor, T: Tensor, fs: Factors) -> Tensor:
     rows = fs.f1(C1) @ T.sum(-1, keepdim=True)
     columns = fs.f2(C2) @ T.sum(-2).unsqueeze(-1)
-    return rows + columns.mT - fs.h1(C1) @ T @ fs.h2(C2).mT
+    W, H = fs.h1(C1) @ T, fs.h2(C2)
+    if not uses_triton(T.device):
+        return rows + columns.mT - W @ H.mT
+    batch = torch.broadcast_shapes(*(x.shape[:-2] for x in (W, H)))
+    W, H, rows, columns = (x.expand(*batch, *x.shape[-2:]) for x in (W, H, rows, columns))
+    one = T.new_ones(()).expand(batch)
+    summed: Tensor = factored(W, H, rows[..., 0], columns[..., 0], None, None, one, precision())
+    return summed.to(T.dtype)
 
 
 def _blocks(C1: Tensor, C2: Tensor) -> range:

@@ -110,3 +110,9 @@ def check_device(x: Tensor) -> None:
     """Refuse tensors that Triton cannot reach, before its driver fails less clearly."""
     if x.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError(f"Triton kernels need CUDA tensors, or TRITON_INTERPRET=1; got a tensor on {x.device}")
+
+
+def row_major(x: Tensor) -> Tensor:
+    """Return (..., r, c) as (batch, r, c) with contiguous rows; a copy only where the strides do not allow it."""
+    matrices = x.reshape(problems(x.shape), *x.shape[-2:])
+    return matrices if matrices.stride(-1) == 1 else matrices.contiguous()

@@ -2,4 +2,6 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("triton") else ["adjoint.py", "common.py", "contraction.py", "resources.py"]
+collect_ignore = (
+    [] if find_spec("triton") else ["adjoint.py", "common.py", "contraction.py", "factored.py", "resources.py"]
+)

@@ -14,20 +14,27 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fgwot.kernels.adjoint import adjoint_kernel
+from fgwot.kernels.common import accumulator
 from fgwot.kernels.contraction import contraction_kernel
-from fgwot.kernels.shapes import Variant
+from fgwot.kernels.factored import factored_kernel
+from fgwot.kernels.shapes import ProductVariant, Variant
 
-KERNELS = {"contraction": contraction_kernel, "adjoint": adjoint_kernel}
+KERNELS = {"contraction": contraction_kernel, "adjoint": adjoint_kernel, "factored": factored_kernel}
+# Bytes of shared memory on a multiprocessor; a program may have all but 1024.
+SHARED = {80: 164 * 1024, 90: 228 * 1024}
+AnyVariant = Variant | ProductVariant
 _TOOLS = Path(nvidia.__file__).parent / "bin"
-_POINTERS = ("C1", "C2", "T", "C1t", "C2t", "Wt", "Tt", "out", "delta")
+_SIZES = ("n", "m", "depth", "parts", "length")
+_ACCUMULATED = ("linear", "quadratic", "out")
+_NUMBERS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
 
 
 @dataclass(frozen=True)
 class Resources:
     """Per thread: registers and bytes of stack and local memory. Per program: bytes of shared memory.
 
-    `instructions` and `arithmetic` are per term (i, j, k, l) of the sum: all instructions of the innermost loop, and
-    those among them that work on floating-point numbers.
+    `instructions` and `arithmetic` are per term of the sum: all instructions of the innermost loop, and those
+    among them that work on floating-point numbers.
     """
 
     registers: int
@@ -37,27 +44,30 @@ class Resources:
     instructions: float
     arithmetic: float
 
-    def programs_per_multiprocessor(self, warps: int) -> int:
+    def programs_per_multiprocessor(self, warps: int, capability: int) -> int:
         """Programs that fit at once; an A100 and an H100 hold 65536 registers, 64 warps and 32 programs."""
         registers_per_warp = -(-self.registers // 8) * 8 * 32
-        return min(32, 64 // warps, 65536 // registers_per_warp // warps)
+        reserved = 1024 if capability == 80 else 0  # on an H100 it is part of `shared`
+        by_shared = SHARED[capability] // max(1, self.shared + reserved)
+        return min(32, 64 // warps, 65536 // registers_per_warp // warps, by_shared)
 
 
-def compile_variant(variant: Variant, capability: int) -> Resources:
+def compile_variant(variant: AnyVariant, capability: int) -> Resources:
     """Compile for compute capability `capability` (80: A100, 90: H100), as a launch would."""
     kernel: Any = KERNELS[variant.op]
-    number = {torch.float32: "fp32", torch.float64: "fp64"}[variant.dtype]
-    constants = {"LOSS": variant.loss, "SIDE": variant.tile.side, "UNROLL": variant.tile.unroll}
+    constants = variant.constants
     signature, aligned = {}, {}
-    for position, name in enumerate(kernel.arg_names):
+    for position, parameter in enumerate(kernel.params):
+        name = parameter.name
+        number = name in _SIZES or name.endswith(("_row", "_batch"))
         if name in constants:
             signature[name] = "constexpr"
-        elif name in _POINTERS:
-            signature[name] = f"*{number}"
-        else:
+        elif number:
             signature[name] = "i32"
-        # Allocations, padded rows, and so the distances between problems, are multiples of 16.
-        if name in _POINTERS or name.endswith(("_row", "_batch")):
+        else:
+            signature[name] = f"*{_NUMBERS[accumulator(variant.dtype) if name in _ACCUMULATED else variant.dtype]}"
+        # Allocations are multiples of 16; padded rows, and so the distances between problems, as well.
+        if name not in constants and (variant.aligned and not parameter.do_not_specialize if number else True):
             aligned[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=variant.tile.options)
@@ -68,13 +78,12 @@ def compile_variant(variant: Variant, capability: int) -> Resources:
         listing = _run("nvdisasm", "-c", binary.name)
     used = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
     loop = _innermost_loop(listing)
-    # One pass of the loop is `unroll` steps of the inner sum over the tile.
-    terms = variant.tile.side**2 * variant.tile.unroll / (32 * variant.tile.warps)
+    terms = variant.terms / (32 * variant.tile.warps)
     return Resources(
         registers=used["REG"],
         stack=used["STACK"],
         local=used["LOCAL"] + len(re.findall(r"\b(?:LDL|STL)\b", listing)),
-        shared=used["SHARED"],
+        shared=used["SHARED"] + compiled.metadata.shared,  # fixed at compilation, and asked for at the launch
         instructions=len(loop) / terms,
         arithmetic=sum(re.search(r"\s(?:F(?!2|LO)|D(?!EPBAR))[A-Z0-9]+[. ]", line) is not None for line in loop)
         / terms,

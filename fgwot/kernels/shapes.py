@@ -1,6 +1,6 @@
 """Tile shapes by size, and every variant that a launch can compile."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -44,6 +44,44 @@ def tile_for(rows: int, columns: int, dtype: torch.dtype) -> Tile:
     return MEDIUM if longest <= MEDIUM.side or dtype == torch.float64 else LARGE
 
 
+@dataclass(frozen=True)
+class ProductTile:
+    """A `side` x `side` block of a matrix product, `depth` terms of its sum at a time."""
+
+    side: int
+    depth: int
+    warps: int
+    registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, int | None]:
+        """What Triton is told, at a launch as ahead of time."""
+        return {"num_warps": self.warps, "num_stages": 3, "maxnreg": self.registers}
+
+
+PRODUCT_TILES = {
+    torch.float64: (ProductTile(32, 16, 4), ProductTile(64, 16, 4)),
+    torch.float32: (ProductTile(32, 16, 2), ProductTile(64, 16, 4, registers=128), ProductTile(128, 16, 8)),
+    torch.float16: (ProductTile(32, 32, 2), ProductTile(64, 32, 4), ProductTile(128, 32, 8)),
+}
+PRODUCT_TILES[torch.bfloat16] = PRODUCT_TILES[torch.float16]
+
+
+def product_tiles(dtype: torch.dtype, aligned: bool) -> tuple[ProductTile, ...]:
+    """Tiles in ascending order; the largest has no registers left for the addresses of rows that are not aligned."""
+    return PRODUCT_TILES[dtype] if aligned else tuple(replace(t, registers=None) for t in PRODUCT_TILES[dtype][:2])
+
+
+def product_tile_for(batch: int, rows: int, columns: int, dtype: torch.dtype, aligned: bool) -> ProductTile:
+    """Return the largest tile that the result fills and that gives an A100 or H100 enough programs; or the smallest."""
+    tiles = product_tiles(dtype, aligned)
+    for tile in reversed(tiles):
+        programs = batch * -(-rows // tile.side) * -(-columns // tile.side)
+        if min(rows, columns) >= tile.side and programs >= PROGRAMS // 4:
+            return tile
+    return tiles[0]
+
+
 def splits(terms: int, programs: int) -> tuple[int, int]:
     """Cut the outer sum into (number of parts, terms per part), for `programs` programs before the cut.
 
@@ -65,10 +103,47 @@ class Variant:
     loss: str
     dtype: torch.dtype
     tile: Tile
+    aligned = True
 
     def __str__(self) -> str:
         bits = torch.finfo(self.dtype).bits
         return f"{self.op}-{self.loss}-float{bits}-{self.tile.side}"
+
+    @property
+    def constants(self) -> dict[str, object]:
+        """Arguments that are constants of the compilation."""
+        return {"LOSS": self.loss, "SIDE": self.tile.side, "UNROLL": self.tile.unroll}
+
+    @property
+    def terms(self) -> int:
+        """Terms of the sum in one pass of a program through its innermost loop."""
+        return self.tile.side**2 * self.tile.unroll
+
+
+@dataclass(frozen=True)
+class ProductVariant:
+    """One compiled kernel of the factored contraction; rows that are not `aligned` to 16 values load one by one."""
+
+    dtype: torch.dtype
+    precision: str
+    tile: ProductTile
+    aligned: bool = True
+    op = "factored"
+
+    def __str__(self) -> str:
+        number = str(self.dtype).removeprefix("torch.")
+        return f"{self.op}-{self.precision}-{number}-{self.tile.side}" + ("" if self.aligned else "-unaligned")
+
+    @property
+    def constants(self) -> dict[str, object]:
+        """Arguments that are constants of the compilation."""
+        tile = {"SIDE": self.tile.side, "DEPTH": self.tile.depth}
+        return tile | {"PRECISION": self.precision, "MARGINALS": True, "LINEAR": True}
+
+    @property
+    def terms(self) -> int:
+        """Multiplications in one pass of a program through its loop."""
+        return self.tile.side**2 * self.tile.depth
 
 
 # All that `fgwot.tensor_term` can launch; and square and kl, which it never sums directly, in one size, because the
@@ -81,3 +156,11 @@ VARIANTS = [
         [(torch.float32, t) for t in (SMALL, MEDIUM, LARGE)] + [(torch.float64, t) for t in (SMALL, MEDIUM)],
     )
 ] + [Variant(op, loss, torch.float32, MEDIUM) for op, loss in product(_OPS, ("square", "kl"))]
+
+PRODUCT_VARIANTS = [
+    ProductVariant(dtype, precision, tile, aligned)
+    for (dtype, precision), aligned in product(
+        [*((dtype, "ieee") for dtype in PRODUCT_TILES), (torch.float32, "tf32x3")], (True, False)
+    )
+    for tile in product_tiles(dtype, aligned)
+]

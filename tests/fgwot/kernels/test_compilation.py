@@ -8,7 +8,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("a process that interprets kernels cannot compile them", allow_module_level=True)
 
-from fgwot.kernels.shapes import VARIANTS
+from fgwot.kernels.shapes import PRODUCT_VARIANTS, VARIANTS
 
 # At most, by float width and tile side; docs/kernels.md has the figures themselves.
 REGISTERS = {"float32-16": 72, "float32-32": 136, "float32-64": 144, "float64-16": 136, "float64-32": 208}
@@ -18,6 +18,13 @@ INSTRUCTIONS = {
     "contraction-huber-float32-64": 5.5,
     "adjoint-abs-float32-64": 4.7,
     "adjoint-huber-float32-64": 4.7,
+}
+# The same by product tile and precision, for aligned rows.
+PRODUCTS = {
+    "factored-ieee-float32-64": (128, 1.25),
+    "factored-ieee-float32-128": (255, 1.2),
+    "factored-tf32x3-float32-64": (128, 1.0),
+    "factored-tf32x3-float32-128": (255, 0.85),
 }
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 
@@ -33,3 +40,17 @@ def test_variant_fits(variant, capability):
     assert used.shared <= SHARED_LIMIT[capability]
     assert used.registers <= REGISTERS["-".join(str(variant).split("-")[2:])]
     assert used.instructions <= INSTRUCTIONS.get(str(variant), 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", SHARED_LIMIT)
+@pytest.mark.parametrize("variant", PRODUCT_VARIANTS, ids=str)
+def test_product_fits(variant, capability):
+    from fgwot.kernels.resources import compile_variant
+
+    used = compile_variant(variant, capability)
+    assert used.stack == used.local == 0
+    assert used.shared <= SHARED_LIMIT[capability]
+    registers, instructions = PRODUCTS.get(str(variant), (255, 2))
+    assert used.registers <= registers
+    assert used.instructions <= instructions

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fgwot
-from fgwot.backend import backend, uses_triton
+from fgwot.backend import backend, precision, uses_triton
 
 C = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
 T = torch.eye(2) / 2
@@ -48,17 +48,28 @@ def test_unknown_backends_are_refused():
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter takes CPU tensors")
-def test_triton_never_falls_back_to_torch():
+@pytest.mark.parametrize("loss", ["abs", "square"])
+def test_triton_never_falls_back_to_torch(loss):
     pytest.importorskip("triton", reason="triton is not installed")
     with backend("triton"), pytest.raises(RuntimeError, match="Triton kernels need CUDA tensors"):
-        fgwot.tensor_term(C, C, T, "abs")
+        fgwot.tensor_term(C, C, T, loss)
 
 
-def test_users_and_factored_losses_stay_with_torch():
+def test_users_losses_stay_with_torch():
     user = fgwot.GroundLoss("abs", lambda a, b: (a - b).abs(), lambda a, b: (a - b).sign(), lambda a, b: (b - a).sign())
     with backend("triton"):
         assert torch.equal(fgwot.tensor_term(C, C, T, user), C)
-        assert torch.equal(fgwot.tensor_term(C, C, T, "square"), C)
+
+
+def test_precision_lasts_as_long_as_its_context():
+    assert precision() == "ieee"
+    with backend("triton", precision="tf32x3"):
+        assert precision() == "tf32x3"
+        with backend("triton"):
+            assert precision() == "ieee"
+    assert precision() == "ieee"
+    with pytest.raises(ValueError, match="unknown precision 'tf32'; known: ieee, tf32x3"), backend("torch", "tf32"):
+        pass
 
 
 def test_fgwot_runs_without_triton():

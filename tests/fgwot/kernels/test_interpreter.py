@@ -1,4 +1,4 @@
-"""Run test_kernels.py in Triton's interpreter.
+"""Run the tests of the kernels in Triton's interpreter.
 
 The interpreter is chosen when triton is imported, and a process that has chosen it cannot compile: hence a new one.
 """
@@ -15,8 +15,9 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="already in the interpreter")
-def test_kernels_in_the_interpreter():
-    kernels = Path(__file__).with_name("test_kernels.py")
+@pytest.mark.parametrize("name", ["test_kernels.py", "test_factored.py"])
+def test_kernels_in_the_interpreter(name):
+    kernels = Path(__file__).with_name(name)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", "--strict-markers", str(kernels)],
         env=os.environ | {"TRITON_INTERPRET": "1"},

@@ -1,7 +1,5 @@
 """Every kernel against the four nested sums in float64, on a CUDA device or in Triton's interpreter."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -13,31 +11,12 @@ from fgwot import reference
 from fgwot.backend import backend
 from fgwot.kernels.shapes import LARGE, MEDIUM, SMALL
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poison")]
 
 LOSSES = ["abs", "huber", "square", "kl"]
 REVERSED = {"kl": "kl_reversed"}
 # Inputs are rounded before the reference sees them: what remains is the rounding of the sums, and of half results.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-
-
-@pytest.fixture(scope="module")
-def device():
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device; test_interpreter.py runs the same tests in Triton's interpreter")
-    return torch.device("cuda")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def poison():
-    """Fill what torch.empty returns with NaN: a value that a kernel forgets to write is noticed."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, deterministic CUDA products raise
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
 
 
 def random_inputs(seed, n, m, *batch, dtype=torch.float64, device):
