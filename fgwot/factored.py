@@ -22,7 +22,7 @@ def factored(
     quadratic: Tensor,
     precision: str,
 ) -> Tensor:
-    """Run the kernel for W (..., n, k), H (..., m, k), rows (..., n), columns (..., m), M (..., n, m) of one batch shape.
+    """Run the kernel. Of one batch shape: W (..., n, k), H (..., m, k), rows (..., n), columns (..., m), M (..., n, m).
 
     `linear` and `quadratic` (...) hold one number per problem. Rows and columns come together or not at all, and so do
     M and linear. Sums are float64 for float64 and float32 for everything else, and so is the result.
