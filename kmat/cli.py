@@ -14,6 +14,7 @@ from tyro.conf import CascadeSubcommandArgs, OmitArgPrefixes, OmitSubcommandPref
 
 from kmat import run as runs
 from kmat.backbone import find_device, load_backbone
+from kmat.commands.data import CheckData, Tasks
 from kmat.commands.grids import Ablate, Bench, Demo
 from kmat.config import PUBLISHED, RunConfig
 from kmat.console import err, note, out, plain_table, progress, show_banner
@@ -22,8 +23,8 @@ from kmat.features import FeatureCache
 from kmat.predict import find_images, predict
 from kmat.prompts import MODALITIES
 from kmat.rundir import RunDir, slug
-from kmat.tasks import BUILT_IN, TaskConfig
-from kmat.tasks.base import SPLITS, Task
+from kmat.tasks import TaskConfig
+from kmat.tasks.base import Task
 from kmat.training import Schedule
 
 ITS_OWN = "its own"
@@ -133,35 +134,13 @@ class Predict:
         runs.say_skipped(skipped)
 
 
-@dataclass(frozen=True)
-class Tasks:
-    """List the built-in tasks, and count the images of one task, built-in or your own."""
-
-    data: OmitArgPrefixes[TaskConfig] = field(default_factory=TaskConfig)
-
-    def __call__(self) -> None:
-        """Run it."""
-        out.print(f"built-in tasks: {', '.join(BUILT_IN)}", markup=False)
-        task = self.data.load()
-        show_banner(task.banner)
-        table = plain_table(f"{task.name}: images")
-        table.add_column("class")
-        for modality in MODALITIES:
-            for split in SPLITS:
-                table.add_column(f"{task.modality_names[modality]} {split}", justify="right")
-        counts = [task.count(modality, split) for modality in MODALITIES for split in SPLITS]
-        for label, row in zip(task.labels, zip(*counts, strict=True), strict=True):
-            table.add_row(label, *map(str, row))
-        out.print(table)
-        runs.say_skipped(task.skipped)
-
-
 Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Tasks, subcommand("tasks")]
+    | Annotated[CheckData, subcommand("check-data")]
     | Annotated[Bench, subcommand("bench")]
     | Annotated[Ablate, subcommand("ablate")]
 )

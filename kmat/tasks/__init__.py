@@ -81,7 +81,7 @@ class TaskConfig:
 
     def _accept(self, *options: str) -> None:
         """Refuse options that the task has no use for."""
-        for option in fields(self):
+        for option in fields(TaskConfig):
             if option.name not in ("task", *options) and getattr(self, option.name) != option.default:
                 name, *taken = (f"--{name}".replace("_", "-") for name in (option.name, *options))
                 raise UserError(f"{name} means nothing to --task {self.task}, which takes {', '.join(taken)}")

@@ -189,3 +189,14 @@ def busi_split(path, per_class=10):
             table[split].append([f"{folder}/{name} ({number}).png", label, folder.replace("_", " ")])
     path.write_text(json.dumps(table), encoding="utf-8")
     return path
+
+
+def everything(root):
+    """All six below one folder."""
+    midas(root / "midasmultimodalimagedatasetforaibasedskincancer")
+    derm7pt(root / "release_v0")
+    cc_ccii(root / "cc-ccii")
+    chest_xray(root / "chest-xray-covid19-pneumonia" / "Data")
+    dmid(root / "DMID")
+    busi(root / "Dataset_BUSI_with_GT")
+    return root

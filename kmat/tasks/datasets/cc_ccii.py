@@ -12,14 +12,14 @@ from kmat.tasks.images import SUFFIXES
 T = TypeVar("T")
 
 # NCP, NCP-12, COVID19-12: an archive is COVID19-k on the server and NCP-k in the lists.
-CLASS_FOLDER = re.compile(r"(NCP|COVID19|CP|Normal)(-\d+)?", re.IGNORECASE)
+CLASS_FOLDER = re.compile(r"(NCP|COVID19|CP|Normal)(-\d+)?")
 LESIONS = ("lesions_slices.csv", "lesion_slices.csv")
 SCANS = "unzip_filenames.csv"
 
 
 def _matches(folder: Folder) -> bool:
-    """COVID19 and NORMAL alone would be the Kaggle chest X-rays."""
-    return any(_label(name) and name not in ("COVID19", "NORMAL") for name in folder.folders)
+    """Folders named Normal, or COVID19 without a number, are other datasets' too."""
+    return any(_label(name) in ("NCP", "CP") and name != "COVID19" for name in folder.folders)
 
 
 def _read(download: Download) -> Iterator[Row | Skipped]:
@@ -73,7 +73,7 @@ def _slice(path: PurePath) -> tuple[str, ...]:
 
 def _label(folder: str) -> str:
     match = CLASS_FOLDER.fullmatch(folder)
-    return match[1].upper().replace("COVID19", "NCP") if match else ""
+    return match[1].replace("COVID19", "NCP") if match else ""
 
 
 def _number(name: str) -> tuple[bool, int, str]:

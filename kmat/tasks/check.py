@@ -1,0 +1,106 @@
+"""What may be wrong with a task's images before anything is learned from them."""
+
+import csv
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from kmat.console import track
+from kmat.prompts import HIGH, LOW
+from kmat.tasks.base import ImageSource, Record, Skipped, Task, UnreadableImageError
+from kmat.tasks.splits import patients_in_several_splits
+
+NEEDED = ((HIGH, "train"), (HIGH, "test"), (LOW, "test"))
+
+
+class Finding(NamedTuple):
+    """Something wrong with one file, or one patient."""
+
+    kind: str
+    ref: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What :func:`inspect` found.
+
+    Attributes
+    ----------
+    task : Task
+        With its readable images only.
+    findings : tuple of Finding
+    """
+
+    task: Task
+    findings: tuple[Finding, ...]
+
+    def obstacles(self) -> Iterator[str]:
+        """Why the task cannot be run: a class without images where they are needed."""
+        for modality, split in NEEDED:
+            counts = self.task.count(modality, split)
+            if empty := [repr(label) for label, count in zip(self.task.labels, counts, strict=True) if not count]:
+                yield f"no readable {self.task.modality_names[modality]} {split} image of {', '.join(empty)}"
+
+    def shortages(self, shots: int) -> Iterator[str]:
+        """Classes with fewer training images than a run draws."""
+        for label, count in zip(self.task.labels, self.task.count(HIGH, "train"), strict=True):
+            if 0 < count < shots:
+                yield f"class {label!r} has {count} training images, fewer than {shots}: every seed draws all of them"
+
+
+def inspect(task: Task) -> Inspection:
+    """Read every image: some may be unreadable, and some the same file, by SHA-256.
+
+    A duplicate across splits leaks from training into testing, one across classes contradicts itself.
+    """
+    refs = list(dict.fromkeys(record.ref for record in task.records))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing let other threads run
+        read = pool.map(lambda ref: _read(task.images, ref), refs)
+        outcome = dict(zip(refs, track(read, "reading images", len(refs)), strict=True))
+    hashes = {ref: found for ref, found in outcome.items() if isinstance(found, bytes)}
+    unreadable = [Skipped(ref, str(found)) for ref, found in outcome.items() if ref not in hashes]
+    readable = tuple(record for record in task.records if record.ref in hashes)
+    same: dict[bytes, list[Record]] = defaultdict(list)
+    for record in readable:
+        same[hashes[record.ref]].append(record)
+    findings = [_from_skipped(item) for item in (*task.skipped, *unreadable)]
+    findings += [_duplicate(task, records) for records in same.values() if len(records) > 1]
+    findings += [Finding("patient in several splits", patient) for patient in patients_in_several_splits(readable)]
+    return Inspection(replace(task, records=readable), tuple(findings))
+
+
+def write_findings(path: Path, findings: Sequence[Finding]) -> None:
+    """Write findings as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(Finding._fields)
+        writer.writerows(findings)
+
+
+def _read(images: ImageSource, ref: str) -> bytes | UnreadableImageError:
+    """Hash an image that can be decoded."""
+    try:
+        images.read(ref)
+        return hashlib.sha256(images.content(ref)).digest()
+    except UnreadableImageError as error:
+        return error
+
+
+def _from_skipped(item: Skipped) -> Finding:
+    kind, _, detail = item.reason.partition(": ")
+    return Finding(kind, item.ref, detail)
+
+
+def _duplicate(task: Task, records: Sequence[Record]) -> Finding:
+    traits = {"splits": "split", "classes": "label", "modalities": "modality"}
+    across = [name for name, trait in traits.items() if len({getattr(record, trait) for record in records}) > 1]
+    first, *others = (f"{r.ref} ({task.labels[r.label]}, {task.modality_names[r.modality]} {r.split})" for r in records)
+    return Finding(
+        "duplicate" + " across " * bool(across) + " and ".join(across), first, f"same as {', '.join(others)}"
+    )
