@@ -15,7 +15,7 @@ from tyro.conf import CascadeSubcommandArgs, OmitArgPrefixes, OmitSubcommandPref
 from kmat import run as runs
 from kmat.backbone import find_device, load_backbone
 from kmat.commands.data import CheckData, Tasks
-from kmat.commands.grids import Ablate, Bench, Demo
+from kmat.commands.grids import Ablate, Bench, Demo, Report
 from kmat.config import PUBLISHED, RunConfig
 from kmat.console import err, note, out, plain_table, progress, show_banner
 from kmat.errors import UserError
@@ -143,6 +143,7 @@ Command = (
     | Annotated[CheckData, subcommand("check-data")]
     | Annotated[Bench, subcommand("bench")]
     | Annotated[Ablate, subcommand("ablate")]
+    | Annotated[Report, subcommand("report")]
 )
 
 

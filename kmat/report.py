@@ -1,29 +1,37 @@
-"""What a grid leaves beside its runs: its tables as Markdown, CSV and LaTeX, its numbers as JSON, and a figure."""
+"""What a grid leaves beside its runs, and the report on finished grids and runs."""
 
 import csv
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from kmat import paper
+from kmat import figures, paper
+from kmat.finished import FinishedRun, load, pairs
+from kmat.page import Picture, Section, render
 from kmat.results import ALL, AVERAGE, METRICS, Results
-from kmat.tables import tables
+from kmat.tables import backbone_tables, main_tables
+
+TITLES = {"bench": "Methods (the paper's Table 2)", "ablate": "Ablation (the paper's Table 3)"}
 
 
-def write(results: Results, folder: Path) -> list[Path]:
-    """Write the files of a grid; returns them.
+def write_results(results: Results, folder: Path) -> list[Path]:
+    """Write what a grid leaves: its tables, its numbers as JSON, and a figure of its accuracies; returns the files."""
+    files = write_tables(results, folder, "results")
+    data, figure = folder / "results.json", folder / "results.png"
+    data.write_text(json.dumps(results.to_json(), indent=2) + "\n", encoding="utf-8")
+    drawn = figures.accuracies(results)
+    drawn.suptitle(results.banner, fontsize=8, color="#555555")
+    drawn.savefig(figure, dpi=150)
+    return [*files, data, figure]
 
-    ``results.md`` and ``results.tex`` hold the tables, ``summary.csv`` their numbers, one a row, beside the paper's;
-    ``results.csv`` holds the scores of each run, ``results.json`` all of it, and ``results.png`` shows the accuracies.
-    """
+
+def write_tables(results: Results, folder: Path, stem: str) -> list[Path]:
+    """Write the tables as Markdown and LaTeX, their numbers beside the paper's, and each run's scores."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("results.md", "results.tex", "summary.csv", "results.csv", "results.json", "results.png")
-    markdown, latex, summary, runs, data, figure = files = [folder / name for name in names]
-    found = tables(results)
+    names = (f"{stem}.md", f"{stem}.tex", f"{stem}.csv", f"{stem}-runs.csv")
+    markdown, latex, summary, runs = files = [folder / name for name in names]
+    found = [*main_tables(results), *backbone_tables(results)]
     banner = [f"**{results.banner}**\n"] if results.banner else []
     text = [*banner, *(table.markdown() for table in found), *(f"{note}\n" for note in results.notes)]
     markdown.write_text("\n".join(text), encoding="utf-8")
@@ -31,16 +39,88 @@ def write(results: Results, folder: Path) -> list[Path]:
     latex.write_text("".join(comments) + "\n" + "\n".join(table.latex() for table in found), encoding="utf-8")
     _write_csv(summary, _summary(results))
     _write_csv(runs, [asdict(entry) for entry in results.entries])
-    data.write_text(json.dumps(results.to_json(), indent=2) + "\n", encoding="utf-8")
-    _accuracies(results, figure)
     return files
 
 
-def _write_csv(path: Path, rows: list[dict[str, object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Write ``report.html`` and the tables of finished grids and runs; returns the files.
+
+    Raises
+    ------
+    UserError
+        As :func:`kmat.finished.load`.
+    """
+    found = load(folders)
+    files = [file for kind, (results, _) in found.items() for file in write_tables(results, out, kind)]
+    sections = [_tables_section(results) for results, _ in found.values()]
+    runs = [run for _, members in found.values() for run in members]
+    banners = {task: banner for results, _ in found.values() for task, banner in results.banners.items()}
+    for task, banner in banners.items():
+        pictures = [*_fgw_pictures([run for run in runs if run.entry.task == task])]
+        for kind, (_, members) in found.items():
+            pictures += _curves([run for run in members if run.entry.task == task], TITLES[kind])
+        if pictures:
+            sections.append(Section(f"Task {task}", banner, pictures=pictures))
+    page = out / "report.html"
+    lead = f"{len(runs)} runs read from {', '.join(map(str, folders))}."
+    page.write_text(render("K-MaT: report", lead, sections), encoding="utf-8")
+    return [page, *files]
+
+
+def _tables_section(results: Results) -> Section:
+    pictures = []
+    if results.kind == "bench":
+        caption = (
+            "Test accuracy by task. Bars are means over backbones, dots the backbones' means over seeds. "
+            "Training saw no low-end image."
+        )
+        pictures.append(Picture(figures.svg(figures.accuracies(results)), caption))
+    return Section(
+        TITLES[results.kind],
+        results.banner,
+        results.notes,
+        tables=main_tables(results),
+        folded=backbone_tables(results),
+        pictures=pictures,
+    )
+
+
+def _fgw_pictures(runs: Sequence[FinishedRun]) -> Iterable[Picture]:
+    """Draw what FGW does, without the anchor as in the paper's Figure 2, and with it."""
+    matched = pairs(runs)
+    for anchored in (False, True):
+        members = [pair for pair in matched if pair.anchored == anchored]
+        if not members:
+            continue
+        setting = "with the anchor" if anchored else "without the anchor, as in the paper's Figure 2"
+        seeds = len({pair.on.entry.seed for pair in members})
+        yield Picture(
+            figures.svg(figures.embeddings(members)),
+            f"t-SNE of K-MaT's text embeddings, {setting}: one point per class and seed ({seeds} seeds), trained with "
+            "FGW (filled) and without it (hollow). FGW moves the low end only, so the high end's two coincide. t-SNE "
+            "keeps neighbourhoods, not distances.",
+        )
+        yield Picture(
+            figures.svg(figures.per_class(members)),
+            f"Low-end test accuracy within each class, {setting}. Bars are means over seeds, dots the seeds.",
+        )
+        yield Picture(
+            figures.svg(figures.plans(members)),
+            f"Transport plans between the classes' text embeddings, {setting}: the share of each high-end class (row) "
+            "that goes to each low-end class (column), mean over seeds, with the runs' own coupling settings from a "
+            "cold start. Matched: the share on the diagonal; an even spread has 1 in the number of classes.",
+        )
+
+
+def _curves(runs: Sequence[FinishedRun], title: str) -> list[Picture]:
+    drawn = figures.curves(runs)
+    if drawn is None:
+        return []
+    caption = (
+        f"{title}: terms of the training loss by epoch, as weighted in it. Lines are means over backbones and seeds, "
+        "bands their range; the scale is logarithmic."
+    )
+    return [Picture(figures.svg(drawn), caption)]
 
 
 def _summary(results: Results) -> list[dict[str, object]]:
@@ -64,28 +144,8 @@ def _summary(results: Results) -> list[dict[str, object]]:
     ]
 
 
-def _accuracies(results: Results, path: Path) -> None:
-    height = 0.45 * len(results.methods) + 1.2
-    figure = Figure(figsize=(9, height * len(results.tasks) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, task in zip(figure.subplots(len(results.tasks), squeeze=False)[:, 0], results.tasks, strict=True):
-        backbones = results.backbones(task)
-        for offset, (metric, colour, label) in enumerate(
-            (("high_accuracy", "#4477aa", "high end"), ("low_accuracy", "#ee6677", "low end"))
-        ):
-            cells = [[results.cell(task, m, backbone, metric) for backbone in backbones] for m in results.methods]
-            dots = [[cell.mean for cell in row if cell] for row in cells]
-            heights = [row + 0.4 * offset - 0.2 for row in range(len(results.methods))]
-            means = [fmean(each) if each else 0 for each in dots]
-            axes.barh(heights, means, height=0.36, color=colour, alpha=0.55, label=label)
-            for y, each in zip(heights, dots, strict=True):
-                axes.plot(each, [y] * len(each), "o", color=colour, markersize=4, markeredgecolor="white")
-        axes.set_yticks(range(len(results.methods)), results.methods)
-        axes.invert_yaxis()
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("test accuracy, %; bars: mean, dots: one backbone each")
-        axes.set_title(task, loc="left", fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False)
-    figure.suptitle(results.banner, fontsize=8, color="#555555")
-    figure.savefig(path, dpi=150)
+def _write_csv(path: Path, rows: list[dict[str, object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -8,8 +8,10 @@ from rich.table import Table as RichTable
 
 from kmat import paper
 from kmat.console import plain_table
-from kmat.results import ALL, AVERAGE, FLOOR, MEASURED, METRICS, Results
+from kmat.results import ALL, AVERAGE, FLOOR, MEASURED, METRICS, OF_MEANS, Results
 from kmat.rows import ABLATION, OURS, Switches
+
+RELATIVE = ("H acc %", "H F1 %")
 
 SPREAD = {
     True: "mean ± sample standard deviation between the backbones' means",
@@ -79,8 +81,9 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def console(self) -> RichTable:
-        """Return the same table for rich, without what does not fit 80 columns: H* and the paper's numbers."""
-        shown = [index for index, name in enumerate(self.header) if not name.startswith("H*")]
+        """Return the same table for rich, without what does not fit 80 columns or is in the rows' names."""
+        hidden = {*OF_MEANS.values(), *Switches._fields, RELATIVE[1]}
+        shown = [index for index, name in enumerate(self.header) if name not in hidden]
         table = plain_table(self.title)
         for index in shown:
             table.add_column(self.header[index], justify="right" if index else "left", no_wrap=True)
@@ -89,20 +92,21 @@ class Table:
         return table
 
 
-def tables(results: Results) -> list[Table]:
-    """Return a grid's tables: the average over tasks first, then by task over all backbones and for each.
-
-    After each task's table over all backbones comes the comparison of :data:`OURS` with the other rows.
-    """
-    layout = _ablation if results.kind == "ablate" else _scores
+def main_tables(results: Results) -> list[Table]:
+    """Return the average over tasks, then each task over all its backbones, compared with :data:`OURS` if it is in."""
+    layout = _LAYOUTS[results.kind]
     found = [layout(results, AVERAGE, ALL)] if len(results.tasks) > 1 else []
     for task in results.tasks:
-        first, *others = results.scopes(task)
-        found.append(layout(results, task, first))
-        if results.kind != "ablate" and OURS in results.methods:
+        found.append(layout(results, task, results.scopes(task)[0]))
+        if OURS in results.methods:
             found.append(_comparison(results, task))
-        found += [layout(results, task, scope) for scope in others]
     return found
+
+
+def backbone_tables(results: Results) -> list[Table]:
+    """Return each task on each of its backbones, where it has several."""
+    layout = _LAYOUTS[results.kind]
+    return [layout(results, task, scope) for task in results.tasks for scope in results.scopes(task)[1:]]
 
 
 def _scores(results: Results, task: str, scope: str) -> Table:
@@ -134,7 +138,7 @@ def _ablation(results: Results, task: str, scope: str) -> Table:
                 for method, cell in cells.items()
             ]
         )
-    header = ("row", *Switches._fields, *MEASURED.values(), "H acc %", "H F1 %")
+    header = ("row", *Switches._fields, *MEASURED.values(), *RELATIVE)
     rows = tuple(zip(results.methods, zip(*columns, strict=True), strict=True))
     caption = (
         CAPTION.format(spread=_spread(task, scope)).split(" H*:")[0]
@@ -142,6 +146,9 @@ def _ablation(results: Results, task: str, scope: str) -> Table:
         + (WITH_PAPER if any(printed.values()) else "")
     )
     return Table(_title(results, task, scope), header, rows, caption)
+
+
+_LAYOUTS = {"bench": _scores, "ablate": _ablation}
 
 
 def _comparison(results: Results, task: str) -> Table:

@@ -5,17 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Positional
 
-from kmat import report
 from kmat.bench import GridConfig, run_grid
 from kmat.console import out, show_banner
 from kmat.errors import UserError
 from kmat.grid import Resources
 from kmat.methods import METHODS, CoOpConfig, KMaTConfig, ZeroShotConfig
+from kmat.report import write_report, write_results
 from kmat.results import Results
 from kmat.rows import ABLATION, BENCH
-from kmat.tables import tables
+from kmat.tables import backbone_tables, main_tables
 from kmat.training import Schedule
 
 MethodName = Literal["zero-shot", "coop", "cocoop", "kgcoop", "biomedcoop", "kmat"]
@@ -88,10 +88,25 @@ class Ablate:
         _show(run_grid("ablate", rows, self.grid, self.resources, self.out), self.out)
 
 
+@dataclass(frozen=True)
+class Report:
+    """Write one HTML page on finished grids and runs, which opens without network, and their tables beside it."""
+
+    folders: Positional[tuple[Path, ...]]
+    """Folders of `kmat bench`, `kmat ablate` or `kmat demo`, or that hold runs of `kmat train`."""
+    out: Path = Path("runs/report")
+    """Folder of report.html and the tables (Markdown, LaTeX, CSV)."""
+
+    def __call__(self) -> None:
+        """Write it."""
+        files = write_report(self.folders, self.out)
+        out.print(f"written to {self.out}: {', '.join(file.name for file in files)}", markup=False)
+
+
 def _show(results: Results, folder: Path) -> None:
-    files = report.write(results, folder)
+    files = write_results(results, folder)
     show_banner(results.banner)
-    for table in tables(results):
+    for table in [*main_tables(results), *backbone_tables(results)]:
         out.print(table.console())
     for line in results.notes:
         out.print(line, markup=False, highlight=False)

@@ -95,14 +95,7 @@ class KMaT(PromptLearner):
             self.register_buffer("prototypes", means, persistent=False)
         self._unconverged = 0
         if config.lambda_fgw:
-            self.fgw = fgwot.FGWLoss(
-                alpha=config.alpha,
-                epsilon=config.epsilon,
-                solver=fgwot.ProximalPoint() if config.coupling == "proximal" else None,
-                returns=config.fgw_value,
-                warm_start=config.warm_start,
-                max_iter=config.max_iter,
-            )
+            self.fgw = _fgw(config)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy, and the weighted anchor and FGW terms that are switched on."""
@@ -160,9 +153,33 @@ class KMaT(PromptLearner):
         high, low = w.to(torch.float64)
         if self.config.detach_high:
             high = high.detach()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", fgwot.ConvergenceWarning)  # counted instead, a run has hundreds of steps
-            loss: Tensor = self.fgw(squared_distances(high, low), distances(high), distances(low))
+        loss = _couple(self.fgw, high, low)
         solution = self.fgw.solution
         self._unconverged += int(solution is not None and not solution.converged)
         return loss.to(w.dtype)
+
+
+def transport_plan(config: KMaTConfig, high: Tensor, low: Tensor) -> Tensor:
+    """Couple given text features (C, D) of both modalities as a run of ``config`` would, from a cold start: (C, C)."""
+    fgw = _fgw(config)
+    _couple(fgw, high.to(torch.float64), low.to(torch.float64))
+    assert fgw.solution is not None  # noqa: S101 (it was just found)
+    return fgw.solution.plan
+
+
+def _fgw(config: KMaTConfig) -> fgwot.FGWLoss:
+    return fgwot.FGWLoss(
+        alpha=config.alpha,
+        epsilon=config.epsilon,
+        solver=fgwot.ProximalPoint() if config.coupling == "proximal" else None,
+        returns=config.fgw_value,
+        warm_start=config.warm_start,
+        max_iter=config.max_iter,
+    )
+
+
+def _couple(fgw: fgwot.FGWLoss, high: Tensor, low: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fgwot.ConvergenceWarning)  # counted instead, a run has hundreds of steps
+        loss: Tensor = fgw(squared_distances(high, low), distances(high), distances(low))
+    return loss

@@ -206,7 +206,7 @@ def test_demo(kmat, tmp_path, workers):
     assert "lambda_anc, one of 10, 1, by high-end validation accuracy" in out
     folder = tmp_path / "runs" / "demo"
     kinds = {f"results.{kind}" for kind in ("csv", "json", "md", "png", "tex")}
-    assert {p.name for p in folder.iterdir()} == {*kinds, "summary.csv", "runs"}
+    assert {p.name for p in folder.iterdir()} == {*kinds, "results-runs.csv", "runs"}
     assert json.loads((folder / "results.json").read_text())["banners"] == {"chest-phantom": phantom.BANNER}
     first = (folder / "results.csv").read_text()
     code, _, err = kmat(*arguments)
@@ -267,7 +267,9 @@ def test_usage_errors_go_to_stderr(kmat, arguments):
 def test_help_documents_every_command(kmat):
     code, out, _ = kmat("--help")
     assert code == 0
-    assert all(command in out for command in ("demo", "train", "evaluate", "predict", "tasks", "bench", "ablate"))
+    assert all(
+        command in out for command in ("demo", "train", "evaluate", "predict", "tasks", "bench", "ablate", "report")
+    )
     assert "The paper gives no value" in kmat("train", "kmat", "--help")[1]
 
 
@@ -374,6 +376,39 @@ def test_bench_and_ablate(kmat, shapes_dir, tiny_dir, tmp_path):
     assert "\n8 all" in out
     assert "lambda_anc, one of 10, 1" in out
     assert "| 8 all | x | x | x | x |" in (tmp_path / "runs" / "ablate" / "results.md").read_text()
+
+    code, out, err = kmat("report", "runs/bench", "runs/ablate")
+    assert code == 0, err
+    folder = tmp_path / "runs" / "report"
+    kinds = {f"{kind}{end}" for kind in ("bench", "ablate") for end in (".md", ".tex", ".csv", "-runs.csv")}
+    assert {p.name for p in folder.iterdir()} == {"report.html", *kinds}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "http" not in page, "it opens without network"
+    assert all(text in page for text in (">8 all<", ">CoCoOp<", "one of 10, 1", "without the anchor, as in the paper"))
+    assert page.count('<img src="data:image/svg+xml;base64,') == 9  # accuracies, FGW's three twice, two of curves
+    assert kmat("report", "runs/bench", "runs/ablate", "--out", "again")[0] == 0
+    assert (tmp_path / "again" / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_report_on_single_runs(kmat, trained, tmp_path):
+    code, _, err = kmat("report", trained)
+    assert code == 0, err
+    page = (tmp_path / "runs" / "report" / "report.html").read_text(encoding="utf-8")
+    assert '<th scope="row">kmat</th>' in page
+
+
+def test_report_on_damaged_folders_is_one_line(kmat, trained, tmp_path):
+    from kmat.report import write_results
+    from kmat.results import Entry, Results
+
+    (tmp_path / "empty").mkdir()
+    assert "empty holds neither a finished grid nor a finished run" in one_line(kmat("report", "empty")[2])
+    scores = {modality: {"accuracy": 0.5, "macro_f1": 0.5} for modality in ("high", "low")}
+    write_results(Results("bench", [Entry.of("t", "m", "b", 1, "../out", scores)], {}, ()), tmp_path / "grid")
+    assert "the run '../out' leads out of the folder" in one_line(kmat("report", "grid")[2])
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "prompts.safetensors").write_text("")
+    assert "run is not a complete run" in one_line(kmat("report", run)[2])
 
 
 def test_a_grid_needs_test_images_of_both_ends(kmat, shapes_dir, tiny_dir, tmp_path):

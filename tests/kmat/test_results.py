@@ -7,12 +7,13 @@ from statistics import fmean, stdev
 import pytest
 from PIL import Image
 
-from kmat import paper, report
+from kmat import paper
 from kmat.errors import UserError
 from kmat.evaluation import harmonic_mean
+from kmat.report import write_results
 from kmat.results import ALL, AVERAGE, METRICS, Cell, Entry, Results
 from kmat.rows import ABLATION, BENCH
-from kmat.tables import tables
+from kmat.tables import backbone_tables, main_tables
 
 
 def entry(method, backbone, seed, high, low, task="t_1"):
@@ -68,7 +69,7 @@ def test_average_over_tasks_spreads_over_seeds(entries):
         pytest.approx(fmean(by_seed)), pytest.approx(stdev(by_seed))
     )
     assert results.cell(AVERAGE, "theirs", ALL, "high_accuracy") is None, "not on every task"
-    average = tables(results)[0]
+    average = main_tables(results)[0]
     assert average.title == "average over 2 tasks"
     assert [cell.text for _, cells in average.rows[1:] for cell in cells] == ["–"] * len(METRICS)
     uneven = Results("bench", [*entries, other[0]], {}, ())
@@ -79,7 +80,7 @@ def test_losses_stand_beside_wins(results):
     assert results.differences("t_1", "K-MaT", "low_accuracy") == {
         "theirs": [pytest.approx(-8), pytest.approx(0, abs=1e-9)]
     }
-    table = tables(results)[1]
+    table = main_tables(results)[1]
     assert "K-MaT minus" in table.title
     assert table.header == ("minus", "Hi", "Lo", "H", "H one", "H b")
     ((name, cells),) = table.rows
@@ -88,22 +89,22 @@ def test_losses_stand_beside_wins(results):
 
 def test_best_of_a_column_is_marked_ties_included_floors_not():
     cells = {("floor: chance", "b"): [(90, 90)], ("one", "b"): [(50.04, 10)], ("two", "b"): [(49.96, 20)]}
-    (table,) = tables(Results("bench", grid(cells), {}, ()))
+    (table,) = main_tables(Results("bench", grid(cells), {}, ()))
     best = {name: [cell.best for cell in cells[:3:2]] for name, cells in table.rows}
     assert best == {"floor: chance": [False, False], "one": [True, False], "two": [True, True]}
 
 
 def test_files(results, tmp_path):
-    report.write(results, tmp_path)
+    write_results(results, tmp_path)
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert text.startswith("**only a test**")
     assert "| K-MaT | **66.5±6.4** |" in text
     assert "a note" in text
-    with (tmp_path / "results.csv").open(newline="", encoding="utf-8") as file:
+    with (tmp_path / "results-runs.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
     assert float(rows[0]["high_accuracy"]) == 60
-    with (tmp_path / "summary.csv").open(newline="", encoding="utf-8") as file:
+    with (tmp_path / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["backbone"] == ALL and row["method"] == "K-MaT"]
     assert [row["metric"] for row in rows] == list(METRICS)
     assert float(rows[0]["mean"]) == 66.5
@@ -129,26 +130,26 @@ def test_damaged_results_are_one_line(tmp_path):
 def test_console_tables_fit_eighty_columns(results):
     from rich.console import Console
 
-    for table in tables(results):
+    for table in [*main_tables(results), *backbone_tables(results)]:
         assert Console(width=200).measure(table.console()).maximum <= 80
 
 
 def test_the_papers_numbers_stand_beside_its_tasks():
-    found = tables(Results("bench", grid({("K-MaT", "b"): [(50, 40)]}, task="chest"), {}, ()))[0]
+    found = main_tables(Results("bench", grid({("K-MaT", "b"): [(50, 40)]}, task="chest"), {}, ()))[0]
     assert [cell.paper for cell in found.rows[0][1]] == ["54.5", "50.8", "40.6", "31.1", "42.3", "35.4", "42.3", "35.4"]
     assert "[54.5]" in found.markdown()
     assert "In brackets" in found.caption
-    ours = tables(Results("bench", grid({("K-MaT", "b"): [(50, 40)]}), {}, ()))[0]
+    ours = main_tables(Results("bench", grid({("K-MaT", "b"): [(50, 40)]}), {}, ()))[0]
     assert "[" not in ours.markdown()
 
 
 def test_the_papers_average_needs_all_its_tasks():
     entries = [each for task in sorted(paper.TASKS) for each in grid({("K-MaT", "b"): [(50, 40)]}, task)]
-    assert tables(Results("bench", entries, {}, ()))[0].rows[0][1][0].paper == "54.8"
+    assert main_tables(Results("bench", entries, {}, ()))[0].rows[0][1][0].paper == "54.8"
     some = [each for each in entries if each.task != "skin1"]
-    assert tables(Results("bench", some, {}, ()))[0].rows[0][1][0].paper == ""
+    assert main_tables(Results("bench", some, {}, ()))[0].rows[0][1][0].paper == ""
     rows = [each for task in sorted(paper.TASKS) for each in grid({(name, "b"): [(50, 40)] for name in ABLATION}, task)]
-    (table, *_) = tables(Results("ablate", rows, {}, ()))
+    (table, *_) = main_tables(Results("ablate", rows, {}, ()))
     assert [cell.paper for cell in table.rows[-1][1]][4:] == [
         "54.8",
         "49.3",
@@ -182,7 +183,7 @@ def test_the_papers_tables_are_whole_and_its_averages_are_means():
 
 def test_ablation_is_relative_to_its_first_row():
     cells = {(name, "b"): [(50, 50)] for name in ABLATION} | {("8 all", "b"): [(60, 60)], ("2 CSC", "b"): [(40, 40)]}
-    (table,) = tables(Results("ablate", grid(cells), {}, ()))
+    (table,) = main_tables(Results("ablate", grid(cells), {}, ()))
     assert table.header[:5] == ("row", "CSC", "MSC", "anchor", "FGW")
     rows = {name: [cell.text for cell in cells] for name, cells in table.rows}
     assert rows["8 all"][:4] == ["x"] * 4

@@ -1,0 +1,209 @@
+"""Figures of a grid. Each function draws one from finished runs; none needs a display."""
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any, TypeVar
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from kmat.finished import FinishedRun, Pair
+from kmat.methods import KMaTConfig
+from kmat.methods.kmat import transport_plan
+from kmat.prompts import HIGH, LOW
+from kmat.results import Results
+
+HIGH_COLOUR, LOW_COLOUR = "#4477aa", "#ee6677"
+OFF_COLOUR, ON_COLOUR = "#bbbbbb", "#228833"
+CLASS_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#994455", "#555555")
+MARKERS = {HIGH: "o", LOW: "^"}
+
+T = TypeVar("T")
+
+
+def svg(figure: Figure) -> bytes:
+    """Draw as SVG, the same bytes each time."""
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "kmat"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def accuracies(results: Results) -> Figure:
+    """Bars of high-end and low-end accuracy for every row and task, a dot for each backbone."""
+    figure, panels = _panels(len(results.tasks), 1, width=9, height=0.45 * len(results.methods) + 1.2)
+    for axes, task in zip(panels, results.tasks, strict=True):
+        for offset, (metric, colour, label) in enumerate(
+            (("high_accuracy", HIGH_COLOUR, "high end"), ("low_accuracy", LOW_COLOUR, "low end"))
+        ):
+            dots = [
+                [
+                    cell.mean
+                    for backbone in results.backbones(task)
+                    if (cell := results.cell(task, method, backbone, metric))
+                ]
+                for method in results.methods
+            ]
+            heights = [row + 0.4 * offset - 0.2 for row in range(len(dots))]
+            means = [fmean(each) if each else 0 for each in dots]
+            axes.barh(heights, means, height=0.36, color=colour, alpha=0.55, label=label)
+            for y, each in zip(heights, dots, strict=True):
+                axes.plot(each, [y] * len(each), "o", color=colour, markersize=4, markeredgecolor="white")
+        axes.set_yticks(range(len(results.methods)), results.methods)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_title(task, loc="left", fontsize=10)
+    panels[-1].set_xlabel("test accuracy, %")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def embeddings(pairs: Sequence[Pair]) -> Figure:
+    """t-SNE of both modalities' text features with and without FGW, one panel per backbone, all seeds in it."""
+    from sklearn.manifold import TSNE
+
+    by_backbone = _group(pairs, lambda pair: pair.on.entry.backbone)
+    figure, panels = _panels(1, len(by_backbone), width=max(6.0, 3.6 * len(by_backbone)), height=4.0)
+    labels = pairs[0].on.labels
+    for axes, (backbone, members) in zip(panels, by_backbone.items(), strict=True):
+        points, styles = [], []
+        for pair in members:
+            for run, filled in ((pair.off, False), (pair.on, True)):
+                for modality in (HIGH, LOW):
+                    points.append(run.text[modality].double())
+                    styles += [(modality, filled, label) for label in range(len(labels))]
+        features = torch.cat(points).numpy()
+        tsne = TSNE(perplexity=min(10.0, (len(features) - 1) / 3), init="pca", random_state=0)
+        for (x, y), (modality, filled, label) in zip(tsne.fit_transform(features), styles, strict=True):
+            colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
+            axes.plot(
+                x,
+                y,
+                MARKERS[modality],
+                color=colour,
+                markerfacecolor=colour if filled else "none",
+                markersize=6 if filled else 9,
+                alpha=0.9,
+            )
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(backbone, fontsize=10)
+    names = {HIGH: "high end", LOW: "low end"}
+    handles = [
+        Line2D([], [], linestyle="", marker=MARKERS[modality], color="#333333", label=f"{names[modality]}, {word} FGW")
+        if word == "with"
+        else Line2D(
+            [],
+            [],
+            linestyle="",
+            marker=MARKERS[modality],
+            color="#333333",
+            markerfacecolor="none",
+            markersize=9,
+            label=f"{names[modality]}, {word} FGW",
+        )
+        for modality in (HIGH, LOW)
+        for word in ("with", "without")
+    ]
+    handles += [
+        Line2D([], [], linestyle="", marker="s", color=CLASS_COLOURS[i % len(CLASS_COLOURS)], label=label)
+        for i, label in enumerate(labels)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def per_class(pairs: Sequence[Pair]) -> Figure:
+    """Low-end accuracy within each class with and without FGW, one panel per backbone; dots are seeds."""
+    by_backbone = _group(pairs, lambda pair: pair.on.entry.backbone)
+    figure, panels = _panels(1, len(by_backbone), width=max(6.0, 3.6 * len(by_backbone)), height=3.2)
+    labels = pairs[0].on.labels
+    for axes, (backbone, members) in zip(panels, by_backbone.items(), strict=True):
+        for offset, (word, colour) in enumerate((("without FGW", OFF_COLOUR), ("with FGW", ON_COLOUR))):
+            runs = [pair.on if offset else pair.off for pair in members]
+            places = [index + 0.4 * offset - 0.2 for index in range(len(labels))]
+            values = [[v for run in runs if (v := run.low_per_class[i]) is not None] for i in range(len(labels))]
+            means = [fmean(each) if each else 0 for each in values]
+            axes.bar(places, means, width=0.36, color=colour, alpha=0.7, label=word)
+            for x, each in zip(places, values, strict=True):
+                axes.plot([x] * len(each), each, "o", color="#333333", markersize=3, alpha=0.6)
+        axes.set_xticks(range(len(labels)), labels, rotation=20 if len(labels) > 3 else 0, fontsize=8)
+        axes.set_ylim(0, 100)
+        axes.set_title(backbone, fontsize=10)
+    panels[0].set_ylabel("low-end accuracy in class, %")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def plans(pairs: Sequence[Pair]) -> Figure:
+    """Coupling of each high-end class with the low-end ones, mean over seeds; rows without and with FGW."""
+    by_backbone = _group(pairs, lambda pair: pair.on.entry.backbone)
+    figure, panels = _panels(2, len(by_backbone), width=max(6.0, 3.2 * len(by_backbone)), height=2.9)
+    labels = pairs[0].on.labels
+    for column, (backbone, members) in enumerate(by_backbone.items()):
+        for row, word in enumerate(("without FGW", "with FGW")):
+            shares = len(labels) * np.mean([_plan(pair.on if row else pair.off) for pair in members], axis=0)
+            axes = panels[row * len(by_backbone) + column]
+            axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+            for (i, j), share in np.ndenumerate(shares):
+                axes.text(j, i, f"{share:.2f}", ha="center", va="center", color="white" if share > 0.6 else "#333333")
+            axes.set_xticks(range(len(labels)), labels, fontsize=8, rotation=30)
+            axes.set_yticks(range(len(labels)), labels if column == 0 else [], fontsize=8)
+            axes.spines[:].set_visible(False)
+            axes.set_title(f"{backbone}, {word}\nmatched: {100 * np.trace(shares) / len(labels):.0f} %", fontsize=9)
+    panels[0].set_ylabel("high end")
+    panels[len(by_backbone)].set_ylabel("high end")
+    return figure
+
+
+def curves(runs: Iterable[FinishedRun]) -> Figure | None:
+    """Each term of the training loss by epoch: mean and range over backbones and seeds; None if nothing was trained."""
+    by_method = _group([run for run in runs if run.epochs], lambda run: run.entry.method)
+    if not by_method:
+        return None
+    columns = min(3, len(by_method))
+    figure, panels = _panels(-(-len(by_method) // columns), columns, width=9, height=2.3)
+    colours: dict[str, str] = {}
+    for axes, (method, members) in zip(panels, by_method.items(), strict=False):
+        for term in dict.fromkeys(name for run in members for name in run.epochs[0]["losses"]):
+            colour = colours.setdefault(term, CLASS_COLOURS[len(colours) % len(CLASS_COLOURS)])
+            shortest = min(len(run.epochs) for run in members)
+            values = np.array([[line["losses"].get(term, np.nan) for line in run.epochs[:shortest]] for run in members])
+            axes.plot(values.mean(axis=0), color=colour)
+            axes.fill_between(range(shortest), values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)
+        axes.set_yscale("log", nonpositive="mask")
+        axes.set_title(method, fontsize=9, loc="left")
+    for axes in panels[len(by_method) :]:
+        axes.set_visible(False)
+    for axes in panels[max(0, len(by_method) - columns) : len(by_method)]:
+        axes.set_xlabel("epoch")
+    handles = [Line2D([], [], color=colour, label=term) for term, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    return figure
+
+
+def _panels(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, list[Any]]:
+    """Return a figure and its axes, row by row; each row is ``height`` inches high."""
+    figure = Figure(figsize=(width, height * rows + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def _group(items: Iterable[T], key: Callable[[T], str]) -> Mapping[str, list[T]]:
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _plan(run: FinishedRun) -> Any:
+    assert isinstance(run.config.method, KMaTConfig)  # noqa: S101 (pairs are K-MaT's)
+    return transport_plan(run.config.method, run.text[HIGH], run.text[LOW]).numpy()

@@ -1,0 +1,145 @@
+"""Finished grids and runs, read back from their folders."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kmat.config import RunConfig
+from kmat.console import note
+from kmat.errors import UserError
+from kmat.methods import KMaTConfig
+from kmat.prompts import LOW, MODALITIES
+from kmat.results import Entry, Results
+from kmat.rows import describe
+from kmat.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a report shows of a run.
+
+    Attributes
+    ----------
+    entry : Entry
+    config : RunConfig
+    labels : tuple of str
+    low_per_class : tuple of float or None
+        Low-end test accuracy within each class, in percent; None for a class without images.
+    text : mapping of str to Tensor, shape (C, D)
+        Unit text features by modality; empty if they depend on the image.
+    epochs : tuple of mapping
+        The lines of ``metrics.jsonl``; empty for a method that is not trained.
+    """
+
+    entry: Entry
+    config: RunConfig
+    labels: tuple[str, ...]
+    low_per_class: tuple[float | None, ...]
+    text: Mapping[str, Tensor]
+    epochs: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs of K-MaT that differ in FGW alone."""
+
+    off: FinishedRun
+    on: FinishedRun
+    anchored: bool
+
+
+def load(folders: Sequence[Path]) -> dict[str, tuple[Results, list[FinishedRun]]]:
+    """Read grids, and single runs in folders that hold no grid; those of one kind are put together.
+
+    Raises
+    ------
+    UserError
+        If there is nothing in a folder, or a file is damaged.
+    """
+    found: dict[str, tuple[Results, list[FinishedRun]]] = {}
+    for folder in folders:
+        results, runs = _grid(folder) if (folder / "results.json").exists() else _loose(folder)
+        if results.kind in found:
+            known, others = found[results.kind]
+            notes = dict.fromkeys((*known.notes, *results.notes))
+            merged = Results(
+                results.kind, known.entries + results.entries, known.banners | results.banners, tuple(notes)
+            )
+            found[results.kind] = merged, others + runs
+        else:
+            found[results.kind] = results, runs
+    return found
+
+
+def pairs(runs: Iterable[FinishedRun]) -> list[Pair]:
+    """Match each full-context K-MaT run with FGW to the one without it, all else being equal."""
+    both = {run.config: run for run in runs if isinstance(run.config.method, KMaTConfig)}
+    matched = []
+    for config, run in both.items():
+        method = config.method
+        if isinstance(method, KMaTConfig) and method.csc and method.msc and method.lambda_fgw:
+            off = both.get(replace(config, method=replace(method, lambda_fgw=0.0)))
+            matched += [Pair(off, run, anchored=method.lambda_anc > 0)] if off else []
+    return matched
+
+
+def _grid(folder: Path) -> tuple[Results, list[FinishedRun]]:
+    results = Results.read(folder / "results.json")
+    runs = []
+    for entry in results.entries:
+        if entry.run:
+            path = (folder / entry.run).resolve()
+            if not path.is_relative_to(folder.resolve()):
+                raise UserError(f"{folder / 'results.json'}: the run {entry.run!r} leads out of the folder")
+            runs.append(_run(path, entry))
+    return results, runs
+
+
+def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
+    runs, banners = [], {}
+    for path in sorted(file.parent for file in folder.rglob("result.json")):
+        result = RunDir(path).read("result.json")
+        config = _config(path)
+        if result.get("harmonic") is None:
+            note(f"{path} was not tested on both modalities: left out")
+            continue
+        tested = {modality: result["scores"][modality]["test"] for modality in MODALITIES}
+        key = result["task"], describe(config.method), config.backbone, config.seed
+        runs.append(_run(path, Entry.of(*key, str(path), tested)))
+        banners[result["task"]] = result["banner"]
+    if not runs:
+        raise UserError(f"{folder} holds neither a finished grid nor a finished run")
+    return Results("bench", [run.entry for run in runs], banners, ()), runs
+
+
+def _config(path: Path) -> RunConfig:
+    try:
+        return RunConfig.from_json(RunDir(path).read("config.json")["config"])
+    except KeyError as error:
+        raise UserError(f"{path}: config.json lacks {error}") from error
+
+
+def _run(path: Path, entry: Entry) -> FinishedRun:
+    run = RunDir(path)
+    result = run.read("result.json")
+    try:
+        tensors = load_file(run.prompts)
+        lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.exists() else []
+        return FinishedRun(
+            entry=entry,
+            config=_config(path),
+            labels=tuple(result["labels"]),
+            low_per_class=tuple(
+                None if recall is None else 100 * recall for recall in result["scores"][LOW]["test"]["per_class"]
+            ),
+            text={m: tensors[f"text_features.{m}"] for m in MODALITIES if f"text_features.{m}" in tensors},
+            epochs=tuple(json.loads(line) for line in lines),
+        )
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a complete run: {error!r}") from error

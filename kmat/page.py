@@ -1,0 +1,113 @@
+"""One HTML page of tables and figures that needs nothing but itself."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from kmat.tables import Table, TableCell
+
+STYLE = """
+:root { color-scheme: light; --ink: #1d2733; --soft: #66717e; --line: #d9dee4; --best: #e3f1e6; --warn: #fff4d6; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 76rem; color: var(--ink); background: #fff;
+       font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.9rem; margin: 0 0 .3rem; letter-spacing: -.01em; }
+h2 { font-size: 1.35rem; margin: 3rem 0 .8rem; padding-top: .8rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.8rem 0 .5rem; }
+p { max-width: 50rem; }
+nav { margin: 1.2rem 0; font-size: .92rem; }
+nav a { margin-right: 1.2rem; color: #2f5d8a; }
+.banner { background: var(--warn); border-left: 4px solid #d99a00; padding: .7rem 1rem; margin: 1rem 0; }
+.soft, figcaption, caption { color: var(--soft); font-size: .86rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
+caption { caption-side: bottom; text-align: left; padding-top: .6rem; white-space: normal; }
+th, td { padding: .34rem .55rem; text-align: right; vertical-align: top; }
+th:first-child { text-align: left; }
+tbody th { font-weight: 400; }
+thead th { border-bottom: 2px solid var(--ink); font-weight: 600; }
+tbody tr:last-child > * { border-bottom: 1px solid var(--line); }
+tbody tr:hover { background: #f5f7f9; }
+td.best { background: var(--best); font-weight: 600; }
+.spread, .paper { color: var(--soft); font-weight: 400; font-size: .92em; }
+.paper { display: block; font-style: italic; }
+figure { margin: 1.6rem 0; }
+figure img { display: block; max-width: 100%; height: auto; }
+figcaption { margin-top: .4rem; max-width: 50rem; }
+details { margin: .8rem 0; }
+summary { cursor: pointer; color: #2f5d8a; }
+@media print { body { max-width: none; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG image and the sentences under it."""
+
+    svg: bytes
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what stands under it; ``folded`` tables open on a click."""
+
+    title: str
+    banner: str = ""
+    notes: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    folded: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+
+
+def render(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """Write the page."""
+    links = " ".join(f'<a href="#s{i}">{escape(section.title)}</a>' for i, section in enumerate(sections))
+    body = "\n".join(_section(f"s{i}", section) for i, section in enumerate(sections))
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{escape(title)}</h1>\n"
+        f'<p class="soft">{escape(lead)}</p>\n</header>\n<nav>{links}</nav>\n{body}\n</body>\n</html>\n'
+    )
+
+
+def _section(name: str, section: Section) -> str:
+    parts = [f'<section id="{name}">', f"<h2>{escape(section.title)}</h2>"]
+    if section.banner:
+        parts.append(f'<p class="banner">{escape(section.banner)}</p>')
+    parts += [_table(table) for table in section.tables]
+    if section.folded:
+        inside = "\n".join(_table(table) for table in section.folded)
+        parts.append(f"<details><summary>{len(section.folded)} tables by backbone</summary>\n{inside}</details>")
+    parts += [f'<p class="soft">{escape(note)}</p>' for note in section.notes]
+    parts += [_picture(picture) for picture in section.pictures]
+    return "\n".join([*parts, "</section>"])
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.header)
+    rows = "\n".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(map(_cell, cells))}</tr>' for name, cells in table.rows
+    )
+    return (
+        f'<h3>{escape(table.title)}</h3>\n<div class="scroll"><table>\n<caption>{escape(table.caption)}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>"
+    )
+
+
+def _cell(cell: TableCell) -> str:
+    mean, sign, spread = cell.text.partition("±")
+    text = escape(mean) + (f'<span class="spread"> ± {escape(spread)}</span>' if sign else "")
+    paper = f'<span class="paper">[{escape(cell.paper)}]</span>' if cell.paper else ""
+    return f"<td{' class=best' if cell.best else ''}>{text}{paper}</td>"
+
+
+def _picture(picture: Picture) -> str:
+    data = base64.b64encode(picture.svg).decode("ascii")
+    caption = escape(picture.caption)
+    return (
+        f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
