@@ -4,6 +4,7 @@ import csv
 import json
 import string
 
+import downloads
 import numpy as np
 import open_clip
 import pytest
@@ -157,3 +158,9 @@ def shapes_config(shapes_dir) -> TaskConfig:
 @pytest.fixture(scope="session")
 def shapes(shapes_config):
     return shapes_config.load()
+
+
+@pytest.fixture(scope="session")
+def everything(tmp_path_factory):
+    """A folder with all six of the paper's datasets, as fixtures."""
+    return downloads.everything(tmp_path_factory.mktemp("downloads"))

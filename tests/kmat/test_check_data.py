@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import shutil
 from collections import defaultdict
 
@@ -13,11 +12,6 @@ from kmat.cli import main
 from kmat.tasks import TaskConfig
 from kmat.tasks.check import inspect
 from kmat.tasks.paper import PAPER_TASKS
-
-
-@pytest.fixture(scope="session")
-def everything(tmp_path_factory):
-    return downloads.everything(tmp_path_factory.mktemp("downloads"))
 
 
 @pytest.fixture
@@ -160,26 +154,3 @@ def test_a_patient_in_two_splits_is_a_finding(check, tmp_path):
     code, _, err, findings = check(downloads.sheet(tmp_path / "m.csv", rows), tmp_path)
     assert code == 0, err
     assert [patient for patient, _ in findings["patient in several splits"]] == ["xhigh", "yhigh"]
-
-
-def test_the_papers_setting_end_to_end(everything, tiny_dir, tmp_path, monkeypatch, capsys):
-    """Fifty epochs, batches of four, 16 shots: on noise and random weights, so its scores mean nothing."""
-    monkeypatch.chdir(tmp_path)
-    sentences = {m: [f"a {m} shape with an edge", f"the {m} photo"] for m in ("high", "low")}
-    classes = ("COVID-19", "pneumonia", "normal")
-    (tmp_path / "d.json").write_text(json.dumps({"descriptions": dict.fromkeys(classes, sentences)}), encoding="utf-8")
-    arguments = ["train", "kmat", "--task", "chest", "--root", str(everything), "--descriptions", "d.json"]
-    arguments += ["--backbone", f"local-dir:{tiny_dir}", "--cache", "cache", "--out", "run"]
-    assert main(arguments) == 0, capsys.readouterr().err
-    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
-    config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["config"]
-    assert (config["schedule"]["epochs"], config["schedule"]["batch_size"], config["schedule"]["lr"]) == (50, 4, 0.0025)
-    assert config["data"]["root"] == str(everything)
-    task = TaskConfig(task="chest", root=everything).load()
-    assert result["labels"] == list(classes)
-    assert result["modality_names"] == {"high": "CT", "low": "chest X-ray"}
-    assert result["train_images"] == sum(min(16, count) for count in task.count("high", "train"))
-    assert result["scores"]["low"]["test"]["n"] == len(task.select("low", "test"))
-    capsys.readouterr()
-    assert main(["evaluate", "run", "--cache", "cache"]) == 0
-    assert "harmonic mean of both test sets" in capsys.readouterr().out
