@@ -10,7 +10,7 @@ from typing import Any
 
 from kmat.errors import UserError
 from kmat.prompts import MODALITIES
-from kmat.tasks.base import Record, Skipped, Task
+from kmat.tasks.base import Descriptions, Record, Skipped, Task
 from kmat.tasks.datasets import DATASETS
 from kmat.tasks.datasets.base import Download, Row, upper_levels
 from kmat.tasks.descriptions import load_descriptions
@@ -118,11 +118,8 @@ def load_paper_task(
         If a dataset is not there, or there twice, or holds nothing of the task.
     """
     table = read_table(name, labels)
-    needed = "; ".join(
-        dict.fromkeys(
-            f"{DATASETS[part.dataset].title} ({DATASETS[part.dataset].signature})" for part in table.parts.values()
-        )
-    )
+    datasets = dict.fromkeys(DATASETS[part.dataset] for part in table.parts.values())
+    needed = "; ".join(f"{dataset.title} ({dataset.signature})" for dataset in datasets)
     if root is None:
         raise UserError(f"--task {name} needs --root DIR, a folder that holds {needed}")
     if not root.is_dir():
@@ -182,7 +179,7 @@ def _shares(counts: tuple[int, ...]) -> tuple[float, float]:
     return counts[0] / sum(counts), counts[1] / sum(counts)
 
 
-def _descriptions(name: str, table: PaperTask, path: Path | None) -> Any:
+def _descriptions(name: str, table: PaperTask, path: Path | None) -> Descriptions | None:
     """Read the user's sentences, or those shipped if they know the classes, which --labels can change."""
     shipped = _DESCRIPTIONS / f"{name}.json"
     if path is not None:

@@ -1,6 +1,7 @@
 """The paper's datasets as they are downloaded, defects included."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kmat.config import RunConfig
 from kmat.errors import UserError
-from kmat.tasks import TaskConfig
+from kmat.tasks import TaskConfig, paper
 from kmat.tasks.base import SPLITS, Record
 from kmat.tasks.datasets.cc_ccii import evenly
 from kmat.tasks.manifest import load_manifest, write_manifest
@@ -277,6 +279,37 @@ def test_a_written_split_is_reused_as_a_manifest(tmp_path):
         (r.ref, r.modality, r.split, r.patient) for r in task.records
     ]
     assert again.skipped == (), "the same file in both modalities is no repetition"
+
+
+@pytest.mark.parametrize("task", PAPER_TASKS)
+def test_what_macos_adds_to_archives_is_passed_over(everything, tmp_path, task):
+    root = shutil.copytree(everything, tmp_path / "root")
+    shutil.copytree(everything, root / "__MACOSX")
+    for folder in [path for path in root.rglob("*") if path.is_dir()]:
+        for path in [path for path in folder.iterdir() if path.is_file()]:
+            (folder / f"._{path.name}").write_bytes(b"")
+    ours, theirs = load(task, root), load(task, everything)
+    assert (ours.records, ours.skipped) == (theirs.records, theirs.skipped)
+
+
+def test_shipped_descriptions_are_used_if_they_know_the_classes(chest, tmp_path, monkeypatch):
+    def write(path, classes):
+        sentences = {modality: [f"{path.stem} {modality}"] for modality in ("high", "low")}
+        path.write_text(json.dumps({"descriptions": dict.fromkeys(classes, sentences)}), encoding="utf-8")
+
+    monkeypatch.setattr(paper, "_DESCRIPTIONS", tmp_path)
+    assert load("chest", chest).descriptions is None
+    write(tmp_path / "chest.json", ("COVID-19", "pneumonia", "normal"))
+    assert load("chest", chest).descriptions["low"] == (("chest low",),) * 3
+    write(tmp_path / "mine.json", ("COVID-19", "pneumonia", "normal"))
+    assert load("chest", chest, descriptions=tmp_path / "mine.json").descriptions["high"][0] == ("mine high",)
+    (tmp_path / "two.toml").write_text('classes = ["COVID-19", "normal"]\n[labels]\nCP = ""\nPNEUMONIA = ""')
+    assert load("chest", chest, labels=tmp_path / "two.toml").descriptions is None
+
+
+def test_configuration_survives_json(tmp_path):
+    config = RunConfig(data=TaskConfig(task="chest", root=tmp_path, labels=tmp_path / "mine.toml", slices=2))
+    assert RunConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
 @pytest.mark.parametrize("task", PAPER_TASKS)

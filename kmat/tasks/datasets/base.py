@@ -74,8 +74,8 @@ class Download:
         """Folders of the dataset, or those below some of its folders, with their files; links are not followed."""
         for start in below or ("",):
             for folder, subfolders, names in os.walk(self.folder / start):
-                subfolders.sort()
-                yield Path(folder), sorted(names)
+                subfolders[:] = _visible(subfolders)
+                yield Path(folder), _visible(names)
 
     def files(self, *below: str) -> Iterator[Path]:
         """All files of the dataset, or of some of its folders."""
@@ -175,8 +175,13 @@ def upper_levels(root: Path) -> tuple[Folder, ...]:
     for path, folders, files in os.walk(root):
         found.append(Folder(Path(path), frozenset(folders), frozenset(files)))
         deep = len(Path(path).relative_to(root).parts) >= DEPTH
-        folders[:] = [] if deep else sorted(name for name in folders if not (name.isdigit() or name.startswith(".")))
+        folders[:] = [] if deep else [name for name in _visible(folders) if not name.isdigit()]
     return tuple(found)
+
+
+def _visible(names: Iterable[str]) -> list[str]:
+    """Sort names, without those that macOS puts beside each file, into archives too."""
+    return sorted(name for name in names if not name.startswith(".") and name != "__MACOSX")
 
 
 def read_sheet(path: Path) -> Iterator[tuple[str, ...]]:
