@@ -77,9 +77,10 @@ def embeddings(pairs: Sequence[Pair]) -> Figure:
                 for modality in (HIGH, LOW):
                     points.append(run.text[modality].double())
                     styles += [(modality, filled, label) for label in range(len(labels))]
-        features = torch.cat(points).numpy()
+        # What FGW does not move is one point, which t-SNE would draw twice with a gap.
+        features, index = np.unique(torch.cat(points).numpy().round(6), axis=0, return_inverse=True)
         tsne = TSNE(perplexity=min(10.0, (len(features) - 1) / 3), init="pca", random_state=0)
-        for (x, y), (modality, filled, label) in zip(tsne.fit_transform(features), styles, strict=True):
+        for (x, y), (modality, filled, label) in zip(tsne.fit_transform(features)[index], styles, strict=True):
             colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
             axes.plot(
                 x,

@@ -43,8 +43,9 @@ summary { cursor: pointer; color: #2f5d8a; }
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG image and the sentences under it."""
+    """An SVG image under a heading, and the sentences under it."""
 
+    title: str
     svg: bytes
     caption: str
 
@@ -108,6 +109,6 @@ def _picture(picture: Picture) -> str:
     data = base64.b64encode(picture.svg).decode("ascii")
     caption = escape(picture.caption)
     return (
-        f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
+        f'<h3>{escape(picture.title)}</h3>\n<figure><img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )

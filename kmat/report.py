@@ -74,7 +74,7 @@ def _tables_section(results: Results) -> Section:
             "Test accuracy by task. Bars are means over backbones, dots the backbones' means over seeds. "
             "Training saw no low-end image."
         )
-        pictures.append(Picture(figures.svg(figures.accuracies(results)), caption))
+        pictures.append(Picture("Accuracy", figures.svg(figures.accuracies(results)), caption))
     return Section(
         TITLES[results.kind],
         results.banner,
@@ -95,20 +95,25 @@ def _fgw_pictures(runs: Sequence[FinishedRun]) -> Iterable[Picture]:
         setting = "with the anchor" if anchored else "without the anchor, as in the paper's Figure 2"
         seeds = len({pair.on.entry.seed for pair in members})
         yield Picture(
+            f"Text embeddings, {setting}",
             figures.svg(figures.embeddings(members)),
-            f"t-SNE of K-MaT's text embeddings, {setting}: one point per class and seed ({seeds} seeds), trained with "
+            f"t-SNE of K-MaT's text embeddings: one point per class and seed ({seeds} seeds), trained with "
             "FGW (filled) and without it (hollow). FGW moves the low end only, so the high end's two coincide. t-SNE "
             "keeps neighbourhoods, not distances.",
         )
         yield Picture(
+            f"Low-end accuracy by class, {setting}",
             figures.svg(figures.per_class(members)),
-            f"Low-end test accuracy within each class, {setting}. Bars are means over seeds, dots the seeds.",
+            "Low-end test accuracy within each class, trained without and with FGW. Bars are means over seeds, "
+            "dots the seeds.",
         )
         yield Picture(
+            f"Transport plans, {setting}",
             figures.svg(figures.plans(members)),
-            f"Transport plans between the classes' text embeddings, {setting}: the share of each high-end class (row) "
-            "that goes to each low-end class (column), mean over seeds, with the runs' own coupling settings from a "
-            "cold start. Matched: the share on the diagonal; an even spread has 1 in the number of classes.",
+            "Coupling of the classes' text embeddings, trained without and with FGW: the share of each high-end class "
+            "(row) that goes to each low-end class (column), mean over seeds, with the runs' own coupling settings "
+            "from a cold start. Matched: the share on the diagonal; "
+            f"an even spread would match {100 / len(members[0].on.labels):.0f} %.",
         )
 
 
@@ -120,7 +125,7 @@ def _curves(runs: Sequence[FinishedRun], title: str) -> list[Picture]:
         f"{title}: terms of the training loss by epoch, as weighted in it. Lines are means over backbones and seeds, "
         "bands their range; the scale is logarithmic."
     )
-    return [Picture(figures.svg(drawn), caption)]
+    return [Picture("Training curves", figures.svg(drawn), caption)]
 
 
 def _summary(results: Results) -> list[dict[str, object]]:

@@ -1,19 +1,26 @@
 """Grids: the same numbers in every kind of pool, and no more than a run lost when a worker is killed."""
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from kmat import grid
+from kmat.bench import GridConfig, run_grid
 from kmat.config import RunConfig
+from kmat.errors import UserError
 from kmat.grid import Job, Resources, run_all
-from kmat.methods import CoOpConfig
+from kmat.methods import CoOpConfig, KMaTConfig, ZeroShotConfig
 from kmat.training import Schedule
+
+execute_there = grid._execute_there
 
 
 @pytest.fixture
@@ -52,20 +59,22 @@ def test_processes_give_the_numbers_of_one(jobs, cached, tmp_path):
     assert numbers(alone) == [together[job.folder]["scores"] for job in elsewhere]
 
 
-def kill_once_training(folder, killed):
-    """Kill the one worker that is training in ``folder``, once it has a checkpoint behind it."""
+def wait_for_checkpoint(folder):
     deadline = time.monotonic() + 60
     while not (folder / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    for child in worker_processes():
-        os.kill(child, signal.SIGKILL)
-        killed.append(child)
 
 
-def worker_processes():
-    import multiprocessing
+def kill_workers_in_training(folder, killed):
+    wait_for_checkpoint(folder)
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGKILL)
+        killed.append(child.pid)
 
-    return [child.pid for child in multiprocessing.active_children()]
+
+def kill_when_training(folder):
+    wait_for_checkpoint(folder)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
@@ -74,7 +83,7 @@ def test_killed_workers_are_replaced_and_their_runs_go_on(config, cached, tmp_pa
     long = replace(config, schedule=Schedule(epochs=150))
     jobs = [Job(replace(long, seed=seed), tmp_path / f"seed{seed}") for seed in (1, 2, 3)]
     killed = []
-    watcher = threading.Thread(target=kill_once_training, args=(jobs[0].folder, killed))
+    watcher = threading.Thread(target=kill_workers_in_training, args=(jobs[0].folder, killed))
     with Resources(workers=2, cache=cached).open() as pool:
         watcher.start()
         results = run_all(pool, jobs)
@@ -87,3 +96,97 @@ def test_killed_workers_are_replaced_and_their_runs_go_on(config, cached, tmp_pa
     with Resources(workers=1, cache=cached).open() as pool:
         alone = run_all(pool, [Job(jobs[0].config, tmp_path / "undisturbed")])
     assert numbers(alone) == [results[jobs[0].folder]["scores"]]
+
+
+def dies_once(directory, job, resources):
+    """Do a job on Ray; the first one kills its own process once it has a checkpoint behind it."""
+    mark = job.folder.parent / "died"
+    if not mark.exists():
+        mark.touch()
+        threading.Thread(target=kill_when_training, args=(job.folder,), daemon=True).start()
+    return execute_there(directory, job, resources)
+
+
+def test_ray_gives_the_same_numbers_and_survives_a_killed_worker(ray, config, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(grid, "_execute_there", dies_once)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(Path(__file__).parent), *filter(None, sys.path))))
+    monkeypatch.chdir(tmp_path)
+    jobs = [Job(replace(config, seed=seed, schedule=Schedule(epochs=60)), Path(f"seed{seed}")) for seed in (1, 2)]
+    with Resources(workers=1, ray="local", cache=Path("cache")).open() as pool:
+        results = run_all(pool, jobs)
+    assert capfd.readouterr().err.count("its worker died (WorkerCrashedError") == 1
+    with Resources(workers=1, cache=Path("cache")).open() as pool:
+        alone = run_all(pool, [Job(job.config, Path("alone") / job.folder) for job in jobs])
+    assert numbers(results) == numbers(alone)
+    for job in jobs:
+        lines = (job.folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == list(range(60)), "it went on from its checkpoint"
+    assert not ray.is_initialized()
+
+
+def test_without_ray_the_option_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="pip install 'fgwot\\[ray\\]'"), Resources(ray="local").open():
+        pass
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_cluster_out_of_reach_is_one_line():
+    with pytest.raises(UserError, match="--ray 'nonsense'"), Resources(ray="nonsense").open():
+        pass
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_cannot_be_done_ends_the_grid_with_its_own_words(jobs, cached, tmp_path, workers):
+    (tmp_path / "seed2").mkdir()
+    (tmp_path / "seed2" / "something.txt").touch()
+    with Resources(workers, cache=cached).open() as pool, pytest.raises(UserError, match="holds files but no run"):
+        run_all(pool, jobs)
+
+
+def test_a_run_that_kills_its_workers_is_given_up(config, tmp_path):
+    class Fatal:
+        idle = True
+        job = None
+
+        def start(self, job):
+            self.job = job
+
+        def wait(self):
+            return self.job, grid.WorkerDiedError("exit code -9")
+
+    with pytest.raises(UserError, match="3 workers died in this run"):
+        run_all(Fatal(), [Job(config, tmp_path)])
+
+
+def test_a_run_cut_off_before_it_began_is_done(jobs, cached):
+    jobs[0].folder.mkdir()
+    (jobs[0].folder / "config.json.partial").write_text("{")
+    with Resources(workers=1, cache=cached).open() as pool:
+        assert run_all(pool, jobs[:1])
+
+
+def test_rows_of_one_method_share_its_runs_and_the_anchor_is_chosen(shapes_dir, tiny_dir, cached, tmp_path):
+    config = GridConfig(
+        (str(shapes_dir / "manifest.csv"),),
+        (f"local-dir:{tiny_dir}",),
+        seeds=(1, 2),
+        shots=4,
+        epochs=2,
+        descriptions=shapes_dir / "descriptions.json",
+    )
+    rows = {"one": KMaTConfig(), "same": KMaTConfig(), "off": KMaTConfig(lambda_anc=0), "zero": ZeroShotConfig()}
+    results = run_grid("bench", rows, config, Resources(workers=1, cache=cached), tmp_path / "out")
+    assert results.methods == ("floor: chance", "floor: largest class", *rows)
+    runs = {(entry.method, entry.seed): entry.run for entry in results.entries if entry.run}
+    assert runs["one", 1] == runs["same", 1] != runs["one", 2]
+    validation = {}
+    for path in (tmp_path / "out").rglob("result.json"):
+        result = json.loads(path.read_text())
+        method = result["method"]
+        if method["name"] == "kmat" and not method["lambda_fgw"] and method["lambda_anc"]:
+            validation.setdefault(method["lambda_anc"], []).append(result["scores"]["high"]["val"]["accuracy"])
+    assert {weight: len(values) for weight, values in validation.items()} == {10: 2, 1: 2}
+    best = 1 if sum(validation[1]) > sum(validation[10]) else 10
+    chosen = json.loads((tmp_path / "out" / runs["one", 1] / "result.json").read_text())["method"]["lambda_anc"]
+    assert chosen == best
