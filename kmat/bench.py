@@ -1,10 +1,12 @@
 """Grids of methods, tasks, backbones and seeds: the paper's Table 2 and Table 3, and the demo."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple, TypeGuard
+
+from tyro.conf import OmitArgPrefixes
 
 from kmat.config import PUBLISHED, RunConfig
 from kmat.errors import UserError
@@ -14,7 +16,7 @@ from kmat.prompts import HIGH, MODALITIES
 from kmat.results import FLOOR, FLOORS, Entry, Results
 from kmat.rows import describe
 from kmat.rundir import slug
-from kmat.tasks import BACKBONES, TASKS, TaskConfig
+from kmat.tasks import BACKBONES, TASKS, DataOptions, TaskConfig
 from kmat.training import Schedule
 
 # Chosen per task and backbone by mean high-end validation accuracy over seeds of K-MaT without FGW; a tie goes to the
@@ -36,10 +38,7 @@ class GridConfig:
     """Training images per class (paper)."""
     epochs: int = 50
     """Passes over the training images (paper)."""
-    root: Path | None = None
-    """Folder of the images, for tasks that are not embedded."""
-    descriptions: Path | None = None
-    """JSON with sentences per class and modality, instead of the task's own."""
+    data: OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
 
     def __post_init__(self) -> None:
         for name in ("task", "seeds"):
@@ -50,11 +49,9 @@ class GridConfig:
 
     def places(self) -> "list[Place]":
         """Every task on every backbone of it."""
+        embedded = DataOptions(descriptions=self.data.descriptions)
         return [
-            Place(
-                TaskConfig(task=task, root=None if task in TASKS else self.root, descriptions=self.descriptions),
-                backbone,
-            )
+            Place(TaskConfig(task=task, **vars(embedded if task in TASKS else self.data)), backbone)
             for task in self.task
             for backbone in self.backbone or BACKBONES.get(task, ("biomedclip",))
         ]

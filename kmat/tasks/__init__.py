@@ -17,13 +17,10 @@ BUILT_IN = (*TASKS, *PAPER_TASKS)
 BACKBONES: dict[str, tuple[str, ...]] = {"chest-phantom": ("phantom:seed0", "phantom:seed1", "phantom:seed2")}
 
 
-@dataclass(frozen=True)
-class TaskConfig:
-    """Which images, and how to read them."""
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How to read the images of any task; each has use for some of these."""
 
-    task: str = "chest-phantom"
-    """A built-in task, a CSV file (columns path, label, modality, optionally split and patient), or a folder holding
-    MODALITY/CLASS/ folders of images."""
     root: Path | None = None
     """Folder that a CSV's paths are relative to, the CSV's own by default; for a task of the paper, the folder that
     holds the downloads."""
@@ -41,6 +38,15 @@ class TaskConfig:
     """TOML or JSON with other classes or labels for a task of the paper."""
     slices: int = SLICES
     """Of each CT scan of the task chest (the paper does not say)."""
+
+
+@dataclass(frozen=True)
+class TaskConfig(DataOptions):
+    """Which images, and how to read them."""
+
+    task: str = "chest-phantom"
+    """A built-in task, a CSV file (columns path, label, modality, optionally split and patient), or a folder holding
+    MODALITY/CLASS/ folders of images."""
 
     def load(self) -> Task:
         """Read the task.

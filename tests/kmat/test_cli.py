@@ -414,7 +414,8 @@ def test_report_on_damaged_folders_is_one_line(kmat, trained, tmp_path):
 def test_a_grid_needs_test_images_of_both_ends(kmat, shapes_dir, tiny_dir, tmp_path):
     rows = (shapes_dir / "manifest.csv").read_text().splitlines()
     (tmp_path / "m.csv").write_text("\n".join(row for row in rows if ",low,test" not in row))
-    options = ("--root", shapes_dir, "--backbone", f"local-dir:{tiny_dir}", "--seeds", 1, "--workers", 1)
+    backbone = ("--backbone", f"local-dir:{tiny_dir}", "--seeds", 1, "--workers", 1)
+    options = ("--root", shapes_dir, "--split-seed", 3, *backbone)
     code, _, err = kmat("bench", "--task", "m.csv", *options, "--methods", "zero-shot")
     assert code == 1
     assert "m lacks readable test images of one modality" in one_line(err)

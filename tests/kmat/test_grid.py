@@ -18,6 +18,7 @@ from kmat.config import RunConfig
 from kmat.errors import UserError
 from kmat.grid import Job, Resources, run_all
 from kmat.methods import CoOpConfig, KMaTConfig, ZeroShotConfig
+from kmat.tasks import DataOptions
 from kmat.training import Schedule
 
 execute_there = grid._execute_there
@@ -173,7 +174,7 @@ def test_rows_of_one_method_share_its_runs_and_the_anchor_is_chosen(shapes_dir, 
         seeds=(1, 2),
         shots=4,
         epochs=2,
-        descriptions=shapes_dir / "descriptions.json",
+        data=DataOptions(descriptions=shapes_dir / "descriptions.json"),
     )
     rows = {"one": KMaTConfig(), "same": KMaTConfig(), "off": KMaTConfig(lambda_anc=0), "zero": ZeroShotConfig()}
     results = run_grid("bench", rows, config, Resources(workers=1, cache=cached), tmp_path / "out")
