@@ -79,12 +79,12 @@ class Chord:
             before, worst = worst, (ratio if len(ratio) == 1 else ratio.amax()).item()
             if worst <= 1:
                 if not k:
-                    return Plan(P * u, g, error)
+                    return Plan(P.mul_(u), g, error)
                 shift = v.log()[:, 0]
                 g = g + shift
                 if shift.abs().amax() > _FAR:
                     break
-                return Plan((P * u).mul_(v), g, error)
+                return Plan(P.mul_(u).mul_(v), g, error)
             if k:
                 rate = worst / before
                 if self.matrix is None:

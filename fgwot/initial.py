@@ -52,13 +52,11 @@ def start_from(init: Tensor | Solution | None, problem: Problem) -> Start:
     if not isinstance(plan, Tensor):
         raise TypeError(f"init must be None, a plan, a Solution or a MultiInit, got {type(init).__name__}")
     T = _checked_plan(plan, problem)
-    X = -T.clamp_min(torch.finfo(T.dtype).tiny).log()
-    zero = torch.zeros_like(problem.q)
     if not isinstance(init, Solution):
-        return Start(X, zero, log_q, change=0.0)
+        return Start.at(T, log_q)
     g = init.potentials[1].detach().to(T.dtype).expand(*problem.batch_shape, problem.q.shape[-1])
     _, columns = Linearisation(problem).shift(Marginals.of(problem.p, problem.q))
-    return Start(X, zero, (g.reshape(problem.q.shape) - columns) / problem.epsilon[:, None], change=0.0)
+    return Start.at(T, (g.reshape(problem.q.shape) - columns) / problem.epsilon[:, None])
 
 
 def random_starts(init: MultiInit, problem: Problem) -> Start:

@@ -24,53 +24,77 @@ class Linearisation:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self.linear = problem.M * ((1 - problem.alpha) / problem.epsilon)[:, None, None]
         self.epsilon = problem.epsilon
-        self._symmetric = _is_symmetric(problem.C1) and _is_symmetric(problem.C2)
+        n, m = problem.M.shape[1:]
+        factors = problem.loss.factors
+        self.incremental = factors is not None and problem.M.dtype == torch.float64 and n * m >= _LARGE
+        self._kept: tuple[Tensor, Tensor] | None = None
+        if factors is not None:
+            h1, h2 = factors.h1(problem.C1), factors.h2(problem.C2)
+            # With S and A the symmetric and skew parts of h1 and h2, h1 T h2' + h1' T h2 = 2 S1 T S2 - 2 A1 T A2:
+            # distances that are symmetric up to 1e-8, as rounding leaves them, are symmetric for our purpose.
+            self._symmetric = bool((_skewness(h1) * _skewness(h2) <= 4 * torch.finfo(h1.dtype).eps).all())
+            if self._symmetric:
+                h1, h2 = _symmetric_part(h1), _symmetric_part(h2)
+            if not self.incremental:
+                self._kept = h1, h2
+        else:
+            self._symmetric = torch.equal(problem.C1, problem.C1.mT) and torch.equal(problem.C2, problem.C2.mT)
         # E is quadratic: both orders of its arguments contribute, in equal parts if the structures are symmetric.
         self._weight = ((2 if self._symmetric else 1) * problem.alpha / problem.epsilon)[:, None, None]
-        if problem.loss.factors is not None:
-            self._h1, self._h2 = problem.loss.factors.h1(problem.C1), problem.loss.factors.h2(problem.C2)
-        n, m = problem.M.shape[1:]
-        self.incremental = problem.loss.factors is not None and problem.M.dtype == torch.float64 and n * m >= _LARGE
         if self.incremental:
-            self._single = self._h1.float(), self._h2.float()
-            spread = self._h1.abs().amax((-2, -1)) * self._h2.abs().amax((-2, -1))
+            spread = h1.abs().amax((-2, -1)) * h2.abs().amax((-2, -1))
             self.rounding = _SINGLE_ROUNDING * (problem.alpha / problem.epsilon) * spread
+            self._single = h1.float(), h2.float()
+
+    def _products(self) -> tuple[Tensor, Tensor]:
+        """h1(C1) and h2(C2), made symmetric where that changes nothing; large ones are not kept."""
+        factors = self._problem.loss.factors
+        if self._kept is not None or factors is None:
+            return self._kept or (self._problem.C1, self._problem.C2)
+        h1, h2 = factors.h1(self._problem.C1), factors.h2(self._problem.C2)
+        return (_symmetric_part(h1), _symmetric_part(h2)) if self._symmetric else (h1, h2)
 
     def select(self, index: Tensor) -> "Linearisation":
         """Return the linearisation of some problems of the batch."""
         chosen = copy(self)
         chosen._problem = self._problem.select(index)
-        chosen.linear, chosen._weight = take(self.linear, index), take(self._weight, index)
-        chosen.epsilon = take(self.epsilon, index)
-        if self._problem.loss.factors is not None:
-            chosen._h1, chosen._h2 = take(self._h1, index), take(self._h2, index)
+        chosen._weight, chosen.epsilon = take(self._weight, index), take(self.epsilon, index)
+        if self._kept is not None:
+            chosen._kept = take(self._kept[0], index), take(self._kept[1], index)
         if self.incremental:
             chosen._single = take(self._single[0], index), take(self._single[1], index)
             chosen.rounding = take(self.rounding, index)
         return chosen
+
+    @property
+    def linear(self) -> Tensor:
+        """(1 - alpha) M / epsilon; not kept, it would be one more array of the plan's size."""
+        problem = self._problem
+        return problem.M * ((1 - problem.alpha) / problem.epsilon)[:, None, None]
 
     def __call__(self, T: Tensor) -> Tensor:
         """Gradient at T (B, n, m), divided by epsilon."""
         T = self._weight * T
         if self._problem.loss.factors is None:
             return self.linear + self._direct(T)
-        G = torch.baddbmm(self.linear, torch.bmm(self._h1, T), self._h2.mT, alpha=-1)
-        return G if self._symmetric else torch.baddbmm(G, torch.bmm(self._h1.mT, T), self._h2, alpha=-1)
+        h1, h2 = self._products()
+        G = torch.baddbmm(self.linear, torch.bmm(h1, T), h2.mT, alpha=-1)
+        return G if self._symmetric else G.baddbmm_(torch.bmm(h1.mT, T), h2, alpha=-1)
 
     def product(self, marginals: Marginals) -> Tensor:
         """Gradient at the plan p q' / mass: products of vectors where the loss factors."""
         p, q = marginals.p[:, :, None], self._weight * (marginals.q / marginals.mass[:, None])[:, :, None]
         if self._problem.loss.factors is None:
             return self.linear + self._direct(p @ q.mT)
-        G = torch.baddbmm(self.linear, self._h1 @ p, (self._h2 @ q).mT, alpha=-1)
-        return G if self._symmetric else torch.baddbmm(G, self._h1.mT @ p, (self._h2.mT @ q).mT, alpha=-1)
+        h1, h2 = self._products()
+        G = torch.baddbmm(self.linear, h1 @ p, (h2 @ q).mT, alpha=-1)
+        return G if self._symmetric else G.baddbmm_(h1.mT @ p, (h2.mT @ q).mT, alpha=-1)
 
     def follow(
         self, G: Tensor, T: Tensor, delta: Tensor, change: Tensor, drift: Tensor, tol: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """G at T from G at T - delta, where change = |delta|_1, and the drift (B,) that it carries.
+        """How G (at T - delta) changes up to T, where change = |delta|_1, and the drift (B,) that it carries then.
 
         Drift bounds the effect on the plan of what float32 increments have added to the rounding of G. They are used
         while it is small against the change and the tolerance.
@@ -78,14 +102,14 @@ class Linearisation:
         if self.incremental:
             drift = drift + self.rounding * change
             if bool((drift <= 0.1 * torch.maximum(change, tol)).all()):
-                return G - self._decrement(delta), drift
-        return self(T), torch.zeros_like(change)
+                return self._increment(delta).to(G.dtype), drift
+        return self(T) - G, torch.zeros_like(change)
 
-    def _decrement(self, delta: Tensor) -> Tensor:
-        """G(T) - G(T + delta), in float32; its error is about `rounding` times |delta|_1."""
-        (h1, h2), delta = self._single, (self._weight * delta).float()
+    def _increment(self, delta: Tensor) -> Tensor:
+        """G(T + delta) - G(T), in float32; its error is about `rounding` times |delta|_1."""
+        (h1, h2), delta = self._single, delta.float().mul_(-self._weight.float())
         first = torch.bmm(torch.bmm(h1, delta), h2.mT)
-        return first if self._symmetric else torch.baddbmm(first, torch.bmm(h1.mT, delta), h2)
+        return first if self._symmetric else first.baddbmm_(torch.bmm(h1.mT, delta), h2)
 
     def _direct(self, T: Tensor) -> Tensor:
         C1, C2, loss = self._problem.C1, self._problem.C2, self._problem.loss
@@ -105,9 +129,12 @@ class Linearisation:
         )
 
 
-def _is_symmetric(C: Tensor) -> bool:
-    """Symmetric up to rounding of the entries."""
+def _skewness(C: Tensor) -> Tensor:
+    """Largest entry of the skew part over the largest entry (B,); zero of a zero matrix."""
     if torch.equal(C, C.mT):
-        return True
-    scale = C.abs().amax((-2, -1), keepdim=True)
-    return bool(((C - C.mT).abs() <= 4 * torch.finfo(C.dtype).eps * scale).all())
+        return C.new_zeros(len(C))
+    return (C - C.mT).abs().amax((-2, -1)) / (2 * C.abs().amax((-2, -1)))
+
+
+def _symmetric_part(C: Tensor) -> Tensor:
+    return C if torch.equal(C, C.mT) else (C + C.mT) / 2

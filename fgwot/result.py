@@ -24,6 +24,15 @@ class Start:
     change: float
     product: bool = False
 
+    @staticmethod
+    def at(T: Tensor, g: Tensor) -> "Start":
+        """Start at a plan whose following plan has about the potential g.
+
+        X is such that g is the plan's own potential too: the guard's objective multiplies it with marginal errors.
+        """
+        X = g[:, None, :] - T.clamp_min(torch.finfo(T.dtype).tiny).log()
+        return Start(X, g, g, change=0.0)
+
 
 @dataclass
 class Result:

@@ -113,7 +113,7 @@ def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max
     if left:
         index, order = torch.cat([at for at, _ in left]).sort()
         T, g = (torch.cat([getattr(plan, name) for _, plan in left])[order] for name in ("T", "g"))
-        start = Start(-T.clamp_min(torch.finfo(T.dtype).tiny).log(), torch.zeros_like(g), g, change=0.0)
+        start = Start.at(T, g)
         steps = range(n_iter + 1, max_iter + 1)
         result.put(index, _guarded(solver, linearise.select(index), marginals.select(index), start, tol, steps))
     return result
@@ -261,8 +261,8 @@ class _Iteration:
         The objective of a loosely solved plan is biased low, so such a plan is settled before theta is halved.
         """
         s = self.state
-        loose = s.error > 2 * _TIGHTEST * self.tol
         settled = self._settled(_TIGHTEST * self.tol)
+        loose = s.error > 2 * torch.maximum(settled.error, _TIGHTEST * self.tol)
         return replace(settled, theta=torch.where(loose, s.theta, s.theta / 2), idle=s.idle + 1)
 
     def _result(self, following: Coupling, status: Status, n_iter: int) -> Result:
@@ -292,7 +292,8 @@ class _Iteration:
     def _assess(self, X: Tensor, coupling: Coupling, change: Tensor) -> _State:
         """The state at a trial plan, as far as it does not depend on the trial's acceptance."""
         s = self.state
-        G, drift = self.linearise.follow(s.G, coupling.T, coupling.T - s.T, change, s.drift, self.tol)
+        step, drift = self.linearise.follow(s.G, coupling.T, coupling.T - s.T, change, s.drift, self.tol)
+        G = s.G + step
         objective = self._objective(G, X, coupling)
         T, f, g, error = coupling
         warm = g

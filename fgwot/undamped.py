@@ -14,7 +14,8 @@ is taken back; a problem whose undamped steps may, or that needs too many, is le
 `fgwot.solver`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ from fgwot.sinkhorn import Marginals
 from fgwot.solution import Status
 
 _MAX_STEPS = 200
-_SHORT = 0.3  # change, as a part of the mass, from which steps are extrapolated
+_SHORT = 0.3  # change, as a part of the mass, from which steps may be extrapolated
+_HORIZON = 8  # undamped steps to go, by their present rate, from which they are
 _FURTHEST = 20.0  # extrapolation, in steps
 
 
@@ -54,6 +56,7 @@ class _Open:
     X: Tensor
     warm: Tensor
     plain: Tensor
+    slow: Tensor
     R: Tensor | None = None
 
     @staticmethod
@@ -86,30 +89,18 @@ class _Open:
             X=G,
             warm=start.warm,
             plain=index >= 0,
+            slow=index < 0,
         )
 
     def select(self, at: Tensor) -> "_Open":
         """Return the state of some problems, given by ascending positions."""
         if len(at) == len(self.index):
             return self
-        names = (
-            "index",
-            "tol",
-            "rounding",
-            "finest",
-            "coarsest",
-            "change",
-            "expected",
-            "drift",
-            "G",
-            "X",
-            "warm",
-            "plain",
-        )
-        tensors = {name: getattr(self, name)[at] for name in names}
-        R = None if self.R is None else self.R[at]
-        selected = {name: getattr(self, name).select(at) for name in ("linearise", "chord", "plan")}
-        return _Open(**tensors, **selected, R=R)
+        parts: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
+        for name, part in parts.items():
+            if part is not None:
+                parts[name] = part[at] if isinstance(part, Tensor) else part.select(at)
+        return _Open(**parts)
 
     def couple(self) -> Plan:
         """Plan for the costs X; loose while the steps are long."""
@@ -117,9 +108,12 @@ class _Open:
 
     def advance(self, following: Plan, delta: Tensor, change: Tensor) -> "tuple[_Open, Tensor]":
         """State at the next plan, and whether the step there may have risen (B,)."""
-        G, drift = self.linearise.follow(self.G, following.T, delta, change, self.drift, self.tol)
-        R, step = G - self.X, G - self.G
-        slope = torch.add(R, step, alpha=-0.5).mul_(delta).sum((-2, -1))
+        step, drift = self.linearise.follow(self.G, following.T, delta, change, self.drift, self.tol)
+        G = self.G + step
+        R, slope = step, (delta * step).sum((-2, -1)) / 2
+        if self.X is not self.G:
+            R = G - self.X
+            slope = (delta * R).sum((-2, -1)) - slope
         mass = self.chord.marginals.mass
         risen = slope > 0.5 * change.square() / mass
         if risen.any():
@@ -128,14 +122,15 @@ class _Open:
             # The clamp is for entries that underflow; it makes KL smaller, never larger.
             divergence = (delta - T * (delta / T).clamp_min(info.eps - 1).log1p()).sum((-2, -1))
             risen = slope > divergence + self.rounding * change
+        rate = (change / self.change).clamp(0.1, 1)
+        slow = self.slow | ((change < _SHORT * mass) & (change * rate**_HORIZON > self.tol))
         theta = torch.zeros_like(change)
-        expected = change * (change / self.change).clamp(0.1, 1)
         if self.R is not None:
             turn = R - self.R
             theta = (R * turn).sum((-2, -1)) / turn.square().sum((-2, -1))
             # An undamped step comes first again where it may certify the residual.
-            extrapolated = (change < _SHORT * mass) & (expected > 0.5 * self.tol)
-            theta = torch.where(extrapolated, theta.nan_to_num(0.0, 0.0, 0.0).clamp(-_FURTHEST, 0.75), 0)
+            useful = slow & (change * rate > 0.5 * self.tol)
+            theta = torch.where(useful, theta.nan_to_num(0.0, 0.0, 0.0).clamp(-_FURTHEST, 0.75), 0)
         plain = theta == 0
         X, warm = G, following.g
         if not plain.all():
@@ -146,13 +141,14 @@ class _Open:
                 self,
                 plan=following,
                 change=change,
-                expected=expected,
+                expected=change * rate,
                 drift=drift,
                 G=G,
                 X=X,
                 warm=warm,
                 plain=plain,
-                R=R,
+                slow=slow,
+                R=R if slow.any() else None,
             ),
             risen,
         )

@@ -331,7 +331,7 @@ def test_float32_increments_stay_within_the_rounding_they_are_credited_with(n):
     problem = Problem.build(None, C1, C2, None, None, 1.0, 0.05, "square")
     linearise = Linearisation(problem)
     T, other = (torch.from_numpy(rng.dirichlet(np.ones(n * n)).reshape(1, n, n)) for _ in range(2))
-    error = linearise._decrement(other - T) + (linearise(other) - linearise(T))
+    error = linearise._increment(other - T) - (linearise(other) - linearise(T))
     centred = error - error.mean((1, 2), keepdim=True)  # a constant does not move the plan
     assert (T * centred.abs()).sum() <= linearise.rounding * (other - T).abs().sum()
 
