@@ -17,12 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
 from kmat.text_towers import TextTower, text_tower
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 BIOMEDBERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 PRESETS = {"biomedclip": BIOMEDCLIP}
+SHIPPED = tuple(bench.prefix for bench in EMBEDDED.values())
 
 # Any one-piece word will do: its embedding is replaced by the learned vectors before it is used.
 PLACEHOLDER = "x"
@@ -224,7 +226,8 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
     Parameters
     ----------
     name : str
-        ``biomedclip``; ``phantom:NAME`` for a tiny model shipped with kmat; ``local-dir:DIR`` for a folder in
+        ``biomedclip``; ``phantom:NAME``, ``breast-phantom:NAME`` or ``digits:NAME`` for a tiny model shipped with kmat;
+        ``local-dir:DIR`` for a folder in
         open_clip's layout; ``hf-hub:OWNER/REPO``; or ``ARCHITECTURE:TAG`` for any other open_clip model, TAG being a
         pretrained tag or a checkpoint file (``ViT-B-32:openai``).
     device : str or torch.device
@@ -237,8 +240,9 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
     """
     model_name, tag, overrides = PRESETS.get(name, name), None, {}
     with ExitStack() as stack:
-        if model_name.startswith("phantom:"):
-            model_name = f"local-dir:{_phantom_dir(model_name.removeprefix('phantom:'))}"
+        prefix, _, shipped = model_name.partition(":")
+        if prefix in SHIPPED:
+            model_name = f"local-dir:{_shipped_dir(prefix, shipped)}"
         if model_name.startswith("local-dir:"):
             folder = Path(model_name.removeprefix("local-dir:")).expanduser().resolve()
             model_name = f"local-dir:{folder}"
@@ -246,8 +250,9 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
         elif not model_name.startswith("hf-hub:"):
             model_name, _, tag = model_name.partition(":")
             if not tag:
+                own = ", ".join(f"{prefix}:NAME" for prefix in SHIPPED)
                 raise UserError(
-                    f"backbone {name!r}: expected biomedclip, phantom:NAME, local-dir:DIR, hf-hub:OWNER/REPO "
+                    f"backbone {name!r}: expected biomedclip, {own}, local-dir:DIR, hf-hub:OWNER/REPO "
                     "or ARCHITECTURE:TAG"
                 )
         try:
@@ -259,12 +264,13 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
     return Backbone(name, model, preprocess, tokenizer, device)
 
 
-def _phantom_dir(name: str) -> Path:
-    from kmat import phantom
-
-    if name not in phantom.backbone_names():
-        raise UserError(f"backbone 'phantom:{name}': expected one of {', '.join(phantom.backbone_names())}")
-    return phantom.backbone_dir(name)
+def _shipped_dir(prefix: str, name: str) -> Path:
+    """Return the checked folder of a tiny model that kmat brings along."""
+    frozen = next(bench.frozen for bench in EMBEDDED.values() if bench.prefix == prefix)
+    try:
+        return frozen.backbone_dir(name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"backbone '{prefix}:{name}': {error}") from error
 
 
 def _text_overrides(folder: Path, stack: ExitStack) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Chest:
     level: Array
 
 
-def _ellipsoids(
+def ellipsoids(
     center: NDArray[np.float64],
     axes: NDArray[np.float64],
     mu: NDArray[np.float64] | float,
@@ -102,12 +102,13 @@ def _ellipsoids(
     )
 
 
-def _join(*groups: Ellipsoids) -> Ellipsoids:
+def join(*groups: Ellipsoids) -> Ellipsoids:
+    """Collect groups of ellipsoids of the same patients."""
     fields = ("center", "shape", "mu", "soft")
     return Ellipsoids(*(np.concatenate([getattr(g, name) for g in groups], axis=1) for name in fields))
 
 
-def _rotations(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
+def rotations(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
     """Uniform random rotations, ``shape + (3, 3)``, from unit quaternions."""
     q = rng.standard_normal((*shape, 4))
     w, x, y, z = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
@@ -121,7 +122,7 @@ def _rotations(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.f
 
 def _bones(n: int, rng: np.random.Generator) -> Ellipsoids:
     """Spine (a cylinder at the back) and posterior ribs (rods sloping down and outwards)."""
-    spine = _ellipsoids(
+    spine = ellipsoids(
         np.stack([rng.normal(0, 0.02, (n, 1)), np.full((n, 1), 0.62), np.zeros((n, 1))], axis=-1),
         np.broadcast_to([0.11, 0.14, np.inf], (n, 1, 3)),
         0.55,
@@ -137,8 +138,8 @@ def _bones(n: int, rng: np.random.Generator) -> Ellipsoids:
             [np.stack(r, axis=-1) for r in ([cos, zero, -sin], [zero, one, zero], [sin, zero, cos])], axis=-2
         )
         rotation = np.broadcast_to(turn, (n, N_RIBS, 3, 3))
-        groups.append(_ellipsoids(center, np.broadcast_to([0.38, 0.05, 0.035], (n, N_RIBS, 3)), 0.5, 0.0, rotation))
-    return _join(*groups)
+        groups.append(ellipsoids(center, np.broadcast_to([0.38, 0.05, 0.035], (n, N_RIBS, 3)), 0.5, 0.0, rotation))
+    return join(*groups)
 
 
 def _vessels(lungs: Ellipsoids, lung_axes: NDArray[np.float64], rng: np.random.Generator) -> Ellipsoids:
@@ -152,9 +153,9 @@ def _vessels(lungs: Ellipsoids, lung_axes: NDArray[np.float64], rng: np.random.G
             [rng.uniform(0.10, 0.22, (n, N_VESSELS)), *rng.uniform(0.018, 0.035, (2, n, N_VESSELS))], axis=-1
         )
         groups.append(
-            _ellipsoids(center, axes, rng.uniform(0.12, 0.3, (n, N_VESSELS)), 0.5, _rotations((n, N_VESSELS), rng))
+            ellipsoids(center, axes, rng.uniform(0.12, 0.3, (n, N_VESSELS)), 0.5, rotations((n, N_VESSELS), rng))
         )
-    return _join(*groups)
+    return join(*groups)
 
 
 def _lesions(
@@ -206,12 +207,12 @@ def _lesions(
     part_axes = np.stack([wide, wide, thin], axis=-1) * stretch
     part_mu = mu[..., None] * np.where(texture == 0, whole, 1.0)
     flat = (n, m * N_PARTS)
-    return _ellipsoids(
+    return ellipsoids(
         part_center.reshape(*flat, 3),
         part_axes.reshape(*flat, 3),
         part_mu.reshape(flat),
         np.broadcast_to(soft[..., None], (n, m, N_PARTS)).reshape(flat),
-        _rotations(flat, rng),
+        rotations(flat, rng),
     )
 
 
@@ -241,17 +242,17 @@ def build(factors: Factors, rng: np.random.Generator) -> Chest:
     def jitter(axes: list[float], relative: float, k: int = 1) -> NDArray[np.float64]:
         return np.array(axes) * rng.normal(1, relative, (n, k, 3))
 
-    body = _ellipsoids(np.zeros((n, 1, 3)), jitter([0.98, 0.84, np.inf], 0.03), 1.0)
+    body = ellipsoids(np.zeros((n, 1, 3)), jitter([0.98, 0.84, np.inf], 0.03), 1.0)
     lung_axes = jitter([0.37, 0.60, 0.80], 0.05, 2)
     centre = np.array([[-0.45, 0.0, 0.02], [0.45, 0.0, 0.0]]) + rng.normal(0, 0.02, (n, 2, 3))
-    lungs = _ellipsoids(centre, lung_axes, -_LUNG_AIR * rng.uniform(0.94, 1.06, (n, 1)))
+    lungs = ellipsoids(centre, lung_axes, -_LUNG_AIR * rng.uniform(0.94, 1.06, (n, 1)))
     grown = np.where(factors["heart"] == 1, 1.38, 1.0)[:, None, None]
-    heart = _ellipsoids(
+    heart = ellipsoids(
         np.array([0.12, -0.26, -0.32]) + rng.normal(0, 0.025, (n, 1, 3)), jitter([0.27, 0.24, 0.27], 0.05) * grown, 0.0
     )
     zone = np.array([0.40, 0.03, -0.34])[factors["zone"]]
     level = zone + rng.normal(0, 0.07, n)
     has_fluid = np.stack([np.isin(factors["fluid"], (2, 3)), np.isin(factors["fluid"], (1, 3))], axis=1)
     fluid = has_fluid * rng.uniform(0.14, 0.32, (n, 2))
-    parts = _join(_bones(n, rng), _vessels(lungs, lung_axes, rng), _lesions(factors, lungs, lung_axes, level, rng))
+    parts = join(_bones(n, rng), _vessels(lungs, lung_axes, rng), _lesions(factors, lungs, lung_axes, level, rng))
     return Chest(body, heart, lungs, parts, fluid.astype(np.float32), level.astype(np.float32))

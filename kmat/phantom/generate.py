@@ -1,4 +1,4 @@
-"""Draw the frozen benchmark: ``python -m kmat.phantom.generate``.
+"""Draw a frozen benchmark: ``python -m kmat.phantom.generate --phantom chest``.
 
 The images are shipped, not redrawn, because NumPy does not promise the same random stream in every version.
 """
@@ -11,18 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kmat.phantom import CHEST_FILE, CLASSES, anatomy, factors, render
+from kmat.phantom.recipe import RECIPES, Recipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-SEED = 20_261_124
-
-#: Scanners the backbones never saw: more display contrast than in pretraining. docs/phantom.md says what decided it.
-SCANNERS = {
-    modality: render.Scanner(contrast, render.PRETRAINING[modality].noise)
-    for modality, contrast in (("high", 1.05), ("low", 1.1))
-}
 
 #: Patients per class of each split and the modalities in which they are imaged.
 SPLITS: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -33,13 +25,15 @@ SPLITS: dict[str, tuple[int, tuple[str, ...]]] = {
 }
 
 
-def benchmark(seed: int = SEED) -> dict[str, NDArray[np.generic]]:
-    """Draw every image of the benchmark.
+def benchmark(recipe: Recipe, seed: int | None = None) -> dict[str, NDArray[np.generic]]:
+    """Draw every image of a benchmark.
 
     Parameters
     ----------
-    seed : int
-        The shipped file has the default.
+    recipe : Recipe
+        Of the phantom.
+    seed : int, optional
+        The shipped file has the recipe's.
 
     Returns
     -------
@@ -50,11 +44,11 @@ def benchmark(seed: int = SEED) -> dict[str, NDArray[np.generic]]:
     columns: dict[str, list[NDArray[np.generic]]] = {k: [] for k in ("images", "label", "patient", "modality", "split")}
     first = 0
     for s, (split, (n, modalities)) in enumerate(SPLITS.items()):
-        for label in range(len(CLASSES)):
-            rng = np.random.default_rng([seed, s, label])
-            chest = anatomy.build(factors.draw(factors.CLASS_TABLE[label], n, rng), rng)
+        for label in range(len(recipe.classes)):
+            rng = np.random.default_rng([recipe.seed if seed is None else seed, s, label])
+            anatomy = recipe.build(recipe.draw(recipe.classes[label], n, rng), rng)
             for modality in modalities:
-                images = render.RENDER[modality](chest, SCANNERS[modality], rng)
+                images = recipe.render[modality](anatomy, recipe.scanners[modality], rng)
                 columns["images"].append(images & 0xFE)  # the last bit is noise, and a fifth of the file
                 columns["label"].append(np.full(n, label, np.int64))
                 columns["patient"].append(np.arange(first, first + n, dtype=np.int64))
@@ -67,10 +61,13 @@ def benchmark(seed: int = SEED) -> dict[str, NDArray[np.generic]]:
 def main() -> None:
     """Write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=CHEST_FILE, help="the npz to write")
-    out = parser.parse_args().out
+    parser.add_argument("--phantom", choices=RECIPES, default="chest")
+    parser.add_argument("--out", type=Path, help="the npz to write; the shipped one by default")
+    args = parser.parse_args()
+    recipe = RECIPES[args.phantom]
+    out = args.out or recipe.bench.frozen.folder / recipe.file
     out.parent.mkdir(parents=True, exist_ok=True)
-    columns: dict[str, Any] = benchmark()
+    columns: dict[str, Any] = benchmark(recipe)
     np.savez_compressed(out, **columns)
 
 

@@ -6,17 +6,15 @@ the grammar, so the backbones meet the classes of the benchmark through attribut
 
 from __future__ import annotations
 
-import string
 from typing import TYPE_CHECKING
 
 from kmat.phantom.factors import HIDDEN
+from kmat.tinyclip import layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
-
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 OPENERS: dict[str, tuple[str, ...]] = {
     "high": (
@@ -105,7 +103,8 @@ _MENTION = {
 }  # fmt: skip
 
 
-def _pick(words: tuple[str, ...], rng: np.random.Generator) -> str:
+def pick(words: tuple[str, ...], rng: np.random.Generator) -> str:
+    """Choose one of ``words``."""
     return words[int(rng.random() * len(words))]
 
 
@@ -122,13 +121,13 @@ def finding(patient: Mapping[str, str], mention: frozenset[str], rng: np.random.
         Picks synonyms and order.
     """
     if patient["count"] == "none":
-        return _pick(CLEAR, rng)
-    adjectives = [_pick(ADJECTIVES[f][patient[f]], rng) for f in ADJECTIVES if f in mention]
-    places = [_pick(PLACES[f][patient[f]], rng) for f in PLACES if f in mention]
+        return pick(CLEAR, rng)
+    adjectives = [pick(ADJECTIVES[f][patient[f]], rng) for f in ADJECTIVES if f in mention]
+    places = [pick(PLACES[f][patient[f]], rng) for f in PLACES if f in mention]
     rng.shuffle(adjectives)
     rng.shuffle(places)
-    count = [_pick(COUNT[patient["count"]], rng)] if "count" in mention else []
-    noun = _pick(NOUNS if patient["count"] == "single" else PLURAL, rng)
+    count = [pick(COUNT[patient["count"]], rng)] if "count" in mention else []
+    noun = pick(NOUNS if patient["count"] == "single" else PLURAL, rng)
     return " ".join([*count, *adjectives, noun, *places])
 
 
@@ -157,32 +156,23 @@ def caption(patient: Mapping[str, str], modality: str, rng: np.random.Generator)
         mention |= {"count"}
     parts = [finding(patient, mention, rng)]
     if rng.random() < (0.15 if patient["fluid"] == "none" else 0.7):
-        parts.append(_pick(EXTRAS["fluid"][patient["fluid"]], rng))
+        parts.append(pick(EXTRAS["fluid"][patient["fluid"]], rng))
     if "heart" in mention and (patient["heart"] == "enlarged" or rng.random() < 0.4):
-        parts.append(_pick(EXTRAS["heart"][patient["heart"]], rng))
-    text = _pick((" and ", ", ", " . "), rng).join(parts)
+        parts.append(pick(EXTRAS["heart"][patient["heart"]], rng))
+    text = pick((" and ", ", ", " . "), rng).join(parts)
     if rng.random() < 0.15:
-        text = f"{_pick(HEDGES, rng)} {text}"
+        text = f"{pick(HEDGES, rng)} {text}"
     if rng.random() < 0.7:
-        opener = _pick(OPENERS["any" if rng.random() < 0.3 else modality], rng)
-        text = f"{opener} {_pick(LINKS, rng)} {text}"
+        opener = pick(OPENERS["any" if rng.random() < 0.3 else modality], rng)
+        text = f"{opener} {pick(LINKS, rng)} {text}"
     if rng.random() < 0.3:
         text += " ."
     return " ".join(text.split())
 
 
 def vocabulary() -> list[str]:
-    """Return the WordPiece vocabulary: specials, characters (so no word is unknown), then every grammar word.
-
-    Examples
-    --------
-    >>> vocabulary()[:5]
-    ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-    """
-    groups: list[tuple[str, ...]] = [*OPENERS.values(), LINKS, HEDGES, CLEAR, NOUNS, PLURAL, *COUNT.values()]
+    """Return the vocabulary of the chest's text towers: every grammar word."""
+    groups: list[tuple[str, ...]] = [*OPENERS.values(), LINKS, HEDGES, CLEAR, NOUNS, PLURAL, *COUNT.values(), ("and",)]
     for table in (ADJECTIVES, PLACES, EXTRAS):
         groups += [words for values in table.values() for words in values.values()]
-    words = {word for group in groups for phrase in group for word in phrase.split()} | {"and"}
-    letters = string.ascii_lowercase + string.digits
-    pieces = [*letters, *(f"##{c}" for c in letters), ".", ",", ":", "-"]
-    return [*SPECIAL, *pieces, *sorted(words - set(pieces))]
+    return layout.vocabulary(phrase for group in groups for phrase in group)

@@ -40,9 +40,9 @@ class Scanner:
 PRETRAINING = {"high": Scanner(1.0, 0.04), "low": Scanner(1.0, 0.006)}
 
 
-def slice_attenuation(e: Ellipsoids, k: int, z: Array) -> Array:
-    """Attenuation of ellipsoid ``k`` in the axial plane at height ``z`` (N,): (N, y, x)."""
-    q = _slice_q(e, k, z)
+def slice_attenuation(e: Ellipsoids, k: int, z: Array, x: Array = _GRID, y: Array = _GRID) -> Array:
+    """Attenuation of ellipsoid ``k`` in the axial plane at height ``z`` (N,), at ``x`` and ``y``: (N, y, x)."""
+    q = _slice_q(e, k, z, x, y)
     soft = e.soft[:, k, None, None]
     return e.mu[:, k, None, None] * ((1 - soft) * (q > 0) + soft * q * q)
 
@@ -58,9 +58,9 @@ def projected_attenuation(e: Ellipsoids, k: int) -> Array:
     return e.mu[:, k, None, None] * half * ((1 - soft) * 2 + soft * np.float32(16 / 15) * q * q)
 
 
-def _slice_q(e: Ellipsoids, k: int, z: Array) -> Array:
+def _slice_q(e: Ellipsoids, k: int, z: Array, x: Array = _GRID, y: Array = _GRID) -> Array:
     c, s = e.center[:, k], e.shape[:, k]
-    dx, dy = _GRID - c[:, :1], _GRID - c[:, 1:2]
+    dx, dy = x - c[:, :1], y - c[:, 1:2]
     dz = (z - c[:, 2])[:, None]
     row = s[:, :1, 0] * dx * dx + 2 * s[:, :1, 2] * dx * dz
     col = s[:, 1:2, 1] * dy * dy + 2 * s[:, 1:2, 2] * dy * dz + s[:, 2:, 2] * dz * dz
@@ -83,12 +83,12 @@ def _ray(e: Ellipsoids, k: int) -> tuple[Array, Array, Array]:
     return q, np.sqrt(q / a[:, None, None]), c[:, 1, None, None] - b0 * dx - b1 * dz
 
 
-def _add_parts(image: Array, e: Ellipsoids, one: Callable[[NDArray[np.int64], int], Array]) -> Array:
-    """Add every used ellipsoid, slot by slot, to the patients that have it."""
+def add_parts(image: Array, e: Ellipsoids, one: Callable[[Ellipsoids, int, NDArray[np.int64]], Array]) -> Array:
+    """Add every used ellipsoid, slot by slot, to the patients (rows) that have it; in place."""
     for k in range(e.mu.shape[1]):
         (rows,) = np.nonzero(e.mu[:, k])
         if len(rows):
-            image[rows] += one(rows, k)
+            image[rows] += one(_rows(e, rows), k, rows)
     return image
 
 
@@ -101,7 +101,7 @@ def ct_attenuation(chest: Chest) -> Array:
         back = chest.lungs.center[:, k, 1] + chest.lungs.shape[:, k, 1, 1] ** -0.5 * (1 - 2 * chest.fluid[:, k])
         dry = (back[:, None] > _GRID)[:, :, None]
         image += slice_attenuation(chest.lungs, k, z) * (dry & ~heart)
-    return _add_parts(image, chest.parts, lambda rows, k: slice_attenuation(_rows(chest.parts, rows), k, z[rows]))
+    return add_parts(image, chest.parts, lambda e, k, rows: slice_attenuation(e, k, z[rows]))
 
 
 def xray_attenuation(chest: Chest) -> Array:
@@ -120,14 +120,14 @@ def xray_attenuation(chest: Chest) -> Array:
         )
         dry = _GRID[::-1][None, :, None] > surface[:, None, :]
         image += chest.lungs.mu[:, k, None, None] * air * dry
-    return _add_parts(image, chest.parts, lambda rows, k: projected_attenuation(_rows(chest.parts, rows), k))
+    return add_parts(image, chest.parts, lambda e, k, _: projected_attenuation(e, k))
 
 
 def _rows(e: Ellipsoids, rows: NDArray[np.int64]) -> Ellipsoids:
     return type(e)(e.center[rows], e.shape[rows], e.mu[rows], e.soft[rows])
 
 
-def _blur(image: Array) -> Array:
+def blur(image: Array) -> Array:
     """Point spread of the detector: [1 2 1]/4 along both axes."""
     p = np.pad(image, ((0, 0), (1, 1), (1, 1)), mode="edge")
     p = p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
@@ -135,7 +135,8 @@ def _blur(image: Array) -> Array:
     return p / np.float32(16)
 
 
-def _display(image: Array, centre: float, width: float, contrast: float) -> NDArray[np.uint8]:
+def display(image: Array, centre: float, width: float, contrast: float) -> NDArray[np.uint8]:
+    """Map the window of ``width`` around ``centre`` to grey levels."""
     grey = 0.5 + (image - centre) / width * contrast
     pixels: NDArray[np.uint8] = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
     return pixels
@@ -145,16 +146,22 @@ def ct(chest: Chest, scanner: Scanner, rng: np.random.Generator) -> NDArray[np.u
     """Return CT-like slices, lung window: (N, 64, 64) uint8, front of the patient at the top."""
     clean = ct_attenuation(chest)
     noise = scanner.noise * rng.standard_normal(clean.shape, dtype=np.float32)
-    return _display(_blur(clean) + _blur(noise), 0.60, 1.0, scanner.contrast)
+    return display(blur(clean) + blur(noise), 0.60, 1.0, scanner.contrast)
+
+
+def expose(attenuation: Array, mu: float, scatter: float, noise: float, rng: np.random.Generator) -> Array:
+    """Negative logarithm of the light that a film gets: Beer-Lambert, a veil of scatter, counting noise."""
+    primary = np.exp(-np.float32(mu) * attenuation)
+    light = blur(primary) + np.float32(scatter) * primary.mean(axis=(1, 2), keepdims=True)
+    counted = light + noise * np.sqrt(light) * rng.standard_normal(light.shape, dtype=np.float32)
+    exposed: Array = -np.log(np.maximum(counted, np.float32(1e-3)))
+    return exposed
 
 
 def xray(chest: Chest, scanner: Scanner, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Return X-ray-like projections: Beer-Lambert, scatter, counting noise, logarithm: (N, 64, 64) uint8."""
-    primary = np.exp(-1.9 * xray_attenuation(chest))
-    light = _blur(primary) + 0.25 * primary.mean(axis=(1, 2), keepdims=True)
-    noise = rng.standard_normal(light.shape, dtype=np.float32)
-    counted = light + scanner.noise * np.sqrt(light) * noise
-    return _display(-np.log(np.maximum(counted, 1e-3)), 1.6, 1.8, scanner.contrast)
+    exposed = expose(xray_attenuation(chest), 1.9, 0.25, scanner.noise, rng)
+    return display(exposed, 1.6, 1.8, scanner.contrast)
 
 
 RENDER = {"high": ct, "low": xray}

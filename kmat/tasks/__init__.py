@@ -1,20 +1,24 @@
-"""Tasks: the embedded phantom, the paper's four on downloaded data, and a user's own images."""
+"""Tasks: the embedded benchmarks, the paper's four on downloaded data, and a user's own images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
+from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
 from kmat.tasks.base import Task
+from kmat.tasks.embedded import load_embedded
 from kmat.tasks.manifest import load_manifest
 from kmat.tasks.paper import PAPER_TASKS, SLICES, load_paper_task
-from kmat.tasks.phantom import chest_phantom
 
-TASKS: dict[str, Callable[[Path | None], Task]] = {"chest-phantom": chest_phantom}
+TASKS: dict[str, Callable[[Path | None], Task]] = {
+    name: partial(load_embedded, bench) for name, bench in EMBEDDED.items()
+}
 BUILT_IN = (*TASKS, *PAPER_TASKS)
 
 # What a grid over a task runs on unless told otherwise; BiomedCLIP where nothing is said.
-BACKBONES: dict[str, tuple[str, ...]] = {"chest-phantom": ("phantom:seed0", "phantom:seed1", "phantom:seed2")}
+BACKBONES: dict[str, tuple[str, ...]] = {name: bench.backbones for name, bench in EMBEDDED.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -161,7 +161,8 @@ def test_unusable_names_are_user_errors(tmp_path, tiny_dir, monkeypatch):
         ("ViT-B-32", "expected biomedclip"),
         ("no-such-model:tag", "no-such-model"),
         (f"local-dir:{tmp_path / 'absent'}", "no open_clip model folder"),
-        ("phantom:seed9", "expected one of"),
+        ("phantom:seed9", "choose one of"),
+        ("digits:seed9", "choose one of"),
     ):
         with pytest.raises(UserError, match=message):
             load_backbone(name)

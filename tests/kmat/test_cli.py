@@ -227,7 +227,7 @@ def test_demo_shows_floors_of_its_test_sets(kmat, tmp_path):
     [
         (("train", "--task", "nowhere.csv"), "neither a file or folder nor a built-in task"),
         (("train", "--backbone", "nonsense"), "expected biomedclip"),
-        (("train", "--backbone", "phantom:seed99"), "expected one of seed0"),
+        (("train", "--backbone", "phantom:seed99"), "choose one of seed0"),
         (("train", "--shots", "0"), "--shots 0: expected at least 1"),
         (("train", "--epochs", "0"), "--epochs 0: expected at least 1"),
         (("train", "--device", "quantum"), "--device 'quantum'"),

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from kmat.phantom import CLASSES, backbone_dir, backbone_names, load_chest, pretrain
-from kmat.phantom.descriptions import PATH
-from kmat.phantom.layout import WEIGHTS, load, pixels
-from kmat.phantom.levels import MODALITIES, measure
+from kmat.levels import MODALITIES, measure
+from kmat.phantom import CHEST, CLASSES, backbone_dir, backbone_names, load_chest
+from kmat.phantom.pretrain import pretrain
+from kmat.phantom.recipe import RECIPES
+from kmat.tinyclip.layout import WEIGHTS, load, pixels
 
 
 @pytest.mark.parametrize("name", backbone_names())
@@ -60,20 +61,21 @@ def test_pixels_are_those_of_open_clips_preprocessing():
     assert torch.allclose(pixels(images), theirs, atol=1e-6)
 
 
-def test_smoke_pretraining_learns_and_writes_a_loadable_folder(tmp_path):
-    losses = pretrain.train(7, tmp_path / "tiny", n_high=2000, n_low=500, epochs=5)
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_smoke_pretraining_learns_and_writes_a_loadable_folder(recipe, tmp_path):
+    losses = pretrain(recipe, 7, tmp_path / "tiny", pairs={"high": 2000, "low": 500}, epochs=5)
     assert losses[0] < 5.4  # ln 192 = 5.26
     assert losses[-1] < losses[0] - 0.3
     assert losses == sorted(losses, reverse=True)
     model, tokenizer = load(tmp_path / "tiny")
     with torch.no_grad():
-        assert torch.isfinite(model.encode_text(tokenizer(list(CLASSES)))).all()
+        assert torch.isfinite(model.encode_text(tokenizer(list(recipe.bench.classes)))).all()
     card = (tmp_path / "tiny" / "README.md").read_text(encoding="utf-8")
     assert "not evidence about clinical images" in card
 
 
 def test_pretraining_is_deterministic(tmp_path):
-    runs = [pretrain.train(3, tmp_path / name, n_high=300, n_low=100, epochs=1) for name in "ab"]
+    runs = [pretrain(RECIPES["chest"], 3, tmp_path / name, pairs={"high": 300, "low": 100}, epochs=1) for name in "ab"]
     assert runs[0] == runs[1]
     assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
 
@@ -82,19 +84,19 @@ def test_pretraining_is_deterministic(tmp_path):
 #: measured ones.
 BANDS = {
     "zero-shot, template": (55, 80),
-    "zero-shot, 50 descriptions": (53, 73),
+    "zero-shot, descriptions": (53, 73),
     "linear probe": (70, 85),
 }
 
 
 @pytest.mark.parametrize("name", backbone_names())
 def test_levels_of_the_shipped_files(name):
-    book = json.loads(PATH.read_text(encoding="utf-8"))["descriptions"]
+    book = json.loads(CHEST.descriptions.read_text(encoding="utf-8"))["descriptions"]
     rows = measure(backbone_dir(name), load_chest(), book)
     for row, (low, high) in BANDS.items():
         for modality in MODALITIES:
             assert low < rows[row][modality].accuracy < high, (row, modality)
     for modality in MODALITIES:
-        head_room = rows["linear probe"][modality].accuracy - rows["zero-shot, 50 descriptions"][modality].accuracy
+        head_room = rows["linear probe"][modality].accuracy - rows["zero-shot, descriptions"][modality].accuracy
         assert head_room > 5
         assert np.mean(rows["linear probe"][modality].recall) == pytest.approx(rows["linear probe"][modality].accuracy)

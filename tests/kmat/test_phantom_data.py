@@ -9,6 +9,8 @@ import pytest
 
 from kmat import phantom
 from kmat.phantom import generate
+from kmat.phantom.recipe import RECIPES
+from kmat.tinyclip.frozen import Frozen
 
 
 def test_splits_and_modalities():
@@ -39,7 +41,7 @@ def test_no_image_occurs_twice():
 
 def test_the_generator_draws_the_frozen_images():
     """Up to rounding of the processor; a NumPy that changed its random stream would fail here, and the file remains."""
-    drawn, chest = generate.benchmark(), phantom.load_chest()
+    drawn, chest = generate.benchmark(RECIPES["chest"]), phantom.load_chest()
     for name in ("label", "patient", "modality", "split"):
         assert np.array_equal(drawn[name], getattr(chest, name))
     off = np.abs(drawn["images"].astype(int) - chest.images)
@@ -57,10 +59,8 @@ def test_images_are_neither_black_nor_saturated():
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
-    shutil.copytree(phantom.DATA, tmp_path / "data")
-    monkeypatch.setattr(phantom, "DATA", tmp_path / "data")
-    monkeypatch.setattr(phantom, "CHEST_FILE", tmp_path / "data" / "chest.npz")
-    monkeypatch.setattr(phantom, "CHECKSUMS", tmp_path / "data" / "SHA256SUMS")
+    shutil.copytree(phantom.FROZEN.folder, tmp_path / "data")
+    monkeypatch.setattr(phantom, "FROZEN", Frozen(tmp_path / "data", phantom.backbone_names()))
     return tmp_path / "data"
 
 
@@ -96,4 +96,4 @@ def test_import_is_light():
 def test_sizes():
     weights = [phantom.backbone_dir(n) / "open_clip_model.safetensors" for n in phantom.backbone_names()]
     assert sum(p.stat().st_size for p in weights) < 8e6
-    assert phantom.CHEST_FILE.stat().st_size < 3.1e6
+    assert (phantom.FROZEN.folder / phantom.CHEST_FILE).stat().st_size < 3.1e6

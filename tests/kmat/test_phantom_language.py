@@ -6,15 +6,17 @@ import re
 import numpy as np
 import pytest
 
-from kmat.phantom import CLASSES, CLINICAL_NAMES, backbone_dir, backbone_names, factors, language
-from kmat.phantom.descriptions import PATH, write_all
-from kmat.phantom.layout import load
-from kmat.phantom.levels import TEMPLATE
+from kmat.levels import TEMPLATE
+from kmat.phantom import CHEST, CLASSES, CLINICAL_NAMES, backbone_dir, backbone_names, factors, language
+from kmat.phantom.descriptions import write_all
+from kmat.phantom.recipe import RECIPES
+from kmat.tinyclip import layout
+from kmat.tinyclip.layout import load
 
 FORBIDDEN = re.compile(
     "|".join((*CLINICAL_NAMES, "covid", "corona", "sars", "healthy", "infect", "virus", "viral")), re.I
 )
-BOOK = json.loads(PATH.read_text(encoding="utf-8"))
+BOOK = json.loads(CHEST.descriptions.read_text(encoding="utf-8"))
 SENTENCES = [s for by_modality in BOOK["descriptions"].values() for group in by_modality.values() for s in group]
 
 
@@ -27,7 +29,7 @@ def captions():
 
 
 def grammar_words():
-    return language.vocabulary()[len(language.SPECIAL) :]
+    return language.vocabulary()[len(layout.SPECIAL) :]
 
 
 def test_no_clinical_name_in_captions_vocabulary_or_descriptions(captions):
@@ -69,7 +71,7 @@ def test_hidden_factors_are_never_named():
 def test_descriptions_are_the_seeded_ones():
     assert BOOK["task"] == "chest-phantom"
     assert "not written by a language model" in BOOK["provenance"]
-    assert BOOK["descriptions"] == write_all()
+    assert BOOK["descriptions"] == write_all(RECIPES["chest"])
 
 
 @pytest.mark.parametrize("modality", ["high", "low"])

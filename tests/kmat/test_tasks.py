@@ -9,6 +9,7 @@ from conftest import LABELS, shape, write_rows, write_shapes
 from PIL import Image
 
 from kmat import phantom
+from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Record, Task, UnreadableImageError
@@ -276,7 +277,7 @@ def test_fingerprint_follows_records_and_descriptions(shapes, shapes_dir):
 
 
 def test_shipped_descriptions_have_provenance():
-    from kmat.tasks.phantom import DESCRIPTIONS
-
-    table = json.loads(DESCRIPTIONS.read_text(encoding="utf-8"))
-    assert table["provenance"]
+    for bench in EMBEDDED.values():
+        table = json.loads(bench.descriptions.read_text(encoding="utf-8"))
+        assert table["task"] == bench.task
+        assert table["provenance"]

@@ -1,4 +1,4 @@
-"""Measure how hard the benchmark is: ``python -m kmat.phantom.levels``.
+"""Measure how hard an embedded benchmark is: ``python -m kmat.levels --task chest-phantom``.
 
 Zero-shot and linear probes only. These are the numbers that difficulty was set from, before any method was compared.
 """
@@ -16,16 +16,15 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
-from kmat.phantom import BANNER, CLASSES, backbone_dir, backbone_names, load_chest
-from kmat.phantom.descriptions import PATH
-from kmat.phantom.layout import load, pixels
+from kmat.embedded import EMBEDDED
+from kmat.tinyclip.layout import load, pixels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from kmat.phantom import Phantom
+    from kmat.tinyclip.frozen import LabelledImages
 
 MODALITIES = ("high", "low")
 TEMPLATE = "a photo of a {}."
@@ -48,7 +47,7 @@ class Score:
 
 def _score(predicted: NDArray[np.int64], label: NDArray[np.int64]) -> Score:
     hit = predicted == label
-    return Score(float(hit.mean() * 100), tuple(float(hit[label == c].mean() * 100) for c in range(len(CLASSES))))
+    return Score(float(hit.mean() * 100), tuple(float(hit[label == c].mean() * 100) for c in np.unique(label)))
 
 
 @torch.no_grad()
@@ -76,17 +75,19 @@ def _probe(x: NDArray[np.float64], y: NDArray[np.int64], test: NDArray[np.float6
     return np.asarray(fit(max(_PENALTIES, key=held_out), fold >= 0).predict(test))
 
 
-def measure(folder: Path, chest: Phantom, book: Mapping[str, Mapping[str, list[str]]]) -> dict[str, dict[str, Score]]:
+def measure(
+    folder: Path, data: LabelledImages, book: Mapping[str, Mapping[str, list[str]]]
+) -> dict[str, dict[str, Score]]:
     """Measure one backbone.
 
     Parameters
     ----------
     folder : Path
-        In the layout of `kmat.phantom.layout`.
-    chest : Phantom
+        In the layout of `kmat.tinyclip.layout`.
+    data : LabelledImages
         Tested on its split "test"; probes train on "train" (high) and "probe" (low).
     book : mapping of class to modality to sentences
-        The descriptions.
+        The descriptions, classes in the order of the labels.
 
     Returns
     -------
@@ -94,27 +95,27 @@ def measure(folder: Path, chest: Phantom, book: Mapping[str, Mapping[str, list[s
         Row, then the modality of the test images.
     """
     model, tokenizer = load(folder)
-    feature = _image_features(model, chest.images)
+    feature = _image_features(model, data.images)
     x = feature.double().numpy()
 
     def test(modality: str) -> NDArray[np.bool_]:
-        return np.asarray((chest.split == "test") & (chest.modality == modality))
+        return np.asarray((data.split == "test") & (data.modality == modality))
 
     def zero_shot(sentences: Sequence[list[str]], modality: str) -> Score:
         mask = test(modality)
         similarity = feature[torch.from_numpy(mask)] @ _prototypes(model, tokenizer, sentences).T
-        return _score(similarity.argmax(1).numpy(), chest.label[mask])
+        return _score(similarity.argmax(1).numpy(), data.label[mask])
 
     def probe(source: str, modality: str) -> Score:
         mask = test(modality)
-        known = np.random.default_rng(0).permutation(np.flatnonzero(chest.split == _LABELLED[source]))
-        return _score(_probe(x[known], chest.label[known], x[mask]), chest.label[mask])
+        known = np.random.default_rng(0).permutation(np.flatnonzero(data.split == _LABELLED[source]))
+        return _score(_probe(x[known], data.label[known], x[mask]), data.label[mask])
 
-    names = [[TEMPLATE.format(name)] for name in CLASSES]
-    described = {m: [book[name][m] for name in CLASSES] for m in MODALITIES}
+    names = [[TEMPLATE.format(name)] for name in book]
+    described = {m: [book[name][m] for name in book] for m in MODALITIES}
     return {
         "zero-shot, template": {m: zero_shot(names, m) for m in MODALITIES},
-        "zero-shot, 50 descriptions": {m: zero_shot(described[m], m) for m in MODALITIES},
+        "zero-shot, descriptions": {m: zero_shot(described[m], m) for m in MODALITIES},
         "zero-shot, other modality's descriptions": {m: zero_shot(described[_OTHER[m]], m) for m in MODALITIES},
         "linear probe": {m: probe(m, m) for m in MODALITIES},
         "linear probe of the other modality": {m: probe(_OTHER[m], m) for m in MODALITIES},
@@ -124,15 +125,17 @@ def measure(folder: Path, chest: Phantom, book: Mapping[str, Mapping[str, list[s
 def main() -> None:
     """Print the levels as a Markdown table and, if asked, write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task", choices=EMBEDDED, default="chest-phantom")
     parser.add_argument("--backbone", type=Path, nargs="*", help="folders; the shipped ones if left out")
     parser.add_argument("--json", type=Path, help="write the levels here, too")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    book = json.loads(PATH.read_text(encoding="utf-8"))["descriptions"]
-    chest = load_chest()
-    folders = args.backbone or [backbone_dir(name) for name in backbone_names()]
-    levels = {folder.name: measure(folder, chest, book) for folder in folders}
-    print(f"{BANNER}\nTest accuracy (recall of each class) in per cent; chance {100 / len(CLASSES):.1f}.\n")
+    bench = EMBEDDED[args.task]
+    book = json.loads(bench.descriptions.read_text(encoding="utf-8"))["descriptions"]
+    data = bench.load()
+    folders = args.backbone or [bench.frozen.backbone_dir(name) for name in bench.frozen.backbones]
+    levels = {folder.name: measure(folder, data, {name: book[name] for name in bench.classes}) for folder in folders}
+    print(f"{bench.banner}\nTest accuracy (recall of each class) in per cent; chance {100 / len(bench.classes):.1f}.\n")
     print("| row | backbone | high | low |\n|---|---|---|---|")
     for row in next(iter(levels.values())):
         for name, rows in levels.items():
@@ -144,7 +147,7 @@ def main() -> None:
             name: {row: {m: asdict(score) for m, score in by.items()} for row, by in rows.items()}
             for name, rows in levels.items()
         }
-        args.json.write_text(json.dumps({"banner": BANNER, "levels": plain}, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps({"banner": bench.banner, "levels": plain}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

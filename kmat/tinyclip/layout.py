@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import string
 from typing import TYPE_CHECKING, Any
 
 import open_clip
 import torch
 from safetensors.torch import save_file
 
-from kmat.phantom import language, render
-
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WEIGHTS = "open_clip_model.safetensors"
 _CONTEXT = 64
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -28,20 +29,13 @@ _TEXT = {
     "hf_pooler_type": "cls_last_hidden_state_pooler",
     "context_length": _CONTEXT,
 }
-_OPEN_CLIP = {
-    "model_cfg": {
-        "embed_dim": 128,
-        "vision_cfg": {
-            "timm_model_name": "test_byobnet",
-            "timm_model_pretrained": False,
-            "timm_pool": "avg",
-            "timm_proj": "linear",
-            "image_size": render.SIZE,
-        },
-        "text_cfg": _TEXT,
-    },
-    "preprocess_cfg": {"mean": _MEAN, "std": _STD},
+_VISION = {
+    "timm_model_name": "test_byobnet",
+    "timm_model_pretrained": False,
+    "timm_pool": "avg",
+    "timm_proj": "linear",
 }
+_PREPROCESS = {"mean": _MEAN, "std": _STD}
 _BERT = {
     "architectures": ["BertModel"],
     "model_type": "bert",
@@ -60,12 +54,26 @@ _BERT = {
 }
 
 
-def create(folder: Path) -> None:
-    """Write every file but the weights into ``folder``."""
+def vocabulary(phrases: Iterable[str]) -> list[str]:
+    """Return a WordPiece vocabulary: specials, characters (so no word is unknown), then every word of ``phrases``.
+
+    Examples
+    --------
+    >>> vocabulary(["a round hole"])[:5], vocabulary(["a round hole"])[-2:]
+    (['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'], ['hole', 'round'])
+    """
+    letters = string.ascii_lowercase + string.digits
+    pieces = [*letters, *(f"##{c}" for c in letters), ".", ",", ":", "-"]
+    words = {word for phrase in phrases for word in phrase.split()}
+    return [*SPECIAL, *pieces, *sorted(words - set(pieces))]
+
+
+def create(folder: Path, words: Sequence[str], image_size: int) -> None:
+    """Write every file but the weights into ``folder``; ``words`` is the vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
-    words = language.vocabulary()
+    model = {"embed_dim": 128, "vision_cfg": {**_VISION, "image_size": image_size}, "text_cfg": _TEXT}
     files: dict[str, dict[str, Any]] = {
-        "open_clip_config.json": _OPEN_CLIP,
+        "open_clip_config.json": {"model_cfg": model, "preprocess_cfg": _PREPROCESS},
         "config.json": {**_BERT, "vocab_size": len(words)},
         "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "do_lower_case": True},
     }
@@ -106,7 +114,7 @@ def load(folder: Path, *, weights: bool = True) -> tuple[Any, Any]:
 
 
 def pixels(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Return (n, 64, 64) uint8 grey images as open_clip's preprocessing does: (n, 3, 64, 64) float32, normalised."""
+    """Return (n, s, s) uint8 grey images as open_clip's preprocessing does: (n, 3, s, s) float32, normalised."""
     grey = torch.from_numpy(images).float().div_(255)[:, None]
     normalised = (grey - torch.tensor(_MEAN).view(1, 3, 1, 1)) / torch.tensor(_STD).view(1, 3, 1, 1)
     return normalised.contiguous(memory_format=torch.channels_last)

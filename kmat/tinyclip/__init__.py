@@ -1,0 +1,1 @@
+"""Tiny CLIPs that this project pretrains and ships: their files, their training, and what they can do untrained."""
