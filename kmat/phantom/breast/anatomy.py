@@ -25,9 +25,9 @@ N_LUMPS = 6
 N_SPICULES = 12
 N_GRAINS = 9
 HALF_THICKNESS = 0.5
-_RADIUS = (0.13, 0.19, 0.27)
-_MASS_MU = (0.8, 1.3, 2.0)
-_GLAND_MU = (0.28, 0.55, 0.85)
+_RADIUS = (0.16, 0.23, 0.30)
+_MASS_MU = (0.9, 1.5, 2.2)
+_GLAND_MU = (0.22, 0.42, 0.65)
 _AXES = np.array([[1.45, 0.75, 1.0], [1.0, 1.0, 1.0], [1.15, 0.9, 1.0]])  # by shape, of the whole mass
 
 
@@ -101,9 +101,9 @@ def _mass(factors: Factors, focus: NDArray[np.float64], rng: np.random.Generator
     )
 
     turn = rotations((n, N_SPICULES), rng)  # its first column is the direction of the rod
-    length = radius[:, None] * rng.uniform(0.6, 1.0, (n, N_SPICULES))
+    length = radius[:, None] * rng.uniform(0.7, 1.1, (n, N_SPICULES))
     reach = (radius[:, None] * 0.8 + length * 0.7)[..., None] * turn[..., :, 0]
-    thin = np.full((n, N_SPICULES), 0.025)
+    thin = np.full((n, N_SPICULES), 0.035)
     spicule_mu = mu[:, None] * (margin == 2)[:, None] * np.full((n, N_SPICULES), 1.2)
     spicules = ellipsoids(focus[:, None] + reach, np.stack([length, thin, thin], axis=-1), spicule_mu, 0.4, turn)
     return join(lumps, spicules), radius.astype(np.float32)
