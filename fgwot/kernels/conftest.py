@@ -3,5 +3,7 @@
 from importlib.util import find_spec
 
 collect_ignore = (
-    [] if find_spec("triton") else ["adjoint.py", "common.py", "contraction.py", "factored.py", "resources.py"]
+    []
+    if find_spec("triton")
+    else ["adjoint.py", "common.py", "contraction.py", "factored.py", "resources.py", "sinkhorn.py"]
 )

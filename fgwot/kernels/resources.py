@@ -17,12 +17,19 @@ from fgwot.kernels.adjoint import adjoint_kernel
 from fgwot.kernels.common import accumulator
 from fgwot.kernels.contraction import contraction_kernel
 from fgwot.kernels.factored import factored_kernel
-from fgwot.kernels.shapes import ProductVariant, Variant
+from fgwot.kernels.shapes import ProductVariant, SweepVariant, Variant
+from fgwot.kernels.sinkhorn import columns_kernel, rows_kernel
 
-KERNELS = {"contraction": contraction_kernel, "adjoint": adjoint_kernel, "factored": factored_kernel}
+KERNELS = {
+    "contraction": contraction_kernel,
+    "adjoint": adjoint_kernel,
+    "factored": factored_kernel,
+    "rows": rows_kernel,
+    "columns": columns_kernel,
+}
 # Bytes of shared memory on a multiprocessor; a program may have all but 1024.
 SHARED = {80: 164 * 1024, 90: 228 * 1024}
-AnyVariant = Variant | ProductVariant
+AnyVariant = Variant | ProductVariant | SweepVariant
 _TOOLS = Path(nvidia.__file__).parent / "bin"
 _SIZES = ("n", "m", "depth", "parts", "length")
 _ACCUMULATED = ("linear", "quadratic", "out")
@@ -77,7 +84,9 @@ def compile_variant(variant: AnyVariant, capability: int) -> Resources:
         usage = _run("cuobjdump", "--dump-resource-usage", binary.name)
         listing = _run("nvdisasm", "-c", binary.name)
     used = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
-    loop = _innermost_loop(listing)
+    loops = _innermost_loops(listing)
+    # A kernel that goes over its matrix in several passes does the work of them all; others have one loop that counts.
+    loop = [line for one in loops for line in one] if variant.op == "rows" else max(loops, key=len)
     terms = variant.terms / (32 * variant.tile.warps)
     return Resources(
         registers=used["REG"],
@@ -94,8 +103,8 @@ def _run(tool: str, *arguments: str) -> str:
     return subprocess.run([_TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout  # noqa: S603
 
 
-def _innermost_loop(listing: str) -> list[str]:
-    """Instructions of the longest loop that holds no other: from the target of a backward branch to the branch."""
+def _innermost_loops(listing: str) -> list[list[str]]:
+    """Instructions of the loops that hold no other: from the target of a backward branch to the branch."""
     code: list[str] = []
     labels: dict[str, int] = {}
     loops: list[tuple[int, int]] = []
@@ -108,5 +117,4 @@ def _innermost_loop(listing: str) -> list[str]:
             if target and target[1] in labels:
                 loops.append((labels[target[1]], len(code)))
     innermost = [a for a in loops if not any(b != a and b[0] >= a[0] and b[1] <= a[1] for b in loops)]
-    start, end = max(innermost, key=lambda loop: loop[1] - loop[0])
-    return code[start:end]
+    return [code[start:end] for start, end in innermost if end - start > 1]  # programs end in a branch to itself

@@ -82,6 +82,33 @@ def product_tile_for(batch: int, rows: int, columns: int, dtype: torch.dtype, al
     return tiles[0]
 
 
+@dataclass(frozen=True)
+class RowTile:
+    """A few full rows of a matrix, `columns` columns at a time, the warps side by side."""
+
+    rows: int
+    columns: int
+    warps: int
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What Triton is told, at a launch as ahead of time."""
+        return {"num_warps": self.warps, "num_stages": 1}
+
+
+# A thread loads 16 bytes of each row: its warp 128 columns in float32, 64 in float64.
+ROW_TILES = {
+    torch.float32: tuple(RowTile(8, 128 * warps, warps) for warps in (1, 4)),
+    torch.float64: tuple(RowTile(4, 64 * warps, warps) for warps in (1, 4)),
+}
+
+
+def row_tile_for(columns: int, dtype: torch.dtype) -> RowTile:
+    """Return the smallest tile that holds a row at once, or the largest."""
+    tiles = ROW_TILES[dtype]
+    return next((tile for tile in tiles if columns <= tile.columns), tiles[-1])
+
+
 def splits(terms: int, programs: int) -> tuple[int, int]:
     """Cut the outer sum into (number of parts, terms per part), for `programs` programs before the cut.
 
@@ -163,4 +190,44 @@ PRODUCT_VARIANTS = [
         [*((dtype, "ieee") for dtype in PRODUCT_TILES), (torch.float32, "tf32x3")], (True, False)
     )
     for tile in product_tiles(dtype, aligned)
+]
+
+
+@dataclass(frozen=True)
+class SweepVariant:
+    """One compiled kernel of the Sinkhorn sweep; `write`: the last one, which writes the plan."""
+
+    op: Literal["rows", "columns"]
+    dtype: torch.dtype
+    tile: RowTile
+    log: bool
+    write: bool
+    aligned: bool = True
+
+    def __str__(self) -> str:
+        form, role = ("log" if self.log else "scaling"), ("-plan" if self.write else "")
+        bits = torch.finfo(self.dtype).bits
+        return f"{self.op}-{form}-float{bits}-{self.tile.columns}{role}" + ("" if self.aligned else "-unaligned")
+
+    @property
+    def constants(self) -> dict[str, object]:
+        """Arguments that are constants of the compilation."""
+        if self.op == "columns":
+            return {"LOG": self.log, "UPDATE": not self.write, "COLUMNS": self.tile.columns}
+        return {"LOG": self.log, "WRITE": self.write, "ROWS": self.tile.rows, "COLUMNS": self.tile.columns}
+
+    @property
+    def terms(self) -> int:
+        """Matrix entries in one pass of a program through a loop; for the column kernel, parts of column sums."""
+        return self.tile.columns * (self.tile.rows if self.op == "rows" else 1)
+
+
+SWEEP_VARIANTS = [
+    SweepVariant("rows", dtype, tile, log, write, aligned)
+    for dtype, tiles in ROW_TILES.items()
+    for tile, log, write, aligned in product(tiles, (True, False), (False, True), (True, False))
+] + [
+    SweepVariant("columns", dtype, tile, log, write)
+    for dtype, tiles in ROW_TILES.items()
+    for tile, (log, write) in product(tiles, ((True, False), (False, False), (False, True)))
 ]

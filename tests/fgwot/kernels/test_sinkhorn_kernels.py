@@ -1,0 +1,173 @@
+"""Sinkhorn sweeps against dense float64 formulas, on a CUDA device or in Triton's interpreter."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fgwot import reference
+from fgwot.kernels.shapes import ROW_TILES, RowTile
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poison")]
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
+TINY = RowTile(2, 16, 1)  # several blocks of rows and columns in a small problem
+
+
+def problem(seed, n, m, *, batch=1, dtype=torch.float64, device, spread=4.0, void=True):
+    """Costs X, marginals p and q, potentials y; with `void`, a row and a column without mass where there are two."""
+    rng = np.random.default_rng(seed)
+    X, y = spread * rng.normal(size=(batch, n, m)), rng.normal(size=(batch, m))
+    p, q = rng.uniform(0.5, 1, (batch, n)), rng.uniform(0.5, 1, (batch, m))
+    if void and n > 1:
+        p[:, n // 2] = 0
+    if void and m > 1:
+        q[:, 0], y[:, 0] = 0, -np.inf
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    return [torch.from_numpy(x).to(device, dtype) for x in (X, p, q, y)]
+
+
+def dense(X, p, q, y, count):
+    """The same sweeps in float64: column potentials, error of the last columns, plan, row potentials, its error."""
+    X, p, q, y = (x.double() for x in (X, p, q, y))
+    error = torch.full_like(y[:, 0], torch.inf)
+    for _ in range(count):
+        x = p.log() - torch.logsumexp(y[:, None, :] - X, 2)
+        c = torch.logsumexp(x[:, :, None] + y[:, None, :] - X, 1)
+        error = (c.exp() - q).abs().sum(1)
+        y = torch.where(q > 0, y + q.log() - c, -torch.inf)
+    x = p.log() - torch.logsumexp(y[:, None, :] - X, 2)
+    T = (x[:, :, None] + y[:, None, :] - X).exp()
+    return y, error, T, x, (T.sum(1) - q).abs().sum(1)
+
+
+def run(X, p, q, y, count, tile=None, log=True):
+    """Sweeps and plan by the kernels, for either form: the scaling form is given exp(-X) and exp(y)."""
+    inputs = (X, p, q, y) if log else ((-X).exp(), p, q, y.exp())
+    from fgwot.kernels.sinkhorn import couple, sweep
+
+    new, error = sweep(*inputs, count, log, tile)
+    T, x, left = couple(*inputs[:3], new, log, tile)
+    return (new, error, T, x, left) if log else (new.log(), error, T, x.log(), left)
+
+
+def check(inputs, count=2, tile=None, log=True):
+    dtype = inputs[0].dtype
+    for actual, wanted in zip(run(*inputs, count, tile, log), dense(*inputs, count), strict=True):
+        assert actual.dtype == dtype
+        torch.testing.assert_close(actual.double(), wanted, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("log", [True, False], ids=["log", "scaling"])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 1), (1, 3), (5, 7), (9, 130)])
+def test_each_form_and_dtype(device, n, m, dtype, log):
+    check(problem(0, n, m, batch=2, dtype=dtype, device=device), log=log)
+
+
+@settings(max_examples=12)
+@given(n=st.integers(1, 9), m=st.integers(1, 40), batch=st.integers(1, 3), log=st.booleans(), seed=st.integers(0, 99))
+def test_any_shape(device, n, m, batch, log, seed):
+    check(problem(seed, n, m, batch=batch, device=device), tile=TINY, log=log)
+
+
+@pytest.mark.parametrize("tile", ROW_TILES[torch.float32], ids=str)
+@pytest.mark.parametrize("over", [-1, 0, 1])
+def test_edges_of_tiles(device, tile, over):
+    shape = tile.rows + over, tile.columns + over
+    check(problem(1, *shape, dtype=torch.float32, device=device), count=1, tile=tile)
+
+
+def test_costs_far_apart(device):
+    """At a small epsilon all of a column may lie hundreds of powers below the rest: the update stays exact."""
+    X, p, q, y = problem(2, 6, 5, dtype=torch.float32, device=device, spread=200.0, void=False)
+    X[:, :, 3] += 2000
+    check([X, p, q, y], count=3, tile=TINY)
+
+
+def test_enough_sweeps_reach_the_plan_of_the_reference(device):
+    X, p, q, y = problem(3, 7, 6, device=device, spread=1.0)
+    _, _, T, _, left = run(X, p, q, y, 200, TINY)
+    wanted = reference.sinkhorn(*(x[0].cpu().numpy() for x in (X, p, q)), 1.0)
+    np.testing.assert_allclose(T[0].cpu(), wanted, rtol=0, atol=1e-11)
+    assert left.item() < 1e-11
+
+
+def test_costs_shared_by_a_batch_and_rows_apart(device):
+    X, p, q, y = problem(4, 5, 7, batch=3, device=device)
+    wide = torch.full((3, 5, 16), torch.nan, dtype=X.dtype, device=device)
+    wide[..., 4:11] = X
+    check([wide[..., 4:11], p, q, y], tile=TINY)
+    check([X[:1].expand(3, -1, -1), p, q, y], tile=TINY)
+    check([X.mT.contiguous().mT, p, q, y], tile=TINY)
+
+
+def test_masks_and_bounds(device, monkeypatch):
+    """NaN round all that a kernel may read; marks round all that it may write."""
+    guarded = []
+    empty = torch.Tensor.new_empty
+
+    def surrounded(x):
+        wide = x.new_full((x.shape[0] + 2, *x.shape[1:]), torch.nan)
+        wide[1:-1] = x
+        return wide[1:-1]
+
+    def marked(x, *shape, **kwargs):
+        if kwargs:  # the interpreter's own
+            return empty(x, *shape, **kwargs)
+        size = int(np.prod(shape))
+        buffer = x.new_full((size + 128,), 77.0)
+        guarded.append(buffer)
+        return buffer[64:-64].view(shape)
+
+    inputs = [surrounded(x) for x in problem(5, 5, 19, device=device)]
+    monkeypatch.setattr(torch.Tensor, "new_empty", marked)
+    results = run(*inputs, 2, TINY)
+    monkeypatch.setattr(torch.Tensor, "new_empty", empty)
+    for actual, wanted in zip(results, dense(*inputs, 2), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-12, atol=1e-12)
+    assert len(guarded) == 7
+    assert all((buffer[:64] == 77).all() and (buffer[-64:] == 77).all() for buffer in guarded)
+
+
+def test_inputs_are_left_alone_and_no_sweep_changes_nothing(device):
+    from fgwot.kernels.sinkhorn import sweep
+
+    inputs = problem(6, 4, 5, device=device)
+    before = [x.clone() for x in inputs]
+    y, error = sweep(*inputs, 0)
+    assert torch.equal(y, inputs[3])
+    assert error.isinf().all()
+    run(*inputs, 2)
+    assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
+
+
+def test_same_bits_every_time(device):
+    inputs = problem(7, 20, 37, dtype=torch.float32, device=device)
+    for a, b in zip(run(*inputs, 3), run(*inputs, 3), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_memory(device, write):
+    """Beside a plan that is asked for, nothing of n m values is kept: only the column sums of 8 rows each."""
+    from fgwot.kernels.sinkhorn import couple, sweep
+
+    if device.type != "cuda":
+        pytest.xfail("only CUDA counts its memory")
+    n = 2048
+    inputs = problem(8, n, n, dtype=torch.float32, device=device)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    couple(*inputs) if write else sweep(*inputs, 2)
+    used = torch.cuda.max_memory_allocated() - before
+    assert used <= 4 * n * n * (write + 1 / 8) + 2**20
+
+
+def test_operators_pass_opcheck(device):
+    import fgwot.sweeps  # noqa: F401
+
+    inputs = problem(9, 4, 3, batch=2, device=device)
+    torch.library.opcheck(torch.ops.fgwot.sweep, (*inputs, 2, True))
+    torch.library.opcheck(torch.ops.fgwot.couple, (*inputs, True))
