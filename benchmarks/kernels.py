@@ -9,7 +9,18 @@ from pathlib import Path
 import torch
 
 from fgwot.kernels.resources import Resources, compile_variant
-from fgwot.kernels.shapes import PRODUCT_VARIANTS, VARIANTS, ProductVariant, Variant, product_tile_for, splits, tile_for
+from fgwot.kernels.shapes import (
+    PRODUCT_VARIANTS,
+    SWEEP_VARIANTS,
+    VARIANTS,
+    ProductVariant,
+    SweepVariant,
+    Variant,
+    product_tile_for,
+    row_tile_for,
+    splits,
+    tile_for,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "kernels.md"
 SIZES = (16, 100, 300, 1000)
@@ -72,6 +83,17 @@ def modelled_product(variant: ProductVariant, used: Resources, chip: Chip, n: in
     return 2 * terms, moved, max(per_second * used.instructions / ISSUE_LANES, arithmetic, moved / chip.bandwidth)
 
 
+def modelled_sweep(variant: SweepVariant, used: Resources, chip: Chip, n: int) -> tuple[float, float, float]:
+    """Operations, bytes and seconds of one update of rows and columns of n = m in float32, without the merge."""
+    entries = -(-n // variant.tile.rows) * variant.tile.rows * n
+    parts = -(-n // variant.tile.rows)
+    moved = 4 * (n * n + 2 * parts * n)  # costs once; column parts written, and read by the second kernel
+    per_second = entries / (chip.multiprocessors * chip.clock)
+    arithmetic = per_second * used.arithmetic / chip.lanes[variant.dtype]
+    issue = per_second * used.instructions / ISSUE_LANES
+    return entries * used.arithmetic, moved, max(issue, arithmetic, moved / chip.bandwidth)
+
+
 def readable(seconds: float) -> str:
     """Two digits with a unit."""
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
@@ -131,12 +153,17 @@ in full precision; `fgwot.backend("triton", precision="tf32x3")` allows tensor c
 Triton's interpreter. What follows comes from the compiler and from a model. `python -m benchmarks.kernels` measures
 the times where there is a GPU, and `python -m pytest -m gpu` runs the tests on it.
 
+Sinkhorn's sweeps on large problems update rows and columns exactly one after the other, from about one read of the
+costs per sweep: a program takes a few full rows, updates their potentials, and adds their part of every column while
+the rows are still in a cache. The plan is written once, by the last half sweep. Newton's method, for problems that need
+many sweeps, is torch's.
+
 ## Resources
 
 Read from the compiled binaries, for compute capability 8.0 (A100) / 9.0 (H100). Stack and local memory are 0
 everywhere, which a test enforces. Per term of the sum: all instructions of the innermost loop, and those among them
 on floating-point numbers (matrix instructions of tensor cores not counted). Programs: as many as fit on one
-multiprocessor.
+multiprocessor. For the sweeps: per matrix entry, all passes together; the column kernel, per column and part.
 
 {resources}
 
@@ -146,6 +173,7 @@ Not a measurement. The largest of three times at the chip's peak: issuing every 
 instructions, and moving the bytes; every multiprocessor always busy, no latency, no launch. Comparisons count as
 arithmetic, though they use other units. Tensor cores: their published peak, a third of it for three products.
 float32, one problem of n = m, terms of unused tile entries included. The factored kernel is one of the two products.
+A sweep counts its costs once: that later passes over the same rows are served by a cache is assumed.
 
 {model}
 
@@ -157,7 +185,7 @@ float32, one problem of n = m, terms of unused tile entries included. The factor
 
 def main() -> None:
     """Compile everything, print and write the page."""
-    variants = [*VARIANTS, *PRODUCT_VARIANTS]
+    variants = [*VARIANTS, *PRODUCT_VARIANTS, *SWEEP_VARIANTS]
     used = {(v, chip.capability): compile_variant(v, chip.capability) for v in variants for chip in CHIPS}
     spilled = [str(v) for (v, _), r in used.items() if r.stack or r.local]
     if spilled:
@@ -191,6 +219,14 @@ def main() -> None:
             (operations, moved, first), (*_, second) = (modelled_product(p, used[p, c.capability], c, n) for c in CHIPS)
             times = [readable(first), readable(second)]
             model.append([f"factored, {precision}", f"{n}", f"{operations:.2g}", f"{moved:.2g}", *times])
+    for log in (True, False):
+        for n in (1000, 4000):
+            aligned = n % 16 == 0
+            s = SweepVariant("rows", torch.float32, row_tile_for(n, torch.float32), log, write=False, aligned=aligned)
+            (operations, moved, first), (*_, second) = (modelled_sweep(s, used[s, c.capability], c, n) for c in CHIPS)
+            times = [readable(first), readable(second)]
+            name = f"one sweep, {'log' if log else 'scaling'}"
+            model.append([name, f"{n}", f"{operations:.2g}", f"{moved:.2g}", *times])
     page = TEXT.format(
         resources=table(
             "variant | warps | registers | shared bytes | programs | instructions per term | arithmetic per term",

@@ -21,7 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fgwot.backend import uses_triton
 from fgwot.problem import take
+from fgwot.sweeps import couple, sweep
 
 _SWEEPS = 4  # sweeps between two looks at the error
 _LOOKS = 100  # looks before a problem counts as slow whatever its rate
@@ -72,6 +74,12 @@ class Coupling(NamedTuple):
         """Return the plans of some problems of the batch."""
         return Coupling(*(take(t, index) for t in self))
 
+    def put(self, index: Tensor, other: "Coupling") -> "Coupling":
+        """Self with some plans replaced."""
+        if len(index) == len(self.g):
+            return other
+        return Coupling(*(a.index_copy(0, index, b) for a, b in zip(self, other, strict=True)))
+
 
 def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Coupling:
     """Solve a batch of entropic linear problems until the column error is at most `tol`.
@@ -89,7 +97,18 @@ def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Couplin
     # No potential resolves a column sum more finely than its own rounding.
     resolution = torch.finfo(g.dtype).eps * (8 + 2 * g.abs().amax(-1))
     tol = torch.maximum(tol, resolution * marginals.mass)
-    dual = _sweeps(X, marginals, _Dual.at(X, marginals, g), tol)
+    if not uses_triton(X.device):
+        return _after_sweeps(X, marginals, _sweeps(X, marginals, _Dual.at(X, marginals, g), tol), tol)
+    coupling = _kernel_sweeps(X, marginals, g, tol)
+    open_ = (coupling.error > tol).nonzero()[:, 0]
+    if not len(open_):
+        return coupling
+    X_, some = take(X, open_), marginals.select(open_)
+    return coupling.put(open_, _after_sweeps(X_, some, _Dual.at(X_, some, take(coupling.g, open_)), take(tol, open_)))
+
+
+def _after_sweeps(X: Tensor, marginals: Marginals, dual: "_Dual", tol: Tensor) -> Coupling:
+    """Newton's method, and annealing, for the problems above their tolerance."""
     for method in (_newton, _anneal):
         open_ = (dual.error > tol).nonzero()[:, 0]
         if not len(open_):
@@ -143,6 +162,26 @@ def _sweeps(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor) -> _Dual:
         needed = (tol[open_] / swept.error).log() / rate.log()
         open_ = open_[(swept.error > tol[open_]) & (needed <= worth)]
     return dual
+
+
+def _kernel_sweeps(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Coupling:
+    """The same by Triton's kernels, which hold no P and write the plan once, at the end."""
+    p, q = marginals.p, marginals.q
+    y = g.masked_fill(q == 0, -torch.inf)
+    worth = max(_SWEEPS, y.shape[-1] / 6)
+    open_ = torch.arange(len(y), device=y.device)
+    before = torch.full_like(tol, torch.inf)
+    for _ in range(_LOOKS):
+        swept, error = sweep(take(X, open_), take(p, open_), take(q, open_), take(y, open_), _SWEEPS, True)
+        y = y.index_copy(0, open_, swept)
+        rate = (error / before[open_]).clamp(1e-3, 1 - 1e-6) ** (1 / _SWEEPS)
+        needed = (tol[open_] / error).log() / rate.log()
+        before = before.index_copy(0, open_, error)
+        open_ = open_[(error > tol[open_]) & (needed <= worth)]
+        if not len(open_):
+            break
+    T, f, error = couple(X, p, q, y, True)
+    return Coupling(T, torch.where(p > 0, f, 0), torch.where(q > 0, y, 0), error)
 
 
 def _sweep(X: Tensor, marginals: Marginals, dual: _Dual) -> tuple[_Dual, Tensor]:

@@ -3,12 +3,13 @@
 import os
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("a process that interprets kernels cannot compile them", allow_module_level=True)
 
-from fgwot.kernels.shapes import PRODUCT_VARIANTS, VARIANTS
+from fgwot.kernels.shapes import PRODUCT_VARIANTS, SWEEP_VARIANTS, VARIANTS
 
 # At most, by float width and tile side; docs/kernels.md has the figures themselves.
 REGISTERS = {"float32-16": 72, "float32-32": 136, "float32-64": 144, "float64-16": 136, "float64-32": 208}
@@ -54,3 +55,18 @@ def test_product_fits(variant, capability):
     registers, instructions = PRODUCTS.get(str(variant), (255, 2))
     assert used.registers <= registers
     assert used.instructions <= instructions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", SHARED_LIMIT)
+@pytest.mark.parametrize("variant", SWEEP_VARIANTS, ids=str)
+def test_sweep_fits(variant, capability):
+    from fgwot.kernels.resources import compile_variant
+
+    used = compile_variant(variant, capability)
+    assert used.stack == used.local == 0
+    assert used.shared <= SHARED_LIMIT[capability]
+    if variant.op == "rows" and variant.dtype == torch.float32 and variant.aligned and not variant.write:
+        # Per entry and update of both sides, in all passes together.
+        assert used.registers <= 128
+        assert used.instructions <= (22.7 if variant.log else 6.8)
