@@ -68,5 +68,5 @@ def test_sweep_fits(variant, capability):
     assert used.shared <= SHARED_LIMIT[capability]
     if variant.op == "rows" and variant.dtype == torch.float32 and variant.aligned and not variant.write:
         # Per entry and update of both sides, in all passes together.
-        assert used.registers <= 128
-        assert used.instructions <= (22.7 if variant.log else 6.8)
+        assert used.registers <= (160 if variant.log else 128)
+        assert used.instructions <= (22.7 if variant.log else 7.5)
