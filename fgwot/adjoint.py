@@ -113,7 +113,7 @@ class _Envelope(torch.autograd.Function):
     ) -> _Values:
         T = result.T
         linear = (M * T).sum((-2, -1))
-        quad = (tensor_term(C1, C2, T, loss) * T).sum((-2, -1))
+        quad = (tensor_term(C1, C2, T, loss) * T).sum((-2, -1)) if result.value_quad is None else result.value_quad
         cost = (1 - alpha) * linear + alpha * quad
         # H(T) = -sum T (log T - 1); the proximal point method minimises E alone.
         entropy = T.sum((-2, -1)) - torch.xlogy(T, T).sum((-2, -1)) if entropic else torch.zeros_like(cost)

@@ -47,7 +47,7 @@ def start_from(init: Tensor | Solution | None, problem: Problem) -> Start:
     """
     log_q = torch.where(problem.q > 0, problem.q, 1).log()
     if init is None:
-        return Start(torch.zeros_like(problem.M), log_q, log_q, change=1.0, product=True)
+        return Start(problem.M.new_zeros(()).expand_as(problem.M), log_q, log_q, change=1.0, product=True)
     plan = init.plan if isinstance(init, Solution) else init
     if not isinstance(plan, Tensor):
         raise TypeError(f"init must be None, a plan, a Solution or a MultiInit, got {type(init).__name__}")

@@ -17,6 +17,7 @@ from fgwot.sinkhorn import Marginals
 from fgwot.tensor_term import tensor_term
 
 _LARGE = 200**2  # plan entries from which float32 increments pay
+_SMALL_ALPHA = 0.05  # from which G says little about the quadratic term
 # Error of an increment per |change|_1, alpha / epsilon and largest entries of h1 and h2; a test holds it to that.
 _SINGLE_ROUNDING = 2e-9
 
@@ -129,6 +130,16 @@ class Linearisation:
         C1, C2, loss = self._problem.C1, self._problem.C2, self._problem.loss
         first = tensor_term(C1, C2, T, loss)
         return first if self._symmetric else first + tensor_term(C1.mT, C2.mT, T, loss)
+
+    def quadratic(self, G: Tensor, T: Tensor) -> Tensor | None:
+        """<L (x) T, T> (B,) from G = G(T): for large problems, where it would cost two more products; else None."""
+        problem, factors = self._problem, self._problem.loss.factors
+        if not self.incremental or factors is None or (problem.alpha < _SMALL_ALPHA).any():
+            return None
+        rows, columns = T.sum(-1)[:, :, None], T.sum(-2)[:, :, None]
+        squares = rows.mT @ (factors.f1(problem.C1) @ rows) + columns.mT @ (factors.f2(problem.C2) @ columns)
+        crossed = ((self.linear - G) * T).sum((-2, -1)) * (problem.epsilon / problem.alpha)
+        return squares[:, 0, 0] - crossed / 2
 
     def shift(self, marginals: Marginals) -> tuple[Tensor, Tensor]:
         """Row part (B, n) and column part (B, m) that were left out, not divided by epsilon."""

@@ -39,7 +39,7 @@ class Result:
     """What the iteration found for a flat batch.
 
     T (B, n, m); f, g (B, n), (B, m) potentials of J, not divided by epsilon; status, n_iter (B,) int64;
-    residual, marginal_error (B,) relative to the mass.
+    residual, marginal_error (B,) relative to the mass; value_quad (B,), <L (x) T, T>, if it is a by-product.
     """
 
     T: Tensor
@@ -49,6 +49,7 @@ class Result:
     residual: Tensor
     marginal_error: Tensor
     n_iter: Tensor
+    value_quad: Tensor | None = None
 
     @staticmethod
     def empty(marginals: Marginals) -> "Result":
@@ -69,6 +70,7 @@ class Result:
         residual: Tensor,
         error: Tensor,
         n_iter: int,
+        value_quad: Tensor | None = None,
     ) -> "Result":
         """Describe plans T, whose following plans have the potentials `following` / epsilon; errors are absolute."""
         rows, columns = linearise.shift(marginals)
@@ -82,16 +84,19 @@ class Result:
             residual=residual / marginals.mass,
             marginal_error=error / marginals.mass,
             n_iter=torch.full_like(status, n_iter),
+            value_quad=value_quad,
         )
 
     def select(self, index: Tensor) -> "Result":
         """Return the results of some problems of the batch, given by ascending positions."""
-        return Result(*(take(getattr(self, field.name), index) for field in fields(self)))
+        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return Result(**{name: take(part, index) for name, part in parts if part is not None})
 
     def put(self, index: Tensor, other: "Result") -> None:
         """Write the results of some problems of the batch."""
         for field in fields(self):
-            getattr(self, field.name).index_copy_(0, index, getattr(other, field.name))
+            if (own := getattr(self, field.name)) is not None:
+                own.index_copy_(0, index, getattr(other, field.name))
 
 
 def tolerance(G: Tensor, mass: Tensor, tol: float | None) -> tuple[Tensor, Tensor]:

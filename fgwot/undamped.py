@@ -185,6 +185,7 @@ class _Open:
             residual=change + following.error + self.drift,
             error=self.plan.error,
             n_iter=n_iter,
+            value_quad=self.linearise.quadratic(self.G, self.plan.T),
         )
 
 
