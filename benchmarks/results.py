@@ -50,6 +50,7 @@ def seconds(entry: Entry, method: str, bound: str | None = None) -> float | None
 def ratio(entry: Entry, bound: str | None = None) -> float | None:
     """Time of the fastest peer over fgwot's; None if no peer reached the bound, 0 if only fgwot did not."""
     ours, *peers = GROUPS[entry["group"]]
+    peers = [peer for peer in peers if not peer.startswith("fgwot")]
     theirs = [t for t in (seconds(entry, peer, bound) for peer in peers) if t is not None]
     if not theirs:
         return None

@@ -98,7 +98,7 @@ def _clouds(results: Entry) -> Reached:
         return None
     parts, met = [], True
     for entry in entries:
-        own, peer = seconds(entry, "fgwot"), seconds(entry, "OTT cloud")
+        own, peer = seconds(entry, "fgwot cloud"), seconds(entry, "OTT cloud")
         if own is None or peer is None:
             parts.append(f"n = {entry['n']}: {'fgwot' if own is None else 'OTT'} not there")
             met = met and own is not None

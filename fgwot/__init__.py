@@ -8,6 +8,7 @@ from fgwot.losses import Factors, GroundLoss, huber
 from fgwot.modules import FGWLoss
 from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solver import MirrorDescent, ProximalPoint
+from fgwot.structure import LowRank
 from fgwot.tensor_term import tensor_term
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Factors",
     "GroundLoss",
     "Implicit",
+    "LowRank",
     "MirrorDescent",
     "MultiInit",
     "ProximalPoint",

@@ -14,6 +14,7 @@ from fgwot.problem import Problem
 from fgwot.result import Result
 from fgwot.solution import ConvergenceWarning
 from fgwot.solver import Solver
+from fgwot.structure import LowRank, low_rank_quadratic
 from fgwot.tensor_term import structure_adjoints, tensor_term
 
 _Grads = tuple[Tensor | None, ...]
@@ -74,7 +75,7 @@ def differentiable(problem: Problem, result: Result, solver: Solver, adjoint: st
     else:
         plan = _unrolled_plan(problem, result, adjoint)
     linear = (problem.M * plan).sum((-2, -1))
-    quad = (tensor_term(problem.C1, problem.C2, plan, problem.loss) * plan).sum((-2, -1))
+    quad = (tensor_term(*problem.dense(), plan, problem.loss) * plan).sum((-2, -1))
     cost = (1 - problem.alpha) * linear + problem.alpha * quad
     return plan, (values[0], cost, linear, quad)
 
@@ -91,9 +92,19 @@ def envelope_values(problem: Problem, result: Result, entropic: bool) -> _Values
     Exact for the value. Cost and parts get the same partial derivatives in M, C1, C2 and alpha with the plan
     held fixed, which ignores how the plan moves.
     """
-    p = problem
-    values: _Values = _Envelope.apply(p.M, p.C1, p.C2, p.p, p.q, p.alpha, p.epsilon, result, p.loss, entropic)
-    return values
+    p, T, quad = problem, result.T, result.value_quad
+    args = (p.p, p.q, p.alpha, p.epsilon, result, p.loss, entropic)
+    if isinstance(p.C1, LowRank) and isinstance(p.C2, LowRank):
+        quad = low_rank_quadratic(p.C1, p.C2, T)
+        values: _Values = _Envelope.apply(p.M, None, None, *args, quad.detach())
+        moved = quad - quad.detach()  # zero, with the gradients in the factors
+        weighted = p.alpha.detach() * moved
+        return values[0] + weighted, values[1] + weighted, values[2], values[3] + moved
+    C1, C2 = p.dense()
+    if quad is None:
+        quad = (tensor_term(C1.detach(), C2.detach(), T, p.loss) * T).sum((-2, -1))
+    values = _Envelope.apply(p.M, C1, C2, *args, quad)
+    return values  # noqa: RET504 (typed above)
 
 
 class _Envelope(torch.autograd.Function):
@@ -101,8 +112,8 @@ class _Envelope(torch.autograd.Function):
     def forward(
         ctx: Any,
         M: Tensor,
-        C1: Tensor,
-        C2: Tensor,
+        C1: Tensor | None,
+        C2: Tensor | None,
         p: Tensor,
         q: Tensor,
         alpha: Tensor,
@@ -110,10 +121,10 @@ class _Envelope(torch.autograd.Function):
         result: Result,
         loss: GroundLoss,
         entropic: bool,
+        quad: Tensor,
     ) -> _Values:
         T = result.T
         linear = (M * T).sum((-2, -1))
-        quad = (tensor_term(C1, C2, T, loss) * T).sum((-2, -1)) if result.value_quad is None else result.value_quad
         cost = (1 - alpha) * linear + alpha * quad
         # H(T) = -sum T (log T - 1); the proximal point method minimises E alone.
         entropy = T.sum((-2, -1)) - torch.xlogy(T, T).sum((-2, -1)) if entropic else torch.zeros_like(cost)
@@ -136,7 +147,7 @@ class _Envelope(torch.autograd.Function):
             grads = (dM, dC1, dC2, df, dg, both * (quad - linear), -dvalue * entropy)
         if torch.is_grad_enabled():  # backward(create_graph=True)
             grads = _Once.apply(*grads, dvalue, dcost, dlinear, dquad, *inputs)
-        return *grads[:7], None, None, None
+        return *grads[:7], None, None, None, None
 
 
 class _Once(torch.autograd.Function):
@@ -163,7 +174,7 @@ def implicit_plan(problem: Problem, result: Result, adjoint: Implicit) -> Tensor
     definite there, and conjugate gradients apply, preconditioned by its entropic part.
     """
     p = problem
-    plan: Tensor = _ImplicitPlan.apply(p.M, p.C1, p.C2, p.p, p.q, p.alpha, p.epsilon, p, result, adjoint)
+    plan: Tensor = _ImplicitPlan.apply(p.M, *p.dense(), p.p, p.q, p.alpha, p.epsilon, p, result, adjoint)
     return plan
 
 
@@ -181,9 +192,10 @@ class _ImplicitPlan(torch.autograd.Function):
         problem, T = ctx.problem, ctx.T
         alpha, loss = problem.alpha[:, None, None], problem.loss
         lam, dp, dq = _solve_tangent(problem, T, Z, ctx.adjoint)
-        quadratic = tensor_term(problem.C1, problem.C2, T, loss) + tensor_term(problem.C1.mT, problem.C2.mT, T, loss)
-        one = structure_adjoints(problem.C1, problem.C2, -alpha * lam, T, loss)
-        two = structure_adjoints(problem.C1, problem.C2, -alpha * T, lam, loss)
+        C1, C2 = problem.dense()
+        quadratic = tensor_term(C1, C2, T, loss) + tensor_term(C1.mT, C2.mT, T, loss)
+        one = structure_adjoints(C1, C2, -alpha * lam, T, loss)
+        two = structure_adjoints(C1, C2, -alpha * T, lam, loss)
         dalpha = (lam * (problem.M - quadratic)).sum((-2, -1))
         depsilon = -(lam * T.clamp_min(torch.finfo(T.dtype).tiny).log()).sum((-2, -1))
         return (
@@ -261,10 +273,10 @@ def _solve_tangent(problem: Problem, T: Tensor, Z: Tensor, adjoint: Implicit) ->
 def _unrolled_plan(problem: Problem, result: Result, adjoint: Unrolled) -> Tensor:
     T = result.T
     epsilon, alpha = problem.epsilon[:, None, None], problem.alpha[:, None, None]
+    C1, C2 = problem.dense()
     minus_inf = torch.where(problem.q > 0, 0, -torch.inf)
     for _ in range(adjoint.steps):
-        quadratic = tensor_term(problem.C1, problem.C2, T, problem.loss)
-        quadratic = quadratic + tensor_term(problem.C1.mT, problem.C2.mT, T, problem.loss)
+        quadratic = tensor_term(C1, C2, T, problem.loss) + tensor_term(C1.mT, C2.mT, T, problem.loss)
         X = ((1 - alpha) * problem.M + alpha * quadratic) / epsilon
         g = result.g / problem.epsilon.detach()[:, None] + minus_inf
         P = torch.softmax(g[:, None, :] - X, -1)

@@ -12,12 +12,13 @@ from fgwot.problem import Problem, Weight
 from fgwot.result import Result
 from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solver import MirrorDescent, Solver, solve
+from fgwot.structure import Structure
 
 
 def fused_gromov_wasserstein(
     M: Tensor | None,
-    C1: Tensor,
-    C2: Tensor,
+    C1: Structure,
+    C2: Structure,
     p: Tensor | None = None,
     q: Tensor | None = None,
     *,
@@ -44,8 +45,9 @@ def fused_gromov_wasserstein(
     ----------
     M : Tensor (..., n, m) or None
         Linear cost. None is the pure Gromov-Wasserstein problem.
-    C1, C2 : Tensor (..., n, n), (..., m, m)
-        Structures, symmetric or not. Leading shapes of all arguments broadcast to the batch shape.
+    C1, C2 : Tensor (..., n, n), (..., m, m), or LowRank
+        Structures, symmetric or not; both of low rank cost O(n m r), for the square loss. Leading shapes of all
+        arguments broadcast to the batch shape.
     p, q : Tensor (..., n), (..., m), optional
         Marginals of equal mass; uniform by default. Points of zero mass change nothing, which makes ragged
         batches possible by padding.
@@ -109,7 +111,7 @@ def fused_gromov_wasserstein(
         raise ValueError(f"max_iter must be at least 1, got {max_iter}")
     if tol is not None and not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}")
-    with torch.autocast(C1.device.type if isinstance(C1, Tensor) else "cpu", enabled=False):
+    with torch.autocast(C1.device.type if isinstance(C1, Structure) else "cpu", enabled=False):
         problem = Problem.build(M, C1, C2, p, q, alpha, epsilon, loss, validate)
         with torch.no_grad():
             result = _solve(problem.detach(), solver, init, tol, max_iter)
@@ -132,8 +134,8 @@ def fused_gromov_wasserstein(
 
 
 def gromov_wasserstein(
-    C1: Tensor,
-    C2: Tensor,
+    C1: Structure,
+    C2: Structure,
     p: Tensor | None = None,
     q: Tensor | None = None,
     *,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgwot.linearisation import Linearisation
+from fgwot.linearisation import linearisation
 from fgwot.problem import Problem
 from fgwot.result import Start
 from fgwot.sinkhorn import Marginals
@@ -55,7 +55,7 @@ def start_from(init: Tensor | Solution | None, problem: Problem) -> Start:
     if not isinstance(init, Solution):
         return Start.at(T, log_q)
     g = init.potentials[1].detach().to(T.dtype).expand(*problem.batch_shape, problem.q.shape[-1])
-    _, columns = Linearisation(problem).shift(Marginals.of(problem.p, problem.q))
+    _, columns = linearisation(problem).shift(Marginals.of(problem.p, problem.q))
     return Start.at(T, (g.reshape(problem.q.shape) - columns) / problem.epsilon[:, None])
 
 

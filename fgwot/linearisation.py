@@ -14,6 +14,7 @@ from fgwot.backend import precision, uses_triton
 from fgwot.factored import factored
 from fgwot.problem import Problem, take
 from fgwot.sinkhorn import Marginals
+from fgwot.structure import LowRank
 from fgwot.tensor_term import tensor_term
 
 _LARGE = 200**2  # plan entries from which float32 increments pay
@@ -33,7 +34,8 @@ class Linearisation:
         self.incremental = factors is not None and problem.M.dtype == torch.float64 and n * m >= _LARGE
         self._kept: tuple[Tensor, Tensor] | None = None
         if factors is not None:
-            h1, h2 = factors.h1(problem.C1), factors.h2(problem.C2)
+            C1, C2 = problem.dense()
+            h1, h2 = factors.h1(C1), factors.h2(C2)
             # With S and A the symmetric and skew parts of h1 and h2, h1 T h2' + h1' T h2 = 2 S1 T S2 - 2 A1 T A2:
             # distances that are symmetric up to 1e-8, as rounding leaves them, are symmetric for our purpose.
             self._symmetric = bool((_skewness(h1) * _skewness(h2) <= 4 * torch.finfo(h1.dtype).eps).all())
@@ -42,7 +44,8 @@ class Linearisation:
             if not self.incremental:
                 self._kept = h1, h2
         else:
-            self._symmetric = torch.equal(problem.C1, problem.C1.mT) and torch.equal(problem.C2, problem.C2.mT)
+            C1, C2 = problem.dense()
+            self._symmetric = torch.equal(C1, C1.mT) and torch.equal(C2, C2.mT)
         # E is quadratic: both orders of its arguments contribute, in equal parts if the structures are symmetric.
         self._weight = ((2 if self._symmetric else 1) * problem.alpha / problem.epsilon)[:, None, None]
         if self.incremental:
@@ -52,10 +55,10 @@ class Linearisation:
 
     def _products(self) -> tuple[Tensor, Tensor]:
         """h1(C1) and h2(C2), made symmetric where that changes nothing; large ones are not kept."""
-        factors = self._problem.loss.factors
+        factors, (C1, C2) = self._problem.loss.factors, self._problem.dense()
         if self._kept is not None or factors is None:
-            return self._kept or (self._problem.C1, self._problem.C2)
-        h1, h2 = factors.h1(self._problem.C1), factors.h2(self._problem.C2)
+            return self._kept or (C1, C2)
+        h1, h2 = factors.h1(C1), factors.h2(C2)
         return (_symmetric_part(h1), _symmetric_part(h2)) if self._symmetric else (h1, h2)
 
     def select(self, index: Tensor) -> "Linearisation":
@@ -127,7 +130,7 @@ class Linearisation:
         return first if self._symmetric else first.baddbmm_(torch.bmm(h1.mT, delta), h2)
 
     def _direct(self, T: Tensor) -> Tensor:
-        C1, C2, loss = self._problem.C1, self._problem.C2, self._problem.loss
+        (C1, C2), loss = self._problem.dense(), self._problem.loss
         first = tensor_term(C1, C2, T, loss)
         return first if self._symmetric else first + tensor_term(C1.mT, C2.mT, T, loss)
 
@@ -137,7 +140,8 @@ class Linearisation:
         if not self.incremental or factors is None or (problem.alpha < _SMALL_ALPHA).any():
             return None
         rows, columns = T.sum(-1)[:, :, None], T.sum(-2)[:, :, None]
-        squares = rows.mT @ (factors.f1(problem.C1) @ rows) + columns.mT @ (factors.f2(problem.C2) @ columns)
+        C1, C2 = problem.dense()
+        squares = rows.mT @ (factors.f1(C1) @ rows) + columns.mT @ (factors.f2(C2) @ columns)
         crossed = ((self.linear - G) * T).sum((-2, -1)) * (problem.epsilon / problem.alpha)
         return squares[:, 0, 0] - crossed / 2
 
@@ -146,12 +150,64 @@ class Linearisation:
         problem, factors = self._problem, self._problem.loss.factors
         if factors is None:
             return torch.zeros_like(marginals.p), torch.zeros_like(marginals.q)
-        rows, columns = factors.f1(problem.C1), factors.f2(problem.C2)
+        C1, C2 = problem.dense()
+        rows, columns = factors.f1(C1), factors.f2(C2)
         alpha = problem.alpha[:, None, None]
         return (
             (alpha * ((rows + rows.mT) @ marginals.p[:, :, None]))[:, :, 0],
             (alpha * ((columns + columns.mT) @ marginals.q[:, :, None]))[:, :, 0],
         )
+
+
+class LowRankLinearisation(Linearisation):
+    """The same for the square loss between structures of low rank: O(n m r), and no n x n array."""
+
+    def __init__(self, problem: Problem, C1: LowRank, C2: LowRank) -> None:
+        self._problem = problem
+        self.epsilon = problem.epsilon
+        self.incremental = False
+        self._C1, self._C2 = C1, C2
+        self._symmetric = C1.symmetric and C2.symmetric
+        # h1(C1) T h2(C2)' = 2 C1 T C2', and as much again for the other order.
+        self._weight = ((4 if self._symmetric else 2) * problem.alpha / problem.epsilon)[:, None, None]
+
+    def select(self, index: Tensor) -> "LowRankLinearisation":
+        """Return the linearisation of some problems of the batch."""
+        problem = self._problem.select(index)
+        return LowRankLinearisation(problem, *(C.map(lambda t: take(t, index)) for C in (self._C1, self._C2)))
+
+    def __call__(self, T: Tensor) -> Tensor:
+        """Gradient at T (B, n, m), divided by epsilon."""
+        C1, C2 = self._C1, self._C2
+        G = torch.baddbmm(self.linear, C1.A @ (self._weight * (C1.B.mT @ T @ C2.B)), C2.A.mT, alpha=-1)
+        if self._symmetric:
+            return G
+        return G.baddbmm_(C1.B @ (self._weight * (C1.A.mT @ T @ C2.A)), C2.B.mT, alpha=-1)
+
+    def product(self, marginals: Marginals) -> Tensor:
+        """Gradient at the plan p q' / mass."""
+        p, q = marginals.p[:, :, None], self._weight * (marginals.q / marginals.mass[:, None])[:, :, None]
+        G = torch.baddbmm(self.linear, self._C1 @ p, (self._C2 @ q).mT, alpha=-1)
+        return G if self._symmetric else G.baddbmm_(self._C1.mT @ p, (self._C2.mT @ q).mT, alpha=-1)
+
+    def quadratic(self, G: Tensor, T: Tensor) -> None:
+        """Nothing is gained from G here."""
+
+    def shift(self, marginals: Marginals) -> tuple[Tensor, Tensor]:
+        """Row part (B, n) and column part (B, m) that were left out, not divided by epsilon."""
+        alpha = self._problem.alpha[:, None]
+        return tuple(  # type: ignore[return-value]
+            alpha * (C.squares(x[:, :, None]) + C.mT.squares(x[:, :, None]))[:, :, 0]
+            for C, x in ((self._C1, marginals.p), (self._C2, marginals.q))
+        )
+
+
+def linearisation(problem: Problem) -> Linearisation:
+    """Return the linearisation that fits the structures."""
+    C1, C2 = problem.C1, problem.C2
+    if isinstance(C1, LowRank) and isinstance(C2, LowRank):
+        return LowRankLinearisation(problem, C1, C2)
+    return Linearisation(problem)
 
 
 def _skewness(C: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fgwot.losses import GroundLoss, ground_loss
+from fgwot.structure import LowRank, Structure
 
 Weight = float | Tensor
 
@@ -22,7 +23,7 @@ class Problem:
     ----------
     M : Tensor (B, n, m)
         Linear cost; zero where none was given.
-    C1, C2 : Tensor (B, n, n), (B, m, m)
+    C1, C2 : Tensor (B, n, n), (B, m, m), or LowRank
         Structures.
     p, q : Tensor (B, n), (B, m)
         Marginals of equal mass.
@@ -36,8 +37,8 @@ class Problem:
     """
 
     M: Tensor
-    C1: Tensor
-    C2: Tensor
+    C1: Structure
+    C2: Structure
     p: Tensor
     q: Tensor
     alpha: Tensor
@@ -49,8 +50,8 @@ class Problem:
     @staticmethod
     def build(
         M: Tensor | None,
-        C1: Tensor,
-        C2: Tensor,
+        C1: Structure,
+        C2: Structure,
         p: Tensor | None,
         q: Tensor | None,
         alpha: Weight,
@@ -64,13 +65,14 @@ class Problem:
         synchronisations; types and shapes always are.
         """
         loss = ground_loss(loss)
-        tensors = {"M": M, "C1": C1, "C2": C2, "p": p, "q": q}
-        given = {name: t for name, t in tensors.items() if t is not None}
+        given = {name: t for name, t in {"M": M, "p": p, "q": q}.items() if t is not None}
+        given |= _check_structures(C1, C2, loss)
         _check_types(given)
         n, m = _check_shapes(given)
-        compute = torch.promote_types(C1.dtype, torch.float32)
+        like = next(iter(given.values()))
+        compute = torch.promote_types(like.dtype, torch.float32)
         weights = {
-            name: w.to(C1.device) if isinstance(w, Tensor) else C1.new_tensor(w, dtype=compute)
+            name: w.to(like.device) if isinstance(w, Tensor) else like.new_tensor(w, dtype=compute)
             for name, w in (("alpha", alpha), ("epsilon", epsilon))
         }
         if validate:
@@ -78,23 +80,29 @@ class Problem:
 
         alpha_, epsilon_ = (w.to(compute) for w in weights.values())
         if M is None:
-            M = C1.new_zeros(()).expand(n, m)
+            M = like.new_zeros(()).expand(n, m)
         if p is None:
-            p = C1.new_full((n,), 1 / n, dtype=compute) * (1 if q is None else _mass(q).to(compute))
+            p = like.new_full((n,), 1 / n, dtype=compute) * (1 if q is None else _mass(q).to(compute))
         if q is None:
-            q = C1.new_full((m,), 1 / m, dtype=compute) * _mass(p).to(compute)
+            q = like.new_full((m,), 1 / m, dtype=compute) * _mass(p).to(compute)
 
         # (tensor, number of trailing dimensions that are not batch)
-        parts = [(M, 2), (C1, 2), (C2, 2), (p, 1), (q, 1), (alpha_, 0), (epsilon_, 0)]
+        structures = [C.A if isinstance(C, LowRank) else C for C in (C1, C2)]
+        parts = [(M, 2), *((C, 2) for C in structures), (p, 1), (q, 1), (alpha_, 0), (epsilon_, 0)]
         try:
             batch = torch.broadcast_shapes(*(t.shape[: t.ndim - k] for t, k in parts))
         except RuntimeError:
             shapes = {name: tuple(t.shape) for name, t in (given | weights).items()}
             raise ValueError(f"leading (batch) shapes do not broadcast: {shapes}") from None
-        M, C1, C2, p, q, alpha_, epsilon_ = (_flatten(t.to(compute), k, batch) for t, k in parts)
+
+        def flat(t: Tensor, trailing: int) -> Tensor:
+            return _flatten(t.to(compute), trailing, batch)
+
+        C1, C2 = (C.map(lambda t: flat(t, 2)) if isinstance(C, LowRank) else flat(C, 2) for C in (C1, C2))
+        M, p, q, alpha_, epsilon_ = flat(M, 2), flat(p, 1), flat(q, 1), flat(alpha_, 0), flat(epsilon_, 0)
         if validate:
-            _check_equal_mass(p, q, given["C1"].dtype)
-        return Problem(M, C1, C2, p, q, alpha_, epsilon_, loss, batch, given["C1"].dtype)
+            _check_equal_mass(p, q, like.dtype)
+        return Problem(M, C1, C2, p, q, alpha_, epsilon_, loss, batch, like.dtype)
 
     def restore(self, x: Tensor) -> Tensor:
         """Give a result of shape (B, ...) the caller's batch shape, and dtype if it is floating."""
@@ -110,9 +118,21 @@ class Problem:
         return self._map(lambda t: take(t, index), torch.Size([len(index)]))
 
     def _map(self, f: Callable[[Tensor], Tensor], batch_shape: torch.Size) -> "Problem":
-        tensors = (f(t) for t in (self.M, self.C1, self.C2, self.p, self.q, self.alpha, self.epsilon))
-        M, C1, C2, p, q, alpha, epsilon = tensors
+        C1, C2 = (C.map(f) if isinstance(C, LowRank) else f(C) for C in (self.C1, self.C2))
+        M, p, q, alpha, epsilon = (f(t) for t in (self.M, self.p, self.q, self.alpha, self.epsilon))
         return Problem(M, C1, C2, p, q, alpha, epsilon, self.loss, batch_shape, self.dtype)
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """C1 and C2 as tensors.
+
+        Raises
+        ------
+        TypeError
+            If they are of low rank.
+        """
+        if isinstance(self.C1, LowRank) or isinstance(self.C2, LowRank):
+            raise TypeError("this needs structures as tensors, not LowRank; the envelope adjoint takes both")
+        return self.C1, self.C2
 
 
 def take(t: Tensor, index: Tensor) -> Tensor:
@@ -138,6 +158,23 @@ def _flatten(t: Tensor, trailing: int, batch: torch.Size) -> Tensor:
     return t.expand(batch + own).reshape(batch.numel(), *own)
 
 
+def _check_structures(C1: Structure, C2: Structure, loss: GroundLoss) -> dict[str, Tensor]:
+    """Return the tensors that the structures consist of, by name."""
+    if not (isinstance(C1, LowRank) and isinstance(C2, LowRank)):
+        for name, C in (("C1", C1), ("C2", C2)):
+            if isinstance(C, LowRank):
+                raise TypeError(f"{name} is LowRank and the other structure is not: make both or neither LowRank")
+        return {"C1": C1, "C2": C2}  # type: ignore[dict-item]
+    if loss.name != "square":
+        raise ValueError(f"LowRank structures are for the square loss, not {loss.name}")
+    for name, C in (("C1", C1), ("C2", C2)):
+        if C.A.shape[-2:] != C.B.shape[-2:] or C.A.ndim != C.B.ndim or C.A.ndim < 2:
+            raise ValueError(
+                f"{name} = A B' needs A and B of one shape (..., n, r), got {tuple(C.A.shape)} and {tuple(C.B.shape)}"
+            )
+    return {"C1.A": C1.A, "C1.B": C1.B, "C2.A": C2.A, "C2.B": C2.B}
+
+
 def _check_types(given: dict[str, Tensor]) -> None:
     for name, t in given.items():
         if not isinstance(t, Tensor):
@@ -154,10 +191,11 @@ def _check_types(given: dict[str, Tensor]) -> None:
 
 def _check_shapes(given: dict[str, Tensor]) -> tuple[int, int]:
     for name in ("C1", "C2"):
-        shape = tuple(given[name].shape)
-        if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
-            raise ValueError(f"{name} must be square, of shape (..., n, n) with n >= 1; got {shape}")
-    n, m = given["C1"].shape[-1], given["C2"].shape[-1]
+        if name in given:
+            shape = tuple(given[name].shape)
+            if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
+                raise ValueError(f"{name} must be square, of shape (..., n, n) with n >= 1; got {shape}")
+    n, m = (given[name if name in given else f"{name}.A"].shape[-2] for name in ("C1", "C2"))
     expected = {"M": (n, m), "p": (n,), "q": (m,)}
     for name, end in expected.items():
         if name in given and tuple(given[name].shape[-len(end) :]) != end:

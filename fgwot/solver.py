@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from fgwot.linearisation import Linearisation
+from fgwot.linearisation import Linearisation, linearisation
 from fgwot.problem import Problem, take
 from fgwot.result import Result, Start, tolerance
 from fgwot.sinkhorn import Coupling, Marginals, sinkhorn
@@ -101,7 +101,7 @@ def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max
 
     ``tol=None`` is 1e-7 in float64 and 1e-5 in float32, plus what the rounding of G makes unattainable.
     """
-    marginals, linearise = Marginals.of(problem.p, problem.q), Linearisation(problem)
+    marginals, linearise = Marginals.of(problem.p, problem.q), linearisation(problem)
     if not (solver.entropic and solver.damping is None):
         return _guarded(solver, linearise, marginals, start, tol, range(1, max_iter + 1))
     solved, left, n_iter = undamped(linearise, marginals, start, tol, max_iter)

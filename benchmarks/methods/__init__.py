@@ -7,6 +7,7 @@ from benchmarks.methods.base import Method, Setting
 MODULES = {
     "fgwot": "benchmarks.methods.ours:Entropic",
     "fgwot backward": "benchmarks.methods.ours:Backward",
+    "fgwot cloud": "benchmarks.methods.ours:Cloud",
     "fgwot proximal": "benchmarks.methods.ours:Proximal",
     "fgwot warm": "benchmarks.methods.ours:Training",
     "POT": "benchmarks.methods.pot:Entropic",
@@ -23,7 +24,7 @@ GROUPS = {
     "structures": ("fgwot", "POT", "OTT"),
     "batches": ("fgwot", "OTT"),
     "proximal": ("fgwot proximal", "POT batch"),
-    "clouds": ("fgwot", "OTT", "OTT cloud"),
+    "clouds": ("fgwot cloud", "fgwot", "OTT", "OTT cloud"),
     "gradients": ("fgwot", "fgwot backward", "POT backward"),
     "training": ("fgwot warm",),
     "memory": ("fgwot", "POT", "OTT"),

@@ -32,6 +32,25 @@ class Entropic:
         return T.reshape(-1, *T.shape[-2:])
 
 
+class Cloud(Entropic):
+    """The same with squared distances as `LowRank`."""
+
+    def accepts(self, case: Case) -> bool:
+        """Clouds."""
+        return case.structure == "cloud"
+
+    def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
+        """Return one forward solve, from the points on."""
+        M, _, _, p, q = _tensors(case, problem)
+        x, y = torch.from_numpy(problem.x), torch.from_numpy(problem.y)
+
+        def run() -> fgwot.Solution:
+            C1, C2 = fgwot.LowRank.squared_distances(x), fgwot.LowRank.squared_distances(y)
+            return _solve(problem, (M, C1, C2, p, q), setting)
+
+        return run
+
+
 class Backward(Entropic):
     """Value, and its gradient in M, C1 and C2."""
 

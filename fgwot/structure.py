@@ -1,0 +1,124 @@
+"""Structures of low rank, which are never built."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_PROBE_ROUNDING = 256  # times eps: by how much C v and C' v may differ for a symmetric C
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The structure C = A B', for a few columns: products with a plan cost O(n m r), and C is never built.
+
+    For the square loss, and for both structures or neither.
+
+    Parameters
+    ----------
+    A, B : Tensor (..., n, r)
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fgwot import gromov_wasserstein
+    >>> x = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
+    >>> C = LowRank.squared_distances(x)
+    >>> gromov_wasserstein(C, C, epsilon=0.02).plan.argmax(1).tolist()
+    [0, 1, 2]
+    """
+
+    A: Tensor
+    B: Tensor
+
+    @staticmethod
+    def squared_distances(x: Tensor) -> "LowRank":
+        """Return C_ik = |x_i - x_k|^2 = |x_i|^2 + |x_k|^2 - 2 x_i . x_k of points x (..., n, d), of rank d + 2.
+
+        The points are centred first, which changes no distance and keeps the terms small.
+        """
+        x = x - x.mean(-2, keepdim=True)
+        squares, one = x.square().sum(-1, keepdim=True), torch.ones_like(x[..., :1])
+        return LowRank(torch.cat([squares, one, -2 * x], -1), torch.cat([one, squares, x], -1))
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> "LowRank":
+        """Apply a function to both factors."""
+        return LowRank(f(self.A), f(self.B))
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape (..., n, n) of the structure."""
+        return torch.Size([*self.A.shape[:-1], self.A.shape[-2]])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the factors."""
+        return self.A.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the factors."""
+        return self.A.device
+
+    @property
+    def mT(self) -> "LowRank":  # noqa: N802 (torch's name)
+        """The transposed structure."""
+        return LowRank(self.B, self.A)
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        return self.A @ (self.B.mT @ x)
+
+    def squares(self, x: Tensor) -> Tensor:
+        """Return (C o C) x for x (..., n, 1), C o C holding the squares of the entries."""
+        return ((self.A @ (self.B.mT @ (x * self.B))) * self.A).sum(-1, keepdim=True)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether C = C' up to rounding; told by its product with one vector."""
+        n = self.A.shape[-2]
+        v = torch.arange(1, n + 1, dtype=self.A.dtype, device=self.A.device).sin()[:, None]
+        scale = self.A.abs() @ (self.B.abs().mT @ v.abs())
+        return bool(((self @ v - self.mT @ v).abs() <= _PROBE_ROUNDING * torch.finfo(v.dtype).eps * scale.amax()).all())
+
+
+Structure = Tensor | LowRank
+
+
+class _Quadratic(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor, T: Tensor) -> Tensor:
+        ctx.save_for_backward(A1, B1, A2, B2, T)
+        p, q = T.sum(-1)[..., None], T.sum(-2)[..., None]
+        own = (p * LowRank(A1, B1).squares(p)).sum((-2, -1)) + (q * LowRank(A2, B2).squares(q)).sum((-2, -1))
+        return own - 2 * ((A1.mT @ T @ A2) * (B1.mT @ T @ B2)).sum((-2, -1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dquad: Tensor) -> tuple[Tensor | None, ...]:
+        A1, B1, A2, B2, T = ctx.saved_tensors
+        p, q = T.sum(-1)[..., None], T.sum(-2)[..., None]
+        left, right = A1.mT @ T @ A2, B1.mT @ T @ B2
+        w = 2 * dquad[..., None, None]
+
+        def own(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+            return x * (A @ (B.mT @ (x * B)))
+
+        dA1, dB1 = own(p, A1, B1) - T @ (A2 @ right.mT), own(p, B1, A1) - T @ (B2 @ left.mT)
+        dA2, dB2 = own(q, A2, B2) - T.mT @ (A1 @ right), own(q, B2, A2) - T.mT @ (B1 @ left)
+        return w * dA1, w * dB1, w * dA2, w * dB2, None
+
+
+def low_rank_quadratic(C1: LowRank, C2: LowRank, T: Tensor) -> Tensor:
+    r"""Return <L (x) T, T> (...) for the square loss, in O(n m r), differentiable once in the four factors.
+
+    .. math:: \sum_{ijkl} (C1_{ik} - C2_{jl})^2 T_{ij} T_{kl}
+              = \langle p, (C1 \circ C1) p \rangle + \langle q, (C2 \circ C2) q \rangle
+              - 2 \langle A_1^T T A_2, B_1^T T B_2 \rangle
+
+    with the marginals p = T 1 and q = T' 1 of the plan T (..., n, m).
+    """
+    quad: Tensor = _Quadratic.apply(C1.A, C1.B, C2.A, C2.B, T)
+    return quad
