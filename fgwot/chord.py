@@ -50,7 +50,7 @@ class Chord:
         # A column without mass is given the sum 1 on both sides: nothing divides by zero, and nothing changes.
         self._void = (q == 0).to(q.dtype)[:, None, :]
         self._masked = bool(self._void.any())
-        self._p, self._q = p[:, :, None], q[:, None, :] + self._void
+        self._p, self._q = p[:, None, :], q[:, None, :] + self._void
         # Price of a Newton matrix, in sweeps.
         self._worth = 4.0 if q.shape[-1] < 64 else q.shape[-1] / 6
 
@@ -69,22 +69,23 @@ class Chord:
         if not len(X):
             return Plan(X, g, tol)
         P = torch.softmax(self._logits(X, g), -1)
-        u, v = p, torch.ones_like(q)
+        u, v, transposed = p, torch.ones_like(q), P.mT
+        single = len(X) == 1
+        limit = tol.item() if single else 0.0
         worst, fresh = nan, False
         for k in range(_EVALUATIONS):
-            c = torch.addcmul(self._void, v, torch.bmm(u.mT, P))
+            c = torch.addcmul(self._void, v, torch.bmm(u, P))
             gap = q - c
             error = torch.linalg.vector_norm(gap, 1, (-2, -1))
-            ratio = error / tol
-            before, worst = worst, (ratio if len(ratio) == 1 else ratio.amax()).item()
+            before, worst = worst, error.item() / limit if single else (error / tol).amax().item()
             if worst <= 1:
                 if not k:
-                    return Plan(P.mul_(u), g, error)
+                    return Plan(P.mul_(u.mT), g, error)
                 shift = v.log()[:, 0]
                 g = g + shift
                 if shift.abs().amax() > _FAR:
                     break
-                return Plan(P.mul_(u).mul_(v), g, error)
+                return Plan(P.mul_(u.mT).mul_(v), g, error)
             if k:
                 rate = worst / before
                 if self.matrix is None:
@@ -96,7 +97,7 @@ class Chord:
                 if renew:
                     self.matrix, fresh = self._newton(P, u, v, c), True
             v = v * (q / c if self.matrix is None else torch.bmm(gap, self.matrix).clamp(-_LONGEST, _LONGEST).exp())
-            u = p / torch.bmm(P, v.mT)
+            u = p / torch.bmm(v, transposed)
         self.matrix = None
         found = sinkhorn(X, self.marginals, g, tol)
         return Plan(found.T, found.g, found.error)
@@ -114,7 +115,7 @@ class Chord:
         info = torch.finfo(c.dtype)
         # In the scaling that makes the diagonal about one; the null space is spanned by sqrt(c).
         root = c.clamp_min(info.tiny).sqrt()
-        half = (P * (u / self._p.clamp_min(info.tiny).sqrt())).mul_(v / root)
+        half = (P * (u / self._p.clamp_min(info.tiny).sqrt()).mT).mul_(v / root)
         null = root / root.norm(dim=-1, keepdim=True)
         S = torch.baddbmm(null.mT @ null, half.mT, half, alpha=-1)
         S.diagonal(dim1=-2, dim2=-1).add_(1 + 64 * info.eps)

@@ -15,7 +15,7 @@ is taken back; a problem whose undamped steps may, or that needs too many, is le
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,27 @@ _HORIZON = 8  # undamped steps to go, by their present rate, from which they are
 _FURTHEST = 20.0  # extrapolation, in steps
 
 
+class _Limits(NamedTuple):
+    """Numbers (B,) that say when; all but `rounding` and `surely` are parts of the mass."""
+
+    tol: Tensor  # residual + marginal error of a solved problem
+    rounding: Tensor  # of the entries of G
+    surely: Tensor  # KL(T || T+) is at least this times |delta|_1^2
+    finest: Tensor  # inner tolerance near the answer
+    coarsest: Tensor  # the same far away: loose first steps could change the basin
+    short: Tensor  # change from which steps may be extrapolated
+
+    @staticmethod
+    def of(G: Tensor, mass: Tensor, tol: float | None) -> "_Limits":
+        noise, allowed = tolerance(G, mass, tol)
+        # A column sum is a sum of exponentials of numbers as large as G: it has that much rounding.
+        finest = torch.maximum(0.05 * allowed, 8 * noise * mass)
+        return _Limits(allowed, 4 * noise, 0.5 / mass, finest, 1e-3 * mass, _SHORT * mass)
+
+    def select(self, at: Tensor) -> "_Limits":
+        return _Limits(*(t[at] for t in self))
+
+
 @dataclass(frozen=True)
 class _Open:
     """Where the problems stand that go on; `index` (B,) is their place in the whole batch.
@@ -44,10 +65,7 @@ class _Open:
     index: Tensor
     linearise: Linearisation
     chord: Chord
-    tol: Tensor
-    rounding: Tensor  # of the entries of G
-    finest: Tensor  # inner tolerance near the answer
-    coarsest: Tensor  # the same far away: loose first steps could change the basin
+    limits: _Limits
     plan: Plan
     change: Tensor
     expected: Tensor  # change by the next step
@@ -69,18 +87,12 @@ class _Open:
             plan = chord(start.X, start.g, 1e-6 * mass)
             G = linearise(plan.T)
         index = torch.arange(len(mass), device=mass.device)
-        noise, allowed = tolerance(G, mass, tol)
-        # A column sum is a sum of exponentials of numbers as large as G: it has that much rounding.
-        finest = torch.maximum(0.05 * allowed, 8 * noise * mass)
         change = start.change * mass
         return _Open(
             index,
             linearise,
             chord,
-            allowed,
-            4 * noise,
-            finest,
-            coarsest=1e-3 * mass,
+            _Limits.of(G, mass, tol),
             plan=plan,
             change=change,
             expected=change,
@@ -104,36 +116,37 @@ class _Open:
 
     def couple(self) -> Plan:
         """Plan for the costs X; loose while the steps are long."""
-        return self.chord(self.X, self.warm, torch.clamp(0.02 * self.expected, self.finest, self.coarsest))
+        return self.chord(
+            self.X, self.warm, torch.clamp(0.02 * self.expected, self.limits.finest, self.limits.coarsest)
+        )
 
     def advance(self, following: Plan, delta: Tensor, change: Tensor) -> "tuple[_Open, Tensor]":
         """State at the next plan, and whether the step there may have risen (B,)."""
-        step, drift = self.linearise.follow(self.G, following.T, delta, change, self.drift, self.tol)
+        step, drift = self.linearise.follow(self.G, following.T, delta, change, self.drift, self.limits.tol)
         G = self.G + step
         R, slope = step, (delta * step).sum((-2, -1)) / 2
         if self.X is not self.G:
             R = G - self.X
             slope = (delta * R).sum((-2, -1)) - slope
-        mass = self.chord.marginals.mass
-        risen = slope > 0.5 * change.square() / mass
+        limits = self.limits
+        risen = slope > limits.surely * change.square()
         if risen.any():
             info = torch.finfo(G.dtype)
             T = self.plan.T.clamp_min(info.tiny)
             # The clamp is for entries that underflow; it makes KL smaller, never larger.
             divergence = (delta - T * (delta / T).clamp_min(info.eps - 1).log1p()).sum((-2, -1))
-            risen = slope > divergence + self.rounding * change
+            risen = slope > divergence + limits.rounding * change
         rate = (change / self.change).clamp(0.1, 1)
-        slow = self.slow | ((change < _SHORT * mass) & (change * rate**_HORIZON > self.tol))
-        theta = torch.zeros_like(change)
+        expected = change * rate
+        slow = self.slow | ((change < limits.short) & (expected * rate**_HORIZON > limits.tol))
+        X, warm, plain = G, following.g, self.index >= 0
         if self.R is not None:
             turn = R - self.R
             theta = (R * turn).sum((-2, -1)) / turn.square().sum((-2, -1))
             # An undamped step comes first again where it may certify the residual.
-            useful = slow & (change * rate > 0.5 * self.tol)
+            useful = slow & (expected > 0.5 * limits.tol)
             theta = torch.where(useful, theta.nan_to_num(0.0, 0.0, 0.0).clamp(-_FURTHEST, 0.75), 0)
-        plain = theta == 0
-        X, warm = G, following.g
-        if not plain.all():
+            plain = theta == 0
             X = torch.addcmul(G, theta[:, None, None], step, value=-1)
             warm = torch.addcmul(warm, theta[:, None], warm - self.plan.g, value=-1)
         return (
@@ -141,7 +154,7 @@ class _Open:
                 self,
                 plan=following,
                 change=change,
-                expected=change * rate,
+                expected=expected,
                 drift=drift,
                 G=G,
                 X=X,
@@ -215,7 +228,7 @@ def undamped(
         delta = following.T - now.plan.T
         change = torch.linalg.vector_norm(delta, 1, (-2, -1))
         # The change made by an undamped step is the residual of the plan it left.
-        done = now.plain & (change + (now.plan.error + following.error + now.drift) <= now.tol)
+        done = now.plain & (change + (now.plan.error + following.error + now.drift) <= now.limits.tol)
         if done.any():
             at, rest = done.nonzero()[:, 0], (~done).nonzero()[:, 0]
             solved.append((now.index[at], now.select(at).result(following.select(at), take(change, at), n_iter)))
