@@ -14,6 +14,7 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.tokenizer import HFTokenizer
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from kmat.text_towers import TextTower, text_tower
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 BIOMEDBERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
+BIOMEDCLIP_CONTEXT = 256  # tokens, as in the model's open_clip_config.json
 PRESETS = {"biomedclip": BIOMEDCLIP}
 SHIPPED = tuple(bench.prefix for bench in EMBEDDED.values())
 
@@ -262,6 +264,41 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"cannot load backbone {name!r}: {reason}") from error
     return Backbone(name, model, preprocess, tokenizer, device)
+
+
+def offline_tokenizer(name: str) -> HFTokenizer | None:
+    """Return the tokenizer of a backbone, without its weights and without asking the network.
+
+    Parameters
+    ----------
+    name : str
+        ``biomedclip``, a tiny model shipped with kmat, or ``local-dir:DIR``.
+
+    Returns
+    -------
+    HFTokenizer or None
+        None if BiomedCLIP's is not in the local cache.
+
+    Raises
+    ------
+    UserError
+        If the name is another one or its folder holds no tokenizer.
+    """
+    if name == "biomedclip":
+        try:
+            return HFTokenizer(BIOMEDBERT, context_length=BIOMEDCLIP_CONTEXT, local_files_only=True)
+        except OSError:
+            return None
+    prefix, _, rest = name.partition(":")
+    if prefix not in (*SHIPPED, "local-dir"):
+        own = ", ".join(f"{prefix}:NAME" for prefix in SHIPPED)
+        raise UserError(f"tokenizer of {name!r}: expected biomedclip, {own} or local-dir:DIR")
+    folder = _shipped_dir(prefix, rest) if prefix in SHIPPED else Path(rest).expanduser().resolve()
+    try:
+        return open_clip.get_tokenizer(f"local-dir:{folder}")
+    except Exception as error:  # open_clip and transformers each have their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"cannot load the tokenizer of {name!r}: {reason}") from error
 
 
 def _shipped_dir(prefix: str, name: str) -> Path:

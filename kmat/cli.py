@@ -15,6 +15,7 @@ from tyro.conf import CascadeSubcommandArgs, OmitArgPrefixes, OmitSubcommandPref
 from kmat import run as runs
 from kmat.backbone import find_device, load_backbone
 from kmat.commands.data import CheckData, Tasks
+from kmat.commands.descriptions import Descriptions
 from kmat.commands.grids import Ablate, Bench, Demo, Report
 from kmat.config import PUBLISHED, RunConfig
 from kmat.console import err, note, out, plain_table, progress, show_banner
@@ -141,6 +142,7 @@ Command = (
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Tasks, subcommand("tasks")]
     | Annotated[CheckData, subcommand("check-data")]
+    | Annotated[Descriptions, subcommand("descriptions")]
     | Annotated[Bench, subcommand("bench")]
     | Annotated[Ablate, subcommand("ablate")]
     | Annotated[Report, subcommand("report")]

@@ -1,8 +1,12 @@
-"""Sentences that describe each class as it looks in each modality, read from JSON."""
+"""Sentences that describe each class as it looks in each modality: read from JSON, and examined."""
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from kmat.errors import UserError
 from kmat.prompts import MODALITIES
@@ -17,17 +21,92 @@ def load_descriptions(path: Path, labels: Sequence[str]) -> Descriptions:
     UserError
         If the file cannot be read, or a class or modality has no sentences.
     """
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))["descriptions"]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read descriptions {path}: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise UserError(f'{path}: expected {{"descriptions": {{CLASS: {{"high": [...], "low": [...]}}}}}}') from error
+    table = _read(path)
 
     def sentences(label: str, modality: str) -> tuple[str, ...]:
-        found = table.get(label, {}).get(modality) if isinstance(table, dict) else None
+        pair = table.get(label)
+        found = pair.get(modality) if isinstance(pair, dict) else None
         if not (isinstance(found, list) and found and all(isinstance(text, str) and text.strip() for text in found)):
             raise UserError(f"{path}: no sentences for class {label!r}, modality {modality!r}")
         return tuple(found)
 
     return {modality: tuple(sentences(label, modality) for label in labels) for modality in MODALITIES}
+
+
+def described_classes(path: Path) -> tuple[str, ...]:
+    """Return the classes of a file, in its order.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read or names no class.
+    """
+    if not (table := _read(path)):
+        raise UserError(f"{path}: describes no class")
+    return tuple(table)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))["descriptions"]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read descriptions {path}: {error}") from error
+    except (KeyError, TypeError):
+        table = None
+    if not isinstance(table, dict):
+        raise UserError(f'{path}: expected {{"descriptions": {{CLASS: {{"high": [...], "low": [...]}}}}}}')
+    return table
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What can be said of the sentences of one class and modality without knowing medicine.
+
+    Attributes
+    ----------
+    words : tuple of int
+        Length of each sentence.
+    repeated : tuple of str
+        Sentences that say, but for case and punctuation, what an earlier one says.
+    near : tuple of (str, str, float)
+        Other pairs whose sets of words overlap by more than the threshold, and by how much (Jaccard).
+    leaking : tuple of str
+        Sentences that contain the class name.
+    """
+
+    words: tuple[int, ...]
+    repeated: tuple[str, ...]
+    near: tuple[tuple[str, str, float], ...]
+    leaking: tuple[str, ...]
+
+
+def examine(sentences: Sequence[str], label: str, threshold: float) -> Findings:
+    """Examine the sentences of one class and modality.
+
+    Parameters
+    ----------
+    sentences : sequence of str
+    label : str
+        The class name, ``_`` read as a space, as in a prompt.
+    threshold : float
+        Of the Jaccard index |A & B| / |A | B| of two sentences' sets of words.
+    """
+    words = [_words(text) for text in sentences]
+    first: dict[tuple[str, ...], int] = {}
+    for index, key in enumerate(words):
+        first.setdefault(tuple(key), index)
+    distinct = [(sentences[index], set(key)) for key, index in first.items()]
+    name = f" {' '.join(_words(label))} "
+    overlaps = (
+        (a, b, len(left & right) / max(len(left | right), 1)) for (a, left), (b, right) in combinations(distinct, 2)
+    )
+    return Findings(
+        words=tuple(map(len, words)),
+        repeated=tuple(sentences[index] for index, key in enumerate(words) if first[tuple(key)] != index),
+        near=tuple(pair for pair in overlaps if pair[2] > threshold),
+        leaking=tuple(text for text, key in zip(sentences, words, strict=True) if name in f" {' '.join(key)} "),
+    )
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.casefold())

@@ -175,13 +175,18 @@ def _label(table: PaperTask, modality: str, found: Iterator[Row | Skipped]) -> t
     return records, skipped
 
 
+def shipped_sentences(name: str) -> Path:
+    """Where kmat's own descriptions of a paper's task lie; there need not be any."""
+    return _DESCRIPTIONS / f"{name}.json"
+
+
 def _shares(counts: tuple[int, ...]) -> tuple[float, float]:
     return counts[0] / sum(counts), counts[1] / sum(counts)
 
 
 def _descriptions(name: str, table: PaperTask, path: Path | None) -> Descriptions | None:
     """Read the user's sentences, or those shipped if they know the classes, which --labels can change."""
-    shipped = _DESCRIPTIONS / f"{name}.json"
+    shipped = shipped_sentences(name)
     if path is not None:
         return load_descriptions(path, table.classes)
     if shipped.exists() and table.classes == read_table(name).classes:
