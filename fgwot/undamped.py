@@ -136,7 +136,7 @@ class _Open:
             # The clamp is for entries that underflow; it makes KL smaller, never larger.
             divergence = (delta - T * (delta / T).clamp_min(info.eps - 1).log1p()).sum((-2, -1))
             risen = slope > divergence + limits.rounding * change
-        rate = (change / self.change).clamp(0.1, 1)
+        rate = (change / self.change.clamp_min(torch.finfo(G.dtype).tiny)).clamp(0.1, 1)
         expected = change * rate
         slow = self.slow | ((change < limits.short) & (expected * rate**_HORIZON > limits.tol))
         X, warm, plain = G, following.g, self.index >= 0
