@@ -10,6 +10,7 @@ from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solver import MirrorDescent, ProximalPoint
 from fgwot.structure import LowRank
 from fgwot.tensor_term import tensor_term
+from fgwot.unbalanced import unbalanced_fused_gromov_wasserstein
 
 __all__ = [
     "Adjoint",
@@ -31,5 +32,6 @@ __all__ = [
     "gromov_wasserstein",
     "huber",
     "tensor_term",
+    "unbalanced_fused_gromov_wasserstein",
 ]
 __version__ = "0.1.0"

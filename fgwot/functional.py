@@ -116,7 +116,7 @@ def fused_gromov_wasserstein(
         with torch.no_grad():
             result = _solve(problem.detach(), solver, init, tol, max_iter)
         plan, values = differentiable(problem, result, solver, adjoint)
-    _warn(result)
+    warn(result)
     restore = problem.restore
     value, cost, linear, quad = (restore(v) for v in values)
     return Solution(
@@ -188,7 +188,8 @@ def _solve(problem: Problem, solver: Solver, init: Init, tol: float | None, max_
     return results.select(batch * init.k + best)
 
 
-def _warn(result: Result) -> None:
+def warn(result: Result) -> None:
+    """Tell once how many problems did not converge, and why."""
     failed = result.status[result.status != Status.CONVERGED]
     if not len(failed):
         return

@@ -51,7 +51,7 @@ def start_from(init: Tensor | Solution | None, problem: Problem) -> Start:
     plan = init.plan if isinstance(init, Solution) else init
     if not isinstance(plan, Tensor):
         raise TypeError(f"init must be None, a plan, a Solution or a MultiInit, got {type(init).__name__}")
-    T = _checked_plan(plan, problem)
+    T = checked_plan(plan, problem)
     if not isinstance(init, Solution):
         return Start.at(T, log_q)
     g = init.potentials[1].detach().to(T.dtype).expand(*problem.batch_shape, problem.q.shape[-1])
@@ -71,7 +71,8 @@ def random_starts(init: MultiInit, problem: Problem) -> Start:
     return Start(X, log_q, log_q, change=1.0)
 
 
-def _checked_plan(plan: Tensor, problem: Problem) -> Tensor:
+def checked_plan(plan: Tensor, problem: Problem) -> Tensor:
+    """Return a user's plan as (B, n, m), or say what is wrong with it."""
     n, m = problem.M.shape[1:]
     if tuple(plan.shape[-2:]) != (n, m):
         raise ValueError(f"init must be a plan of shape (..., {n}, {m}), got {tuple(plan.shape)}")

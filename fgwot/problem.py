@@ -58,6 +58,7 @@ class Problem:
         epsilon: Weight,
         loss: str | GroundLoss,
         validate: bool = True,
+        equal_mass: bool = True,
     ) -> "Problem":
         """Check the inputs, broadcast their leading shapes and flatten them to one batch dimension.
 
@@ -100,7 +101,7 @@ class Problem:
 
         C1, C2 = (C.map(lambda t: flat(t, 2)) if isinstance(C, LowRank) else flat(C, 2) for C in (C1, C2))
         M, p, q, alpha_, epsilon_ = flat(M, 2), flat(p, 1), flat(q, 1), flat(alpha_, 0), flat(epsilon_, 0)
-        if validate:
+        if validate and equal_mass:
             _check_equal_mass(p, q, like.dtype)
         return Problem(M, C1, C2, p, q, alpha_, epsilon_, loss, batch, like.dtype)
 
