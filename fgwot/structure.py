@@ -36,7 +36,7 @@ class LowRank:
 
     @staticmethod
     def squared_distances(x: Tensor) -> "LowRank":
-        """Return C_ik = |x_i - x_k|^2 = |x_i|^2 + |x_k|^2 - 2 x_i . x_k of points x (..., n, d), of rank d + 2.
+        """Return the squared Euclidean distances of points x (..., n, d): a structure of rank d + 2.
 
         The points are centred first, which changes no distance and keeps the terms small.
         """
