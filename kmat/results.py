@@ -107,8 +107,8 @@ class Results:
 
     @property
     def banner(self) -> str:
-        """The banners of all tasks."""
-        return " ".join(dict.fromkeys(filter(None, self.banners.values())))
+        """The banners of all tasks, each a sentence."""
+        return ". ".join(dict.fromkeys(filter(None, self.banners.values())))
 
     def backbones(self, task: str) -> tuple[str, ...]:
         """Backbones of a task."""
