@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.results import Entry
 
 _PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+_NOTES = Path(__file__).with_name("notes.md")  # what no measurement says by itself
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.docs:
         results = json.loads((options.out / "results.json").read_text())
-        _PAGE.write_text(f"# Benchmarks\n\n{markdown(results)}")
+        _PAGE.write_text(f"# Benchmarks\n\n{markdown(results)}\n{_NOTES.read_text()}")
         return
     chosen = [case for case in (QUICK if options.quick else CASES) if options.only in case.name]
     if not chosen:
