@@ -45,7 +45,7 @@ def test_a_run_writes_results_tables_figures_and_the_page(tmp_path, monkeypatch,
     assert {path.name for path in tmp_path.glob("*.png")} == {"times.png", "speedups.png"}
     monkeypatch.setattr(command, "_PAGE", tmp_path / "page.md")
     command.main(["--docs", "--out", str(tmp_path)])
-    assert (tmp_path / "page.md").read_text() == f"# Benchmarks\n\n{table}"
+    assert (tmp_path / "page.md").read_text() == f"# Benchmarks\n\n{table}\n{command._NOTES.read_text()}"
     assert table in capsys.readouterr().out
 
 
