@@ -108,6 +108,7 @@ def dies_once(directory, job, resources):
     return execute_there(directory, job, resources)
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # Ray forks; JAX objects if another test imported it
 def test_ray_gives_the_same_numbers_and_survives_a_killed_worker(ray, config, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(grid, "_execute_there", dies_once)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(Path(__file__).parent), *filter(None, sys.path))))
