@@ -1,8 +1,6 @@
 """The two functions users call."""
 
 import warnings
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,16 +14,7 @@ from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solver import MirrorDescent, Solver, solve
 from fgwot.structure import Structure
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-
-def opaque(function: _Function) -> _Function:
-    """Keep torch.compile out: iterations that depend on data would break a caller's graph at every step."""
-    disabled: _Function = torch.compiler.disable(function)
-    return disabled
-
-
-@opaque
 def fused_gromov_wasserstein(
     M: Tensor | None,
     C1: Structure,
@@ -210,5 +199,5 @@ def warn(result: Result) -> None:
         f"{len(failed)} of {len(result.status)} FGW problems did not converge: {reasons} "
         f"(largest residual {float(result.residual.max()):.1e}). Raise max_iter, epsilon or tol",
         ConvergenceWarning,
-        stacklevel=4,  # past `opaque`
+        stacklevel=3,
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fgwot.adjoint import envelope_values
-from fgwot.functional import fused_gromov_wasserstein, opaque, warn
+from fgwot.functional import fused_gromov_wasserstein, warn
 from fgwot.initial import checked_plan
 from fgwot.losses import GroundLoss
 from fgwot.problem import Problem, Weight
@@ -29,7 +29,6 @@ _SWEEPS = 5000  # of one inner problem
 _SMALLEST_THETA = 2.0**-24
 
 
-@opaque
 def unbalanced_fused_gromov_wasserstein(
     M: Tensor | None,
     C1: Tensor,
