@@ -15,7 +15,7 @@ INIT_STD = 0.02  # CoOp's; the K-MaT paper says only "randomly initialised"
 class Contexts(nn.Module):
     r"""The context vectors :math:`v_1 \dots v_{n}` of every prompt :math:`t_{i,m}`.
 
-    One parameter of shape ``(2 or 1 modalities, C or 1 classes, n_ctx, width)``; a dimension of size one is shared.
+    One parameter per modality, or one for both, of shape ``(C or 1 classes, n_ctx, width)``: a single class is shared.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ class Contexts(nn.Module):
     Examples
     --------
     >>> contexts = Contexts(n_classes=3, n_ctx=4, width=8, csc=True, msc=False, seed=0)
-    >>> tuple(contexts.vectors.shape), tuple(contexts("low").shape)
-    ((1, 3, 4, 8), (3, 4, 8))
+    >>> len(contexts.vectors), tuple(contexts("low").shape)
+    (1, (3, 4, 8))
     """
 
     def __init__(
@@ -60,12 +60,13 @@ class Contexts(nn.Module):
         else:
             vectors = start.expand(shape)
         self.n_classes = n_classes
-        self.vectors = nn.Parameter(vectors.clone(memory_format=torch.contiguous_format))
+        self.vectors = nn.ParameterList([each.clone(memory_format=torch.contiguous_format) for each in vectors])
 
     def forward(self, modality: str) -> Tensor:
         """Context vectors of one modality, shape (C, n_ctx, width)."""
         index = MODALITIES.index(modality) if len(self.vectors) > 1 else 0
-        return self.vectors[index].expand(self.n_classes, -1, -1)
+        vectors: Tensor = self.vectors[index]
+        return vectors.expand(self.n_classes, -1, -1)
 
 
 def start_from_words(backbone: Backbone, words: str, n_ctx: int) -> Tensor:

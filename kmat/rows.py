@@ -14,8 +14,9 @@ from kmat.methods import (
     ZeroShotConfig,
 )
 
-# What the other rows are compared with.
+# What other rows are compared with.
 OURS = "K-MaT"
+NO_FGW = "K-MaT no FGW"
 
 # The paper's Table 2, and beside each of its rows the ones that tell what the difference is due to. In K-MaT's rows
 # the anchor's weight is chosen by kmat.bench.
@@ -27,8 +28,26 @@ BENCH: dict[str, MethodConfig] = {
     "CoCoOp": CoCoOpConfig(),
     "KgCoOp": KgCoOpConfig(),
     "BiomedCoOp": BiomedCoOpConfig(),
-    "K-MaT no FGW": KMaTConfig(lambda_fgw=0),
+    NO_FGW: KMaTConfig(lambda_fgw=0),
     OURS: KMaTConfig(),
+}
+
+
+# What the paper leaves out, beside K-MaT as it is in the paper and K-MaT without FGW. What does not concern FGW alone
+# has a row without it too, else its part and FGW's could not be told apart.
+BEYOND: dict[str, MethodConfig] = {
+    NO_FGW: BENCH[NO_FGW],
+    OURS: BENCH[OURS],
+    "diagonal": KMaTConfig(coupling="diagonal"),
+    "proximal": KMaTConfig(coupling="proximal"),
+    "cold coupling": KMaTConfig(warm_start=False),
+    "renormalised": KMaTConfig(renormalise_prototypes=True),
+    "renormalised, no FGW": KMaTConfig(renormalise_prototypes=True, lambda_fgw=0),
+    "from high": KMaTConfig(low_start="high"),
+    "from high, no FGW": KMaTConfig(low_start="high", lambda_fgw=0),
+    "from anchor": KMaTConfig(low_start="anchor"),
+    "from anchor, no FGW": KMaTConfig(low_start="anchor", lambda_fgw=0),
+    "discrepancy": KMaTConfig(fgw_unit="discrepancy"),
 }
 
 

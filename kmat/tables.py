@@ -148,7 +148,7 @@ def _ablation(results: Results, task: str, scope: str) -> Table:
     return Table(_title(results, task, scope), header, rows, caption)
 
 
-_LAYOUTS = {"bench": _scores, "ablate": _ablation}
+_LAYOUTS = {"bench": _scores, "ablate": _ablation, "beyond": _scores}
 
 
 def _comparison(results: Results, task: str) -> Table:

@@ -92,8 +92,12 @@ def fit(
     )
     start = _restore(checkpoint, method, optimiser)
     _keep_lines(metrics, start)
-    for epoch in range(start, schedule.epochs):
-        optimiser.param_groups[0]["lr"] = schedule.rate(epoch)
+    for epoch in range(start, method.stages * schedule.epochs):
+        if epoch and epoch % schedule.epochs == 0:
+            method.next_stage()
+            optimiser.state.clear()
+        rate = schedule.rate(epoch % schedule.epochs)
+        optimiser.param_groups[0]["lr"] = rate
         images = views[epoch % len(views)]
         totals: dict[str, float] = {}
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
@@ -106,7 +110,7 @@ def fit(
                 totals[name] = totals.get(name, 0.0) + float(value.detach()) * len(index) / len(labels)
         if not all(math.isfinite(total) for total in totals.values()):
             raise UserError(f"the loss is no longer finite in epoch {epoch}: {totals}; try a smaller learning rate")
-        line = {"epoch": epoch, "lr": schedule.rate(epoch), "losses": totals, "diagnostics": method.diagnostics()}
+        line = {"epoch": epoch, "lr": rate, "losses": totals, "diagnostics": method.diagnostics()}
         with metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         _store(checkpoint, method, optimiser, epoch + 1)
@@ -116,7 +120,8 @@ def fit(
 def _store(path: Path, method: Method, optimiser: torch.optim.Optimizer, epochs: int) -> None:
     tensors = {f"method.{name}": value.contiguous() for name, value in method.state_dict().items()}
     for index, parameter in enumerate(method.parameters()):
-        tensors[f"momentum.{index}"] = optimiser.state[parameter]["momentum_buffer"]
+        if parameter in optimiser.state:  # not all need be learned in every stage
+            tensors[f"momentum.{index}"] = optimiser.state[parameter]["momentum_buffer"]
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"epochs": str(epochs)})
     partial.replace(path)
@@ -133,7 +138,8 @@ def _restore(path: Path, method: Method, optimiser: torch.optim.Optimizer) -> in
         state = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
         method.load_state_dict(state)
         for index, parameter in enumerate(method.parameters()):
-            optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"].to(parameter.device)
+            if f"momentum.{index}" in tensors:
+                optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"].to(parameter.device)
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"cannot resume from {path}: {error}; start again with --overwrite") from error
     return epochs

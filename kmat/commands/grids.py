@@ -14,7 +14,7 @@ from kmat.grid import Resources
 from kmat.methods import METHODS, CoOpConfig, KMaTConfig, ZeroShotConfig
 from kmat.report import write_report, write_results
 from kmat.results import Results
-from kmat.rows import ABLATION, BENCH
+from kmat.rows import ABLATION, BENCH, BEYOND
 from kmat.tables import backbone_tables, main_tables
 from kmat.training import Schedule
 
@@ -75,17 +75,22 @@ class Bench:
 
 @dataclass(frozen=True)
 class Ablate:
-    """Train K-MaT with its parts switched off: the eight rows of the paper's Table 3."""
+    """Train K-MaT with parts switched off, as in the paper's Table 3, or with parts that the paper does not have."""
 
     grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
-    out: Path = Path("runs/ablate")
-    """Folder of results (Markdown, LaTeX, CSV, JSON, PNG) and runs."""
+    rows: Literal["paper", "beyond"] = "paper"
+    """The eight rows of Table 3; or K-MaT with other couplings, starts and weights, each minus K-MaT and minus K-MaT
+    without FGW."""
+    out: Path | None = None
+    """Folder of results (Markdown, LaTeX, CSV, JSON, PNG) and runs; runs/ablate or runs/beyond by default."""
     resources: OmitArgPrefixes[Resources] = field(default_factory=Resources)
 
     def __call__(self) -> None:
         """Run it."""
-        rows = {name: switches.method() for name, switches in ABLATION.items()}
-        _show(run_grid("ablate", rows, self.grid, self.resources, self.out), self.out)
+        table = {name: switches.method() for name, switches in ABLATION.items()}
+        kind, rows = ("ablate", table) if self.rows == "paper" else ("beyond", BEYOND)
+        folder = self.out or Path("runs", kind)
+        _show(run_grid(kind, rows, self.grid, self.resources, folder), folder)
 
 
 @dataclass(frozen=True)

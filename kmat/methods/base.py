@@ -38,6 +38,8 @@ class Method(nn.Module):
     either. A method without parameters is not trained.
     """
 
+    stages: int = 1
+    """How often the training goes through its schedule; :meth:`next_stage` is told in between."""
     image_conditional: ClassVar[bool] = False
     """Whether each image has text features of its own; such a method has :meth:`logits` but no :meth:`text_features`,
     and must be rebuilt from its state alone, on a task without images and descriptions."""
@@ -57,6 +59,9 @@ class Method(nn.Module):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of the training loss, by name; the loop minimises their sum."""
         raise NotImplementedError
+
+    def next_stage(self) -> None:
+        """Prepare for the schedule's next round, which starts without momentum; the state must tell the stage."""
 
     def diagnostics(self) -> dict[str, int]:
         """Return counts of what went less than well since the last call; logged each epoch, reported if not zero."""
@@ -147,11 +152,16 @@ def prototypes(setting: Setting, sentences: Descriptions, *, normalise: bool, re
     renormalise : bool
         Bring the mean to unit length.
     """
-    rows = []
-    for modality in MODALITIES:
-        for texts in sentences[modality]:
-            features = setting.cache.texts(setting.backbone, texts)
-            rows.append((F.normalize(features, dim=-1) if normalise else features).mean(dim=0))
-    means = torch.stack(rows)
-    means = F.normalize(means, dim=-1) if renormalise else means
-    return means.view(len(MODALITIES), -1, means.shape[1])
+    means = torch.stack(
+        [
+            torch.stack([features.mean(dim=0) for features in sentence_features(setting, sentences[m], normalise)])
+            for m in MODALITIES
+        ]
+    )
+    return F.normalize(means, dim=-1) if renormalise else means
+
+
+def sentence_features(setting: Setting, sentences: Sequence[Sequence[str]], normalise: bool) -> list[Tensor]:
+    """Text features (n, D) of each class's sentences, of unit length if ``normalise``."""
+    found = [setting.cache.texts(setting.backbone, tuple(texts)) for texts in sentences]
+    return [F.normalize(features, dim=-1) for features in found] if normalise else found

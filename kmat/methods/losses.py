@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+import fgwot
+
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distances, (n, d) and (m, d) to (n, m), from differences: no cancellation between near rows."""
@@ -37,6 +39,26 @@ def anchor_loss(w: Tensor, prototypes: Tensor) -> Tensor:
         High-end first.
     """
     return (w - prototypes).square().sum() / (w.shape[0] * w.shape[1])
+
+
+def fgw_cost(plan: Tensor, high: Tensor, low: Tensor, alpha: float) -> Tensor:
+    r"""The K-MaT paper's transport cost of a given coupling ``plan`` (n, m), of text features (n, D) and (m, D).
+
+    .. math:: L_{fgw} = (1-\alpha) \sum_{ij} M_{ij} \Gamma_{ij}
+              + \alpha \sum_{ijkl} |D^H_{ik} - D^L_{jl}|^2 \Gamma_{ij} \Gamma_{kl}
+
+    with :math:`M_{ij} = \lVert w_{i,H} - w_{j,L} \rVert^2` and :math:`D` Euclidean distances within a modality.
+    """
+    quadratic = fgwot.tensor_term(distances(high), distances(low), plan)
+    return (((1 - alpha) * squared_distances(high, low) + alpha * quadratic) * plan).sum()
+
+
+def squared_error_of_mean(features: Tensor) -> Tensor:
+    r"""Squared standard error of the mean of ``features`` (n, D), the sum over dimensions.
+
+    .. math:: s^2 = \frac{1}{n (n - 1)} \sum_j \lVert f_j - \bar f \rVert^2
+    """
+    return features.var(dim=0).sum() / len(features)
 
 
 def template_loss(w: Tensor, template: Tensor) -> Tensor:
