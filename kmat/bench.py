@@ -87,6 +87,16 @@ def run_grid(
         Runs go to ``out/runs``, in folders named by their settings: rows that come to the same method share its runs.
     published : bool
         Train each baseline by the schedule that it was published with.
+
+    Returns
+    -------
+    Results
+        Of the runs that could be done; the others are its ``failed``.
+
+    Raises
+    ------
+    UserError
+        If no run could be done, or a task has no test images of one modality.
     """
     base = RunConfig(shots=grid.shots, schedule=Schedule(epochs=grid.epochs))
     runs = _Runs(base, out, published)
@@ -97,19 +107,26 @@ def run_grid(
     )
     with resources.open() as pool:
         runs.do(pool, [(place, seed, m) for place in places for seed in grid.seeds for m in (*fixed, *candidates)])
-        chosen = {place: _choose(runs, candidates, place, grid.seeds) for place in places if candidates}
+        weights = {place: _choose(runs, candidates, place, grid.seeds) for place in places if candidates}
+        chosen = {place: weight for place, weight in weights.items() if weight is not None}
         methods = {
             (name, place): replace(row, lambda_anc=chosen[place]) if _has_anchor(row) else row
             for name, row in rows.items()
             for place in places
+            if place in chosen or not _has_anchor(row)
         }
-        runs.do(pool, [(place, seed, methods[n, place]) for place in places for seed in grid.seeds for n in rows])
+        runs.do(
+            pool,
+            [(p, seed, methods[n, p]) for p in places for seed in grid.seeds for n in rows if (n, p) in methods],
+        )
 
     entries: dict[str, list[Entry]] = {}
     banners: dict[str, str] = {}
     for (name, place), method in methods.items():
         for seed in grid.seeds:
             folder, result = runs.of(place, seed, method)
+            if result is None:
+                continue
             task = result["task"]
             if result["harmonic"] is None:
                 raise UserError(f"{task} lacks readable test images of one modality: nothing to compare")
@@ -121,8 +138,14 @@ def run_grid(
                 scores = {modality: result["floors"][modality][floor] for modality in MODALITIES}
                 row = FLOOR + floor
                 entries.setdefault(row, []).append(Entry.of(task, row, place.backbone, seed, "", scores))
+    failed = runs.failed()
+    if not entries:
+        raise UserError("; ".join(failed))
     order = sorted(entries, key=lambda name: not name.startswith(FLOOR))
-    return Results(kind, [each for name in order for each in entries[name]], banners, _notes(grid, chosen, published))
+    notes = _notes(grid, chosen, published)
+    if lost := [f"{place.task.task} on {place.backbone}" for place, weight in weights.items() if weight is None]:
+        notes.append(f"Without K-MaT's anchored rows, runs to choose lambda_anc by having failed: {', '.join(lost)}.")
+    return Results(kind, [each for name in order for each in entries[name]], banners, notes, failed)
 
 
 class _Runs:
@@ -132,17 +155,26 @@ class _Runs:
         self._base = base
         self._out = out
         self._published = published
-        self._results: dict[Path, Result] = {}
+        self._results: dict[Path, Result | UserError] = {}
 
     def do(self, pool: Pool, wanted: Sequence[tuple["Place", int, MethodConfig]]) -> None:
         """Do those that are not done yet."""
         jobs = {job.folder: job for job in (self._job(*each) for each in wanted)}
         self._results |= run_all(pool, [job for folder, job in jobs.items() if folder not in self._results])
 
-    def of(self, place: "Place", seed: int, method: MethodConfig) -> tuple[Path, Result]:
-        """Return the folder and result of a run that is done."""
+    def of(self, place: "Place", seed: int, method: MethodConfig) -> tuple[Path, Result | None]:
+        """Return the folder and result of a run that is done, None if it failed."""
         folder = self._job(place, seed, method).folder
-        return folder, self._results[folder]
+        result = self._results[folder]
+        return folder, None if isinstance(result, UserError) else result
+
+    def failed(self) -> list[str]:
+        """Say why runs failed, each reason once, and which."""
+        reasons: dict[str, list[str]] = {}
+        for folder, result in self._results.items():
+            if isinstance(result, UserError):
+                reasons.setdefault(str(result), []).append(folder.relative_to(self._out / "runs").as_posix())
+        return [f"{why} (the end of {len(runs)} runs, the first {runs[0]})" for why, runs in reasons.items()]
 
     def _job(self, place: "Place", seed: int, method: MethodConfig) -> Job:
         config = replace(self._base, method=method, data=place.task, backbone=place.backbone, seed=seed)
@@ -158,16 +190,21 @@ def _has_anchor(method: MethodConfig) -> TypeGuard[KMaTConfig]:
     return isinstance(method, KMaTConfig) and method.lambda_anc > 0
 
 
-def _choose(runs: _Runs, candidates: Sequence[KMaTConfig], place: Place, seeds: Sequence[int]) -> float:
-    """Return the lambda_anc of the best mean high-end validation accuracy, the first of equals."""
+def _choose(runs: _Runs, candidates: Sequence[KMaTConfig], place: Place, seeds: Sequence[int]) -> float | None:
+    """Return the lambda_anc of the best mean high-end validation accuracy, the first of equals.
 
-    def accuracy(method: KMaTConfig) -> float:
-        scores = [runs.of(place, seed, method)[1]["scores"][HIGH]["val"] for seed in seeds]
+    None if a run failed that it would have to be chosen by.
+    """
+    accuracies = {}
+    for method in candidates:
+        results = [result for seed in seeds if (result := runs.of(place, seed, method)[1])]
+        if len(results) < len(seeds):
+            return None
+        scores = [result["scores"][HIGH]["val"] for result in results]
         if None in scores:
             raise UserError(f"{place.task.task} has no high-end validation images to choose lambda_anc on")
-        return fmean(score["accuracy"] for score in scores)
-
-    return max(candidates, key=accuracy).lambda_anc
+        accuracies[method.lambda_anc] = fmean(score["accuracy"] for score in scores)
+    return max(accuracies, key=accuracies.__getitem__)
 
 
 def _notes(grid: GridConfig, chosen: Mapping[Place, float], published: bool) -> list[str]:
@@ -181,6 +218,6 @@ def _notes(grid: GridConfig, chosen: Mapping[Place, float], published: bool) -> 
         weights = ", ".join(f"{place.task.task} on {place.backbone} {weight:g}" for place, weight in chosen.items())
         notes.append(
             f"K-MaT's lambda_anc, one of {', '.join(f'{w:g}' for w in LAMBDA_ANC)}, by high-end validation accuracy "
-            f"without FGW: {weights}. lambda_fgw is 1, which no high-end image can choose."
+            f"without FGW: {weights}. lambda_fgw is 1 unless a row says otherwise: no high-end image can choose it."
         )
     return notes

@@ -171,7 +171,7 @@ def curves(runs: Iterable[FinishedRun]) -> Figure | None:
     figure, panels = _panels(-(-len(by_method) // columns), columns, width=9, height=2.3)
     colours: dict[str, str] = {}
     for axes, (method, members) in zip(panels, by_method.items(), strict=False):
-        for term in dict.fromkeys(name for run in members for name in run.epochs[0]["losses"]):
+        for term in dict.fromkeys(name for run in members for line in run.epochs for name in line["losses"]):
             colour = colours.setdefault(term, CLASS_COLOURS[len(colours) % len(CLASS_COLOURS)])
             shortest = min(len(run.epochs) for run in members)
             values = np.array([[line["losses"].get(term, np.nan) for line in run.epochs[:shortest]] for run in members])

@@ -69,7 +69,11 @@ def load(folders: Sequence[Path]) -> dict[str, tuple[Results, list[FinishedRun]]
             known, others = found[results.kind]
             notes = dict.fromkeys((*known.notes, *results.notes))
             merged = Results(
-                results.kind, known.entries + results.entries, known.banners | results.banners, tuple(notes)
+                results.kind,
+                known.entries + results.entries,
+                known.banners | results.banners,
+                tuple(notes),
+                known.failed + results.failed,
             )
             found[results.kind] = merged, others + runs
         else:
@@ -78,15 +82,21 @@ def load(folders: Sequence[Path]) -> dict[str, tuple[Results, list[FinishedRun]]
 
 
 def pairs(runs: Iterable[FinishedRun]) -> list[Pair]:
-    """Match each full-context K-MaT run with FGW to the one without it, all else being equal."""
+    """Match each full-context K-MaT run with FGW to the one without it, all else being equal.
+
+    Of several settings on one backbone and seed, with or without the anchor, the first stands for K-MaT.
+    """
     both = {run.config: run for run in runs if isinstance(run.config.method, KMaTConfig)}
-    matched = []
+    matched: dict[tuple[str, str, int, bool], Pair] = {}
     for config, run in both.items():
         method = config.method
         if isinstance(method, KMaTConfig) and method.csc and method.msc and method.lambda_fgw:
             off = both.get(replace(config, method=replace(method, lambda_fgw=0.0)))
-            matched += [Pair(off, run, anchored=method.lambda_anc > 0)] if off else []
-    return matched
+            anchored = method.lambda_anc > 0
+            if off:
+                key = run.entry.task, run.entry.backbone, run.entry.seed, anchored
+                matched.setdefault(key, Pair(off, run, anchored))
+    return list(matched.values())
 
 
 def _grid(folder: Path) -> tuple[Results, list[FinishedRun]]:

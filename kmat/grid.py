@@ -86,14 +86,14 @@ class Pool(Protocol):
         """Wait for any of the jobs given: its result, or what went wrong."""
 
 
-def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result]:
-    """Do all jobs; their folders must differ. Results come by folder.
+def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
+    """Do all jobs; their folders must differ.
 
-    Raises
-    ------
-    UserError
-        From the first run that raises it, or if a run's worker died :data:`ATTEMPTS` times. What is finished by then
-        is kept.
+    Returns
+    -------
+    dict
+        By folder the run's result, or why it has none: the UserError that it ended with, or one that says that its
+        worker died :data:`ATTEMPTS` times. The other runs are done all the same.
     """
     finished = sum(RunDir(job.folder).finished for job in jobs)
     if finished:
@@ -103,7 +103,7 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result]:
         )
     waiting = deque(jobs)
     deaths: Counter[Path] = Counter()
-    results: dict[Path, Result] = {}
+    results: dict[Path, Result | UserError] = {}
     with progress() as bar:
         runs = bar.add_task("runs", total=len(jobs))
         while len(results) < len(jobs):
@@ -112,15 +112,15 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result]:
             job, outcome = pool.wait()
             if isinstance(outcome, WorkerDiedError):
                 deaths[job.folder] += 1
-                if deaths[job.folder] == ATTEMPTS:
-                    raise UserError(f"{job.folder}: {ATTEMPTS} workers died in this run ({outcome}); out of memory?")
-                note(f"{job.folder}: its worker died ({outcome}); the run goes on in another from its last epoch")
-                waiting.appendleft(job)
-            elif isinstance(outcome, Exception):
+                if deaths[job.folder] < ATTEMPTS:
+                    note(f"{job.folder}: its worker died ({outcome}); the run goes on in another from its last epoch")
+                    waiting.appendleft(job)
+                    continue
+                outcome = UserError(f"{ATTEMPTS} workers died in this run ({outcome}); out of memory?")
+            if isinstance(outcome, Exception) and not isinstance(outcome, UserError):
                 raise outcome
-            else:
-                results[job.folder] = outcome
-                bar.advance(runs)
+            results[job.folder] = outcome
+            bar.advance(runs)
     return results
 
 
@@ -172,7 +172,10 @@ class _ThisProcess:
     def wait(self) -> tuple[Job, Result | Exception]:
         job, self._job = self._job, None
         assert job is not None  # noqa: S101 (the caller has started one)
-        return job, execute(job, self._resources)
+        try:
+            return job, execute(job, self._resources)
+        except UserError as error:
+            return job, error
 
 
 @contextmanager

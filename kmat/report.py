@@ -9,10 +9,14 @@ from pathlib import Path
 from kmat import figures, paper
 from kmat.finished import FinishedRun, load, pairs
 from kmat.page import Picture, Section, render
-from kmat.results import ALL, AVERAGE, METRICS, Results
-from kmat.tables import backbone_tables, main_tables
+from kmat.results import ALL, AVERAGE, MEASURED, METRICS, Results
+from kmat.tables import BASES, backbone_tables, main_tables
 
-TITLES = {"bench": "Methods (the paper's Table 2)", "ablate": "Ablation (the paper's Table 3)"}
+TITLES = {
+    "bench": "Methods (the paper's Table 2)",
+    "ablate": "Ablation (the paper's Table 3)",
+    "beyond": "Beyond the paper",
+}
 
 
 def write_results(results: Results, folder: Path) -> list[Path]:
@@ -33,12 +37,16 @@ def write_tables(results: Results, folder: Path, stem: str) -> list[Path]:
     markdown, latex, summary, runs = files = [folder / name for name in names]
     found = [*main_tables(results), *backbone_tables(results)]
     banner = [f"**{results.banner}**\n"] if results.banner else []
-    text = [*banner, *(table.markdown() for table in found), *(f"{note}\n" for note in results.notes)]
+    notes = [*results.notes, *results.failed]
+    text = [*banner, *(table.markdown() for table in found), *(f"{note}\n" for note in notes)]
     markdown.write_text("\n".join(text), encoding="utf-8")
-    comments = [f"% {line}\n" for line in (results.banner, "needs \\usepackage{booktabs}", *results.notes) if line]
+    comments = [f"% {line}\n" for line in (results.banner, "needs \\usepackage{booktabs}", *notes) if line]
     latex.write_text("".join(comments) + "\n" + "\n".join(table.latex() for table in found), encoding="utf-8")
     _write_csv(summary, _summary(results))
     _write_csv(runs, [asdict(entry) for entry in results.entries])
+    if paired := _paired(results):
+        files.append(folder / f"{stem}-paired.csv")
+        _write_csv(files[-1], paired)
     return files
 
 
@@ -78,7 +86,7 @@ def _tables_section(results: Results) -> Section:
     return Section(
         TITLES[results.kind],
         results.banner,
-        results.notes,
+        (*results.notes, *results.failed),
         tables=main_tables(results),
         folded=backbone_tables(results),
         pictures=pictures,
@@ -129,9 +137,6 @@ def _curves(runs: Sequence[FinishedRun], title: str) -> list[Picture]:
 
 
 def _summary(results: Results) -> list[dict[str, object]]:
-    scopes = [(task, scope) for task in results.tasks for scope in results.scopes(task)]
-    if len(results.tasks) > 1:
-        scopes.insert(0, (AVERAGE, ALL))
     return [
         {
             "task": task,
@@ -142,11 +147,36 @@ def _summary(results: Results) -> list[dict[str, object]]:
             "standard deviation": cell.spread,
             "paper": paper.beside(results, task, method).get(metric),
         }
-        for task, scope in scopes
+        for task, scope in _scopes(results)
         for method in results.methods
         for metric in METRICS
         if (cell := results.cell(task, method, scope, metric))
     ]
+
+
+def _paired(results: Results) -> list[dict[str, object]]:
+    return [
+        {
+            "task": task,
+            "backbone": scope,
+            "method": method,
+            "minus": base,
+            "metric": metric,
+            "mean": difference.mean,
+            "standard error": difference.error,
+        }
+        for task, scope in _scopes(results)
+        for base in BASES
+        for method in results.methods
+        for metric in MEASURED
+        if results.kind == "beyond" and method != base
+        if (difference := results.paired(task, method, base, scope, metric))
+    ]
+
+
+def _scopes(results: Results) -> list[tuple[str, str]]:
+    average = [(AVERAGE, ALL)] if len(results.tasks) > 1 else []
+    return average + [(task, scope) for task in results.tasks for scope in results.scopes(task)]
 
 
 def _write_csv(path: Path, rows: list[dict[str, object]]) -> None:

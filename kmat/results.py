@@ -1,6 +1,7 @@
 """Test scores of a grid's runs, and what is made of them: means, spreads, and H by two conventions."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,6 +77,22 @@ class Cell:
         return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f}±{self.spread:.1f}"
 
 
+@dataclass(frozen=True)
+class Difference:
+    """Mean of paired differences and its standard error over seeds, None of a single seed."""
+
+    mean: float
+    error: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Difference":
+        """Summarise one difference per seed."""
+        return cls(fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None)
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f}" if self.error is None else f"{self.mean:+.1f}±{self.error:.1f}"
+
+
 class Results:
     """Entries of a grid: every method on every task, on every backbone of the task, with every seed.
 
@@ -86,19 +103,29 @@ class Results:
     Parameters
     ----------
     kind : str
-        ``bench`` or ``ablate``: how the tables are set.
+        ``bench``, ``ablate`` or ``beyond``: how the tables are set.
     entries : sequence of Entry
     banners : mapping
         By task, what is to be said with every number; empty for real images.
     notes : sequence of str
         What a reader of the tables should know about the grid.
+    failed : sequence of str
+        The runs that could not be done, and why: they are missing in ``entries``.
     """
 
-    def __init__(self, kind: str, entries: Sequence[Entry], banners: Mapping[str, str], notes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        entries: Sequence[Entry],
+        banners: Mapping[str, str],
+        notes: Sequence[str],
+        failed: Sequence[str] = (),
+    ) -> None:
         self.kind = kind
         self.entries = tuple(entries)
         self.banners = dict(banners)
         self.notes = tuple(notes)
+        self.failed = tuple(failed)
         self.tasks = tuple(dict.fromkeys(entry.task for entry in entries))
         self.methods = tuple(dict.fromkeys(entry.method for entry in entries))
         self._values: dict[tuple[str, str, str], dict[int, Entry]] = {}
@@ -166,15 +193,25 @@ class Results:
             return Cell(fmean(means), None)
         return Cell.of([fmean(fmean(values[seed] for values in table) for table in tables) for seed in min(seeds)])
 
-    def differences(self, task: str, method: str, metric: str) -> dict[str, list[float]]:
-        """``method`` minus each other method, paired by seed and averaged over seeds: one value per backbone."""
-        table: dict[str, list[float]] = {}
-        for other in self.methods:
-            for backbone in self.backbones(task):
-                ours, theirs = (self.by_seed(task, name, backbone, metric) for name in (method, other))
-                if other != method and (seeds := ours.keys() & theirs.keys()):
-                    table.setdefault(other, []).append(fmean(ours[seed] - theirs[seed] for seed in seeds))
-        return table
+    def paired(self, task: str, method: str, base: str, scope: str, metric: str) -> Difference | None:
+        """``method`` minus ``base``, seed by seed, in the mean over backbones (and tasks, for :data:`AVERAGE`).
+
+        Seeds of which a run is missing on any backbone are left out; None if that leaves none. The standard error is
+        that of the seeds, on these backbones: it does not tell what others would give.
+        """
+        tables = [
+            [
+                tuple(self.by_seed(each, name, backbone, metric) for name in (method, base))
+                for backbone in (self.backbones(each) if scope == ALL else (scope,))
+            ]
+            for each in (self.tasks if task == AVERAGE else (task,))
+        ]
+        seeds = set.intersection(*(set(runs) for table in tables for pair in table for runs in pair))
+        by_seed = [
+            fmean(fmean(ours[seed] - theirs[seed] for ours, theirs in table) for table in tables)
+            for seed in sorted(seeds)
+        ]
+        return Difference.of(by_seed) if by_seed else None
 
     def to_json(self) -> dict[str, Any]:
         """Entries, and the summary of every table."""
@@ -189,6 +226,7 @@ class Results:
             "kind": self.kind,
             "banners": self.banners,
             "notes": self.notes,
+            "failed": self.failed,
             "entries": [asdict(entry) for entry in self.entries],
             "summary": summary,
         }
@@ -205,6 +243,6 @@ class Results:
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
             entries = [Entry(**entry) for entry in table["entries"]]
-            return cls(table["kind"], entries, table["banners"], table["notes"])
+            return cls(table["kind"], entries, table["banners"], table["notes"], table["failed"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"cannot read the results in {path}: {error!r}") from error

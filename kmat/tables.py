@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from rich.table import Table as RichTable
 
 from kmat import paper
 from kmat.console import plain_table
 from kmat.results import ALL, AVERAGE, FLOOR, MEASURED, METRICS, OF_MEANS, Results
-from kmat.rows import ABLATION, OURS, Switches
+from kmat.rows import ABLATION, NO_FGW, OURS, Switches
 
 RELATIVE = ("H acc %", "H F1 %")
+BASES = (NO_FGW, OURS)
+PAIRED = {"low_accuracy": "Lo", "low_macro_f1": "Lo F1", "h_accuracy": "H"}
 
 SPREAD = {
     True: "mean ± sample standard deviation between the backbones' means",
@@ -93,13 +94,14 @@ class Table:
 
 
 def main_tables(results: Results) -> list[Table]:
-    """Return the average over tasks, then each task over all its backbones, compared with :data:`OURS` if it is in."""
+    """Return the average over tasks, then each task over all its backbones, with what is compared with other rows."""
     layout = _LAYOUTS[results.kind]
-    found = [layout(results, AVERAGE, ALL)] if len(results.tasks) > 1 else []
+    found = [layout(results, AVERAGE, ALL), *_paired_tables(results, AVERAGE)] if len(results.tasks) > 1 else []
     for task in results.tasks:
         found.append(layout(results, task, results.scopes(task)[0]))
-        if OURS in results.methods:
+        if results.kind != "beyond" and OURS in results.methods:
             found.append(_comparison(results, task))
+        found += _paired_tables(results, task)
     return found
 
 
@@ -153,21 +155,46 @@ _LAYOUTS = {"bench": _scores, "ablate": _ablation, "beyond": _scores}
 
 def _comparison(results: Results, task: str) -> Table:
     """Return :data:`OURS` minus every other row, losses included."""
-    names = [backbone.split(":")[-1].split("/")[-1] for backbone in results.backbones(task)]
-    high, low, both = (results.differences(task, OURS, f"{part}_accuracy") for part in ("high", "low", "h"))
-    rows = [
-        (
-            other,
-            tuple(TableCell(f"{value:+.1f}") for value in (*map(fmean, (high[other], low[other], both[other])), *h)),
-        )
-        for other, h in both.items()
+    backbones = results.backbones(task)
+    columns = [(ALL, f"{part}_accuracy") for part in ("high", "low", "h")] + [
+        (each, "h_accuracy") for each in backbones
     ]
+    rows = []
+    for other in results.methods:
+        found = [results.paired(task, OURS, other, *column) for column in columns]
+        rows.append((other, tuple(TableCell(f"{each.mean:+.1f}" if each else "–") for each in found)))
     return Table(
         f"{task}: {OURS} minus the other rows",
-        ("minus", "Hi", "Lo", "H", *(f"H {name}" for name in names)),
-        tuple(rows),
+        ("minus", "Hi", "Lo", "H", *(f"H {_short(each)}" for each in backbones)),
+        tuple(row for row in rows if row[0] != OURS),
         "Accuracy in points, paired by seed: mean over backbones, then H on each backbone.",
     )
+
+
+def _paired_tables(results: Results, task: str) -> list[Table]:
+    """Return every other row minus K-MaT without FGW and minus K-MaT, if the grid is for that."""
+    return [_paired(results, task, base) for base in BASES if results.kind == "beyond" and base in results.methods]
+
+
+def _paired(results: Results, task: str, base: str) -> Table:
+    backbones = () if task == AVERAGE else results.scopes(task)[1:]
+    columns = {PAIRED[metric]: (ALL, metric) for metric in PAIRED}
+    columns |= {f"H {_short(backbone)}": (backbone, "h_accuracy") for backbone in backbones}
+    rows = []
+    for method in results.methods:
+        found = [results.paired(task, method, base, *column) for column in columns.values()]
+        rows.append((method, tuple(TableCell(str(each) if each else "–") for each in found)))
+    return Table(
+        f"{task}: rows minus {base}",
+        ("row", *columns),
+        tuple(row for row in rows if row[0] != base),
+        "Points, paired by seed: mean ± standard error over seeds, of the mean over all backbones or on one. The error "
+        "is about other seeds on these backbones, not about other backbones.",
+    )
+
+
+def _short(backbone: str) -> str:
+    return backbone.split(":")[-1].split("/")[-1]
 
 
 def _column(

@@ -116,3 +116,5 @@ def _show(results: Results, folder: Path) -> None:
     for line in results.notes:
         out.print(line, markup=False, highlight=False)
     out.print(f"written to {folder}: {', '.join(file.name for file in files)}", markup=False)
+    if results.failed:
+        raise UserError(f"runs failed, and the tables are without them: {'; '.join(results.failed)}")

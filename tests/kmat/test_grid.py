@@ -139,10 +139,20 @@ def test_a_cluster_out_of_reach_is_one_line():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_that_cannot_be_done_ends_the_grid_with_its_own_words(jobs, cached, tmp_path, workers):
+def test_a_run_that_cannot_be_done_does_not_keep_the_others_from_being_done(jobs, cached, tmp_path, workers):
     (tmp_path / "seed2").mkdir()
     (tmp_path / "seed2" / "something.txt").touch()
-    with Resources(workers, cache=cached).open() as pool, pytest.raises(UserError, match="holds files but no run"):
+    with Resources(workers, cache=cached).open() as pool:
+        outcomes = run_all(pool, jobs)
+    first, second, third = (outcomes[job.folder] for job in jobs)
+    assert isinstance(second, UserError)
+    assert "holds files but no run" in str(second)
+    assert (first["seed"], third["seed"]) == (1, 3)
+
+
+def test_what_is_no_users_error_ends_the_grid(jobs, cached, monkeypatch):
+    monkeypatch.setattr(grid, "train", lambda *_, **__: 1 / 0)
+    with Resources(1, cache=cached).open() as pool, pytest.raises(ZeroDivisionError):
         run_all(pool, jobs)
 
 
@@ -157,8 +167,9 @@ def test_a_run_that_kills_its_workers_is_given_up(config, tmp_path):
         def wait(self):
             return self.job, grid.WorkerDiedError("exit code -9")
 
-    with pytest.raises(UserError, match="3 workers died in this run"):
-        run_all(Fatal(), [Job(config, tmp_path)])
+    outcome = run_all(Fatal(), [Job(config, tmp_path)])[tmp_path]
+    assert isinstance(outcome, UserError)
+    assert "3 workers died in this run" in str(outcome)
 
 
 def test_a_run_cut_off_before_it_began_is_done(jobs, cached):
