@@ -79,9 +79,7 @@ class KMaTConfig:
         if self.low_start == "anchor" and not self.lambda_anc:
             raise UserError("--low-start anchor: there is none with --lambda-anc 0")
         if self.fgw_unit == "discrepancy" and not self.lambda_anc:
-            raise UserError(
-                "--fgw-unit discrepancy: it weighs FGW against the anchor, there is none with --lambda-anc 0"
-            )
+            raise UserError("--fgw-unit discrepancy weighs FGW against the anchor: there is none with --lambda-anc 0")
 
     def build(self, setting: Setting) -> Method:
         """Set up prompts, prototypes and the coupling."""
@@ -266,10 +264,10 @@ def discrepancy_weight(config: KMaTConfig, prototypes: Tensor, errors: Tensor) -
     fgw = _fgw(config)
     loss = fgw_cost(_diagonal(high, low), high, low, config.alpha) if fgw is None else _couple(fgw, high, low)
     (gradient,) = torch.autograd.grad(loss, anchor)
-    weight = config.lambda_anc / len(anchor) * float((errors.sum() / gradient.square().sum()).sqrt())
-    if not math.isfinite(weight):
+    pull = float(gradient.norm())
+    if pull < 1e-12:  # of rounding
         raise UserError("--fgw-unit discrepancy: FGW does not move these prototypes, no weight is large enough")
-    return weight
+    return config.lambda_anc / len(anchor) * math.sqrt(float(errors.sum())) / pull
 
 
 def _errors(setting: Setting, config: KMaTConfig) -> Tensor:

@@ -244,6 +244,7 @@ def test_demo_shows_floors_of_its_test_sets(kmat, tmp_path):
         (("demo", "--workers", "0"), "--workers 0: expected at least 1"),
         (("bench", "--seeds", "1", "1"), "--seeds: 1, 1 names one twice"),
         (("bench", "--published", "--epochs", "2"), "--published sets the baselines' schedules"),
+        (("train", "kmat", "--low-start", "high", "--no-msc"), "--low-start high: without --msc"),
         (("ablate", "--task", "nowhere.csv"), "neither a file or folder nor a built-in task"),
     ],
 )
@@ -388,6 +389,70 @@ def test_bench_and_ablate(kmat, shapes_dir, tiny_dir, tmp_path):
     assert page.count('<img src="data:image/svg+xml;base64,') == 9  # accuracies, FGW's three twice, two of curves
     assert kmat("report", "runs/bench", "runs/ablate", "--out", "again")[0] == 0
     assert (tmp_path / "again" / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_beyond_the_paper(kmat, shapes_dir, tiny_dir, tmp_path):
+    options = ("--task", shapes_dir / "manifest.csv", "--descriptions", shapes_dir / "descriptions.json")
+    options += ("--backbone", f"local-dir:{tiny_dir}", "--seeds", 1, 2, "--shots", 4, "--workers", 1, "--epochs", 1)
+    code, out, err = kmat("ablate", "--rows", "beyond", *options)
+    assert code == 0, err
+    assert "manifest: rows minus K-MaT no FGW" in out
+    assert "manifest: rows minus K-MaT\n" in out
+    with (tmp_path / "runs" / "beyond" / "results-paired.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    cold = [row for row in rows if (row["method"], row["minus"], row["metric"]) == ("diagonal", "K-MaT", "h_accuracy")]
+    runs = json.loads((tmp_path / "runs" / "beyond" / "results.json").read_text())["entries"]
+    h = {(run["method"], run["seed"]): run["h_accuracy"] for run in runs}
+    differences = [h["diagonal", seed] - h["K-MaT", seed] for seed in (1, 2)]
+    assert float(cold[0]["mean"]) == pytest.approx(sum(differences) / 2)
+    assert float(cold[0]["standard error"]) == pytest.approx(abs(differences[0] - differences[1]) / 2)
+    latex = (tmp_path / "runs" / "beyond" / "results.tex").read_text()
+    assert r"\caption{manifest: rows minus K-MaT no FGW." in latex
+    code, _, err = kmat("report", "runs/beyond")
+    assert code == 0, err
+    page = (tmp_path / "runs" / "report" / "report.html").read_text(encoding="utf-8")
+    assert "rows minus K-MaT no FGW" in page
+    assert ">from high, no FGW<" in page
+    assert (tmp_path / "runs" / "report" / "beyond-paired.csv").exists()
+
+
+def test_a_failed_run_is_left_out_of_the_tables_and_told_at_the_end(kmat, shapes_dir, tiny_dir, tmp_path):
+    options = ("--task", shapes_dir / "manifest.csv", "--descriptions", shapes_dir / "descriptions.json")
+    options += ("--backbone", f"local-dir:{tiny_dir}", "--seeds", 1, 2, "--shots", 4, "--workers", 1, "--epochs", 1)
+    options += ("--methods", "zero-shot", "kmat", "--out", "grid")
+    assert kmat("bench", *options)[0] == 0
+    runs = tmp_path / "grid" / "runs"
+    (failing,) = runs.glob("*/*/zero-shot-seed2")
+    whole = json.loads((failing / "result.json").read_text())
+    shutil.rmtree(failing)
+    failing.mkdir()
+    (failing / "stray.txt").touch()
+    code, out, err = kmat("bench", *options)
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert "runs failed, and the tables are without them" in last
+    assert "holds files but no run" in last
+    assert f"the first {failing.relative_to(runs).as_posix()}" in last
+    assert "K-MaT no FGW" in out
+    saved = json.loads((tmp_path / "grid" / "results.json").read_text())
+    assert {e["seed"] for e in saved["entries"] if e["method"] == "zero-shot template"} == {1}
+    assert {e["seed"] for e in saved["entries"] if e["method"] == "K-MaT"} == {1, 2}
+    assert "holds files but no run" in (tmp_path / "grid" / "results.md").read_text()
+    assert kmat("report", "grid")[0] == 0
+    assert "holds files but no run" in (tmp_path / "runs" / "report" / "report.html").read_text()
+    (failing / "stray.txt").unlink()
+    failing.rmdir()
+    assert kmat("bench", *options)[0] == 0, "mended, the same command does what was left"
+    assert json.loads((failing / "result.json").read_text()) == whole
+    for chosen_by in runs.glob("*/*/kmat-lambda_anc-1-lambda_fgw-0-seed2"):
+        shutil.rmtree(chosen_by)
+        chosen_by.mkdir()
+        (chosen_by / "stray.txt").touch()
+    code, _, err = kmat("bench", *options)
+    assert code == 1
+    saved = json.loads((tmp_path / "grid" / "results.json").read_text())
+    assert "K-MaT" not in {entry["method"] for entry in saved["entries"]}, "its lambda_anc could not be chosen"
+    assert any("Without K-MaT's anchored rows" in note for note in saved["notes"])
 
 
 def test_report_on_single_runs(kmat, trained, tmp_path):

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 import fgwot
-from kmat.methods.losses import anchor_loss, distances, distillation_loss, squared_distances, template_loss, typical
+from kmat.methods.losses import (
+    anchor_loss,
+    distances,
+    distillation_loss,
+    fgw_cost,
+    squared_distances,
+    squared_error_of_mean,
+    template_loss,
+    typical,
+)
 
 
 @pytest.fixture
@@ -86,6 +95,19 @@ def test_fgw_cost_is_the_printed_formula(w):
     assert float(value) == pytest.approx(numpy_fgw(w[0].numpy(), w[1].numpy(), plan, 0.1), rel=1e-9)
     np.testing.assert_allclose(plan.sum(0), 0.25, atol=1e-6)
     np.testing.assert_allclose(plan.sum(1), 0.25, atol=1e-6)
+
+
+def test_fgw_cost_of_a_given_plan_is_the_printed_formula(w):
+    plan = np.random.default_rng(0).random((4, 4))
+    for given in (plan / plan.sum(), np.eye(4) / 4):
+        value = fgw_cost(torch.from_numpy(given), w[0], w[1], 0.3)
+        assert float(value) == pytest.approx(numpy_fgw(w[0].numpy(), w[1].numpy(), given, 0.3), rel=1e-12)
+
+
+def test_squared_error_of_a_mean(w):
+    f = w[0].numpy()
+    expected = sum(np.linalg.norm(row - f.mean(0)) ** 2 for row in f) / (4 * 3)
+    assert float(squared_error_of_mean(w[0])) == pytest.approx(expected, rel=1e-12)
 
 
 def test_fgw_gradient_holds_the_plan_fixed(w):

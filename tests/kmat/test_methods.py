@@ -8,6 +8,8 @@ from torch.nn import functional as F  # noqa: N812
 from kmat.errors import UserError
 from kmat.methods import BiomedCoOpConfig, CoCoOpConfig, CoOpConfig, KgCoOpConfig, KMaTConfig, ZeroShotConfig
 from kmat.methods.base import Batch, Setting
+from kmat.methods.kmat import discrepancy_weight, transport_plan
+from kmat.methods.losses import anchor_loss
 from kmat.prompts import MODALITIES
 
 
@@ -237,6 +239,125 @@ def test_proximal_coupling_is_sharper(setting):
         method.fgw_loss(w)
         plans[coupling] = method.fgw.plan
     assert plans["proximal"].max() > plans["entropic"].max()
+
+
+def test_diagonal_coupling_sends_each_class_to_itself(setting, batch):
+    config = KMaTConfig(lambda_anc=0, lambda_fgw=2.0, coupling="diagonal")
+    method = config.build(setting)
+    high, low = (F.normalize(method.encode((m,))[0], dim=-1).detach().double() for m in MODALITIES)
+    assert torch.equal(transport_plan(config, high, low), torch.diag(torch.full((2,), 0.5, dtype=torch.float64)))
+    a, b = high.numpy(), low.numpy()
+    linear = sum(np.linalg.norm(a[i] - b[i]) ** 2 for i in range(2)) / 2
+    pairs = [(i, k) for i in range(2) for k in range(2)]
+    quadratic = sum((np.linalg.norm(a[i] - a[k]) - np.linalg.norm(b[i] - b[k])) ** 2 for i, k in pairs) / 4
+    assert float(method.loss(batch)["fgw"].detach()) == pytest.approx(2 * (0.9 * linear + 0.1 * quadratic), rel=1e-4)
+    assert method.diagnostics() == {"fgw_unconverged_steps": 0}
+    with pytest.raises(UserError, match="--coupling diagonal needs one class to each: there are 3 and 2"):
+        transport_plan(config, torch.eye(3), torch.eye(2, 3))
+
+
+def low_anchor(method):
+    return float(anchor_loss(F.normalize(method.encode(("low",)), dim=-1), method.prototypes[1:]).detach())
+
+
+def test_starts_of_the_low_end(setting):
+    random, same, fitted = (KMaTConfig(low_start=start).build(setting) for start in ("random", "same", "anchor"))
+    high, low = random.contexts.vectors
+    assert not torch.equal(high, low)
+    assert torch.equal(same.contexts("low"), high)
+    assert torch.equal(fitted.contexts("high"), high)
+    floor = float(anchor_loss(F.normalize(fitted.prototypes, dim=-1), fitted.prototypes))
+    assert low_anchor(fitted) - floor < 0.2 * (low_anchor(random) - floor)
+    assert fitted.contexts.vectors[1].grad is None
+
+
+def test_the_high_end_is_learned_first_and_the_low_end_starts_from_it(setting, batch):
+    method = KMaTConfig(low_start="high").build(setting)
+    high, low = method.contexts.vectors
+    first = method.loss(batch)
+    assert list(first) == ["ce", "anc"]
+    sum(first.values()).backward()
+    assert high.grad.abs().sum() > 0
+    assert low.grad is None
+    plain = KMaTConfig().build(setting)
+    sum(plain.loss(batch).values()).backward()
+    torch.testing.assert_close(high.grad, plain.contexts.vectors[0].grad)
+    high.grad = None
+    with torch.no_grad():
+        high += 0.5
+    method.next_stage()
+    assert torch.equal(low, high)
+    second = method.loss(batch)
+    assert list(second) == ["ce", "anc", "fgw"]
+    sum(second.values()).backward()
+    assert high.grad is None
+    assert low.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("coupling", ["entropic", "proximal", "diagonal"])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_discrepancy_weight_follows_its_formula(coupling, normalise):
+    """By central differences of the printed cost, with the coupling held fixed at the prototypes."""
+    config = KMaTConfig(lambda_anc=3.0, coupling=coupling, normalise=normalise)
+    generator = torch.Generator().manual_seed(3)
+    prototypes = 0.3 * torch.randn(2, 3, 5, dtype=torch.float64, generator=generator)
+    errors = torch.tensor([0.01, 0.02, 0.06], dtype=torch.float64)
+    weight = discrepancy_weight(config, prototypes, errors)
+
+    high, anchor = prototypes.numpy()
+    high, anchor = (unit_rows(high), unit_rows(anchor)) if normalise else (high, anchor)
+    plan = transport_plan(config, torch.from_numpy(high), torch.from_numpy(anchor)).numpy()
+
+    def cost(low):
+        low = unit_rows(low) if normalise else low
+        d_high, d_low = (np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (high, low))
+        gap = (d_high[:, None, :, None] - d_low[None, :, None, :]) ** 2
+        linear = (np.linalg.norm(high[:, None] - low[None], axis=-1) ** 2 * plan).sum()
+        return 0.9 * linear + 0.1 * np.einsum("ijkl,ij,kl", gap, plan, plan)
+
+    squares = 0.0
+    for index in np.ndindex(3, 5):
+        step = np.zeros((3, 5))
+        step[index] = 1e-5
+        squares += ((cost(anchor + step) - cost(anchor - step)) / 2e-5) ** 2
+    assert weight == pytest.approx(3.0 / 3 * np.sqrt(0.09 / squares), rel=1e-4)
+
+
+def test_discrepancy_weight_is_what_the_loss_is_weighed_by(setting, batch):
+    method = KMaTConfig(fgw_unit="discrepancy", lambda_fgw=2.0).build(setting)
+    features = [F.normalize(setting.backbone.encode_texts(texts), dim=-1) for texts in setting.task.descriptions["low"]]
+    errors = torch.stack([((f - f.mean(0)) ** 2).sum() / (len(f) * (len(f) - 1)) for f in features])
+    expected = 2 * discrepancy_weight(method.config, method.prototypes, errors)
+    assert float(method.lambda_fgw) == pytest.approx(expected, rel=1e-5)
+    weighed, plain = (each.loss(batch)["fgw"].detach() for each in (method, KMaTConfig().build(setting)))
+    assert float(weighed / plain) == pytest.approx(expected, rel=1e-4)
+    assert "lambda_fgw" in method.state_dict()
+
+
+def test_discrepancy_weight_needs_a_spread_and_a_pull(setting):
+    lone = {m: tuple(texts[:1] for texts in setting.task.descriptions[m]) for m in MODALITIES}
+    task = dataclasses.replace(setting.task, descriptions=lone)
+    with pytest.raises(UserError, match="two sentences per class"):
+        KMaTConfig(fgw_unit="discrepancy").build(dataclasses.replace(setting, task=task))
+    alike = torch.eye(3).expand(2, 3, 3)
+    with pytest.raises(UserError, match="FGW does not move these prototypes"):
+        discrepancy_weight(KMaTConfig(coupling="diagonal"), alike, torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"low_start": "high", "msc": False}, "--low-start high: without --msc"),
+        ({"low_start": "anchor", "msc": False}, "--low-start anchor: without --msc"),
+        ({"low_start": "anchor", "lambda_anc": 0}, "--low-start anchor: there is none with --lambda-anc 0"),
+        ({"low_start": "high", "detach_high": False}, "with --detach-high"),
+        ({"low_start": "high", "lambda_anc": 0, "lambda_fgw": 0}, "and the anchor or FGW"),
+        ({"fgw_unit": "discrepancy", "lambda_anc": 0}, "--fgw-unit discrepancy weighs FGW against the anchor"),
+    ],
+)
+def test_options_that_exclude_each_other_say_so(options, message):
+    with pytest.raises(UserError, match=message):
+        KMaTConfig(**options)
 
 
 def test_steps_whose_coupling_did_not_converge_are_counted(setting, batch):

@@ -2,17 +2,20 @@
 
 import csv
 import json
+from dataclasses import asdict
 from statistics import fmean, stdev
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from kmat import paper
 from kmat.errors import UserError
 from kmat.evaluation import harmonic_mean
+from kmat.methods import KMaTConfig
 from kmat.report import write_results
 from kmat.results import ALL, AVERAGE, METRICS, Cell, Entry, Results
-from kmat.rows import ABLATION, BENCH
+from kmat.rows import ABLATION, BENCH, BEYOND
 from kmat.tables import backbone_tables, main_tables
 
 
@@ -84,6 +87,49 @@ def test_losses_stand_beside_wins(results):
     assert (name, *(cell.text for cell in cells[:2])) == ("theirs", "+6.0", "-4.0")
 
 
+def test_paired_differences_have_standard_errors_over_seeds(entries):
+    other = grid({("K-MaT", "c"): [(90, 10), (80, 20)], ("theirs", "c"): [(90, 5), (80, 25)]}, task="t_2")
+    results = Results("beyond", entries + other, {}, ())
+    one = results.paired("t_1", "K-MaT", "theirs", "a:one", "low_accuracy")  # -10, -6
+    assert (one.mean, one.error) == (pytest.approx(-8), pytest.approx(2))
+    both = results.paired("t_1", "K-MaT", "theirs", ALL, "low_accuracy")  # with -1, 1: -5.5, -2.5 by seed
+    assert (both.mean, both.error) == (pytest.approx(-4), pytest.approx(1.5))
+    average = results.paired(AVERAGE, "K-MaT", "theirs", ALL, "low_accuracy")  # with 5, -5: -0.25, -3.75
+    assert (average.mean, average.error) == (pytest.approx(-2), pytest.approx(1.75))
+    assert str(both) == "-4.0±1.5"
+    assert (
+        str(Results("beyond", other[:1] + other[2:3], {}, ()).paired("t_2", "K-MaT", "theirs", ALL, "high_accuracy"))
+        == "+0.0"
+    )
+    lacking = Results("beyond", [*entries[:2], *entries[3:], *other], {}, ())  # K-MaT's first seed on b
+    assert lacking.paired("t_1", "K-MaT", "theirs", ALL, "low_accuracy").mean == pytest.approx(-2.5)
+    assert lacking.paired("t_1", "K-MaT", "nothing", ALL, "low_accuracy") is None
+
+
+def test_beyond_has_a_table_against_k_mat_with_and_without_fgw():
+    cells = {(name, b): [(50, 50), (52, 50)] for name in BEYOND for b in ("one", "two")}
+    found = main_tables(Results("beyond", grid(cells), {}, ()))
+    assert [table.title for table in found] == [
+        "t_1, all backbones",
+        "t_1: rows minus K-MaT no FGW",
+        "t_1: rows minus K-MaT",
+    ]
+    for table, base in zip(found[1:], ("K-MaT no FGW", "K-MaT"), strict=True):
+        assert table.header == ("row", "Lo", "Lo F1", "H", "H one", "H two")
+        assert [name for name, _ in table.rows] == [name for name in BEYOND if name != base]
+        assert Console(width=200).measure(table.console()).maximum <= 80
+
+
+def test_every_row_beyond_the_paper_differs_from_it_in_one_thing():
+    ours = asdict(BEYOND["K-MaT"])
+    assert ours == asdict(KMaTConfig())
+    assert len({repr(method) for method in BEYOND.values()}) == len(BEYOND)
+    for name, method in BEYOND.items():
+        changed = {key for key, value in asdict(method).items() if value != ours[key]}
+        assert len(changed - {"lambda_fgw"}) <= 1
+        assert ("lambda_fgw" in changed) is ("no FGW" in name)
+
+
 def test_best_of_a_column_is_marked_ties_included_floors_not():
     cells = {("floor: chance", "b"): [(90, 90)], ("one", "b"): [(50.04, 10)], ("two", "b"): [(49.96, 20)]}
     (table,) = main_tables(Results("bench", grid(cells), {}, ()))
@@ -125,8 +171,6 @@ def test_damaged_results_are_one_line(tmp_path):
 
 
 def test_console_tables_fit_eighty_columns(results):
-    from rich.console import Console
-
     for table in [*main_tables(results), *backbone_tables(results)]:
         assert Console(width=200).measure(table.console()).maximum <= 80
 

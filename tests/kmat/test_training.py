@@ -93,6 +93,7 @@ def test_training_learns(go, tmp_path):
     [
         KMaTConfig(),
         KMaTConfig(coupling="proximal"),
+        KMaTConfig(coupling="diagonal", fgw_unit="discrepancy", low_start="anchor"),
         CoOpConfig(),
         CoCoOpConfig(),
         KgCoOpConfig(),
@@ -115,6 +116,24 @@ def test_an_interrupted_run_resumes_to_the_same_bits(go, tmp_path, method, epoch
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not (tmp_path / "broken" / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("epoch", [2, 3, 5])
+def test_a_run_of_two_stages_resumes_in_either_and_between(go, tmp_path, epoch):
+    method = KMaTConfig(low_start="high")
+    whole = go("whole", method, epochs=3)
+    with pytest.raises(InterruptionError):
+        go("broken", method, epochs=3, after_epoch=after(epoch))
+    assert go("broken", method, epochs=3, resume=True) == whole
+    a, b = (load_file(tmp_path / run / "prompts.safetensors") for run in ("whole", "broken"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    lines = [json.loads(line) for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(6))
+    assert [line["lr"] for line in lines] == [Schedule(epochs=3).rate(epoch) for epoch in range(3)] * 2
+    go("plain", KMaTConfig(), epochs=3)
+    plain = load_file(tmp_path / "plain" / "prompts.safetensors")
+    torch.testing.assert_close(a["contexts.vectors.0"], plain["contexts.vectors.0"])
+    assert not torch.allclose(a["contexts.vectors.1"], plain["contexts.vectors.1"], atol=1e-3)
 
 
 def test_the_same_run_twice_gives_the_same_bits_and_another_seed_does_not(go, tiny, shapes, cache, tmp_path):
