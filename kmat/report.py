@@ -10,7 +10,7 @@ from kmat import figures, paper
 from kmat.finished import FinishedRun, load, pairs
 from kmat.page import Picture, Section, render
 from kmat.results import ALL, AVERAGE, MEASURED, METRICS, Results
-from kmat.tables import BASES, backbone_tables, main_tables
+from kmat.tables import backbone_tables, main_tables, pairings
 
 TITLES = {
     "bench": "Methods (the paper's Table 2)",
@@ -155,6 +155,7 @@ def _summary(results: Results) -> list[dict[str, object]]:
 
 
 def _paired(results: Results) -> list[dict[str, object]]:
+    pairs = dict.fromkeys(pair for pairs in pairings(results).values() for pair in pairs)
     return [
         {
             "task": task,
@@ -166,10 +167,8 @@ def _paired(results: Results) -> list[dict[str, object]]:
             "standard error": difference.error,
         }
         for task, scope in _scopes(results)
-        for base in BASES
-        for method in results.methods
+        for method, base in pairs
         for metric in MEASURED
-        if results.kind == "beyond" and method != base
         if (difference := results.paired(task, method, base, scope, metric))
     ]
 

@@ -50,6 +50,9 @@ BEYOND: dict[str, MethodConfig] = {
     "discrepancy": KMaTConfig(fgw_unit="discrepancy"),
 }
 
+# Which of these differ in FGW alone.
+WITHOUT_FGW = {OURS: NO_FGW} | {name: f"{name}, no FGW" for name in BEYOND if f"{name}, no FGW" in BEYOND}
+
 
 class Switches(NamedTuple):
     """What Table 3 switches on and off."""

@@ -8,11 +8,15 @@ from rich.table import Table as RichTable
 from kmat import paper
 from kmat.console import plain_table
 from kmat.results import ALL, AVERAGE, FLOOR, MEASURED, METRICS, OF_MEANS, Results
-from kmat.rows import ABLATION, NO_FGW, OURS, Switches
+from kmat.rows import ABLATION, NO_FGW, OURS, WITHOUT_FGW, Switches
 
 RELATIVE = ("H acc %", "H F1 %")
-BASES = (NO_FGW, OURS)
+
 PAIRED = {"low_accuracy": "Lo", "low_macro_f1": "Lo F1", "h_accuracy": "H"}
+PAIRED_CAPTION = (
+    "Points, paired by seed: mean ± standard error over seeds, of the mean over all backbones or on one. The error is "
+    "about other seeds on these backbones, not about other backbones. What FGW adds: a row minus the same without FGW."
+)
 
 SPREAD = {
     True: "mean ± sample standard deviation between the backbones' means",
@@ -171,26 +175,31 @@ def _comparison(results: Results, task: str) -> Table:
     )
 
 
+def pairings(results: Results) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return which rows are compared with which, by the tables' titles; nothing if the grid is not for that."""
+    if results.kind != "beyond":
+        return {}
+    pairs = {"what FGW adds": list(WITHOUT_FGW.items())}
+    pairs |= {f"rows minus {base}": [(name, base) for name in results.methods] for base in (NO_FGW, OURS)}
+    known = {
+        title: tuple((name, base) for name, base in each if name != base and {name, base} <= {*results.methods})
+        for title, each in pairs.items()
+    }
+    return {title: each for title, each in known.items() if each}
+
+
 def _paired_tables(results: Results, task: str) -> list[Table]:
-    """Return every other row minus K-MaT without FGW and minus K-MaT, if the grid is for that."""
-    return [_paired(results, task, base) for base in BASES if results.kind == "beyond" and base in results.methods]
-
-
-def _paired(results: Results, task: str, base: str) -> Table:
     backbones = () if task == AVERAGE else results.scopes(task)[1:]
-    columns = {PAIRED[metric]: (ALL, metric) for metric in PAIRED}
+    columns = {name: (ALL, metric) for metric, name in PAIRED.items()}
     columns |= {f"H {_short(backbone)}": (backbone, "h_accuracy") for backbone in backbones}
-    rows = []
-    for method in results.methods:
-        found = [results.paired(task, method, base, *column) for column in columns.values()]
-        rows.append((method, tuple(TableCell(str(each) if each else "–") for each in found)))
-    return Table(
-        f"{task}: rows minus {base}",
-        ("row", *columns),
-        tuple(row for row in rows if row[0] != base),
-        "Points, paired by seed: mean ± standard error over seeds, of the mean over all backbones or on one. The error "
-        "is about other seeds on these backbones, not about other backbones.",
-    )
+    found = []
+    for title, pairs in pairings(results).items():
+        rows = []
+        for method, base in pairs:
+            cells = [results.paired(task, method, base, *column) for column in columns.values()]
+            rows.append((method, tuple(TableCell(str(cell) if cell else "–") for cell in cells)))
+        found.append(Table(f"{task}: {title}", ("row", *columns), tuple(rows), PAIRED_CAPTION))
+    return found
 
 
 def _short(backbone: str) -> str:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean, stdev
 
 import pytest
@@ -15,7 +15,7 @@ from kmat.evaluation import harmonic_mean
 from kmat.methods import KMaTConfig
 from kmat.report import write_results
 from kmat.results import ALL, AVERAGE, METRICS, Cell, Entry, Results
-from kmat.rows import ABLATION, BENCH, BEYOND
+from kmat.rows import ABLATION, BENCH, BEYOND, WITHOUT_FGW
 from kmat.tables import backbone_tables, main_tables
 
 
@@ -106,18 +106,30 @@ def test_paired_differences_have_standard_errors_over_seeds(entries):
     assert lacking.paired("t_1", "K-MaT", "nothing", ALL, "low_accuracy") is None
 
 
-def test_beyond_has_a_table_against_k_mat_with_and_without_fgw():
+def test_beyond_has_tables_of_what_fgw_adds_and_against_k_mat_with_and_without_it():
     cells = {(name, b): [(50, 50), (52, 50)] for name in BEYOND for b in ("one", "two")}
     found = main_tables(Results("beyond", grid(cells), {}, ()))
     assert [table.title for table in found] == [
         "t_1, all backbones",
+        "t_1: what FGW adds",
         "t_1: rows minus K-MaT no FGW",
         "t_1: rows minus K-MaT",
     ]
-    for table, base in zip(found[1:], ("K-MaT no FGW", "K-MaT"), strict=True):
+    assert [name for name, _ in found[1].rows] == list(WITHOUT_FGW)
+    for table, base in zip(found[2:], ("K-MaT no FGW", "K-MaT"), strict=True):
         assert table.header == ("row", "Lo", "Lo F1", "H", "H one", "H two")
         assert [name for name, _ in table.rows] == [name for name in BEYOND if name != base]
         assert Console(width=200).measure(table.console()).maximum <= 80
+
+
+def test_what_fgw_adds_is_the_difference_to_the_same_without_it():
+    assert len(WITHOUT_FGW) == 4
+    for name, without in WITHOUT_FGW.items():
+        assert replace(BEYOND[name], lambda_fgw=0) == BEYOND[without]
+    cells = {("from high", "b"): [(50, 60)], ("from high, no FGW", "b"): [(50, 57)], ("K-MaT", "b"): [(50, 50)]}
+    _, adds, minus = main_tables(Results("beyond", grid(cells), {}, ()))
+    assert minus.title == "t_1: rows minus K-MaT"
+    assert [(name, cells[0].text) for name, cells in adds.rows] == [("from high", "+3.0")]
 
 
 def test_every_row_beyond_the_paper_differs_from_it_in_one_thing():
