@@ -209,7 +209,7 @@ class KMaT(PromptLearner):
 
     def _fit_low(self) -> None:
         """Fit the low-end contexts to their prototypes, from their random start."""
-        low = self.contexts.vectors[1]
+        low = self.contexts.to(self.backbone.device).vectors[1]
         optimiser = torch.optim.Adam([low], lr=FIT_RATE)
         for _ in range(FIT_STEPS):
             w = self.encode((LOW,))
