@@ -16,7 +16,7 @@ from functools import lru_cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -29,6 +29,8 @@ from kmat.run import train
 from kmat.rundir import RunDir
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Task
+
+T = TypeVar("T")
 
 Result = dict[str, Any]  # as kmat.run.train returns it
 
@@ -129,22 +131,35 @@ def execute(job: Job, resources: Resources) -> Result:
     return train(
         job.config,
         job.folder,
-        task=_task(job.config.data),
-        backbone=_backbone(job.config.backbone, resources.device),
+        task=_or_raise(_task(job.config.data)),
+        backbone=_or_raise(_backbone(job.config.backbone, resources.device)),
         cache=FeatureCache(resources.cache),
         resume=True,
     )
 
 
-# Jobs come ordered by task and backbone: a worker keeps one of each.
+# Jobs come ordered by task and backbone: a worker keeps one of each, or why there is none, so that a backbone that
+# cannot be reached is not waited for in each of its runs.
 @lru_cache(maxsize=1)
-def _task(config: TaskConfig) -> Task:
-    return config.load()
+def _task(config: TaskConfig) -> Task | UserError:
+    try:
+        return config.load()
+    except UserError as error:
+        return error
 
 
 @lru_cache(maxsize=1)
-def _backbone(name: str, device: str) -> Backbone:
-    return load_backbone(name, find_device(device))
+def _backbone(name: str, device: str) -> Backbone | UserError:
+    try:
+        return load_backbone(name, find_device(device))
+    except UserError as error:
+        return error
+
+
+def _or_raise(found: T | UserError) -> T:
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 @contextmanager
@@ -155,6 +170,8 @@ def _in_this_process(resources: Resources) -> Iterator[Pool]:
         yield _ThisProcess(resources)
     finally:
         torch.set_num_threads(threads)
+        _task.cache_clear()  # the files may be others when this process next asks
+        _backbone.cache_clear()
 
 
 class _ThisProcess:

@@ -150,6 +150,23 @@ def test_a_run_that_cannot_be_done_does_not_keep_the_others_from_being_done(jobs
     assert (first["seed"], third["seed"]) == (1, 3)
 
 
+def test_a_backbone_out_of_reach_is_asked_for_once(jobs, cached, monkeypatch):
+    asked = []
+
+    def unreachable(name, _device):
+        asked.append(name)
+        raise UserError("no such backbone")
+
+    monkeypatch.setattr(grid, "load_backbone", unreachable)
+    with Resources(1, cache=cached).open() as pool:
+        outcomes = run_all(pool, jobs)
+    assert [str(outcome) for outcome in outcomes.values()] == ["no such backbone"] * 3
+    assert len(asked) == 1
+    monkeypatch.undo()
+    with Resources(1, cache=cached).open() as pool:
+        assert not isinstance(run_all(pool, jobs[:1])[jobs[0].folder], UserError), "asked again in the next grid"
+
+
 def test_what_is_no_users_error_ends_the_grid(jobs, cached, monkeypatch):
     monkeypatch.setattr(grid, "train", lambda *_, **__: 1 / 0)
     with Resources(1, cache=cached).open() as pool, pytest.raises(ZeroDivisionError):
