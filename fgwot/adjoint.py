@@ -1,15 +1,16 @@
 r"""How the answer of a solve is differentiated."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fgwot.linearisation import Linearisation
 from fgwot.losses import GroundLoss
+from fgwot.operations import folded, once
 from fgwot.problem import Problem
 from fgwot.result import Result
 from fgwot.solution import ConvergenceWarning
@@ -93,48 +94,62 @@ def envelope_values(problem: Problem, result: Result, entropic: bool) -> _Values
     held fixed, which ignores how the plan moves.
     """
     p, T, quad = problem, result.T, result.value_quad
-    args = (p.p, p.q, p.alpha, p.epsilon, result, p.loss, entropic)
+    args = (p.p, p.q, p.alpha, p.epsilon, T, result.f, result.g)
     if isinstance(p.C1, LowRank) and isinstance(p.C2, LowRank):
         quad = low_rank_quadratic(p.C1, p.C2, T)
-        values: _Values = _Envelope.apply(p.M, None, None, *args, quad.detach())
-        moved = quad - quad.detach()  # zero, with the gradients in the factors
+        value, cost, linear, fixed, _ = _Envelope.apply(p.M, None, None, *args, quad.detach(), p.loss, entropic)
+        moved = quad - fixed  # zero, with the gradients in the factors
         weighted = p.alpha.detach() * moved
-        return values[0] + weighted, values[1] + weighted, values[2], values[3] + moved
-    C1, C2 = p.dense()
-    if quad is None:
-        quad = (tensor_term(C1.detach(), C2.detach(), T, p.loss) * T).sum((-2, -1))
-    values = _Envelope.apply(p.M, C1, C2, *args, quad)
-    return values  # noqa: RET504 (typed above)
+        return value + weighted, cost + weighted, linear, fixed + moved
+    values: _Values = _Envelope.apply(p.M, *p.dense(), *args, quad, p.loss, entropic)[:4]
+    return values
+
+
+def with_quadratic(problem: Problem, result: Result) -> Result:
+    """Result with `value_quad`."""
+    if result.value_quad is not None:
+        return result
+    if isinstance(problem.C1, LowRank) and isinstance(problem.C2, LowRank):
+        return replace(result, value_quad=low_rank_quadratic(problem.C1, problem.C2, result.T))
+    quad = (tensor_term(*problem.dense(), result.T, problem.loss) * result.T).sum((-2, -1))
+    return replace(result, value_quad=quad)
 
 
 class _Envelope(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
         M: Tensor,
-        C1: Tensor | None,
-        C2: Tensor | None,
-        p: Tensor,
-        q: Tensor,
+        _C1: Tensor | None,
+        _C2: Tensor | None,
+        _p: Tensor,
+        _q: Tensor,
         alpha: Tensor,
         epsilon: Tensor,
-        result: Result,
-        loss: GroundLoss,
-        entropic: bool,
+        T: Tensor,
+        _f: Tensor,
+        _g: Tensor,
         quad: Tensor,
-    ) -> _Values:
-        T = result.T
+        _loss: GroundLoss,
+        entropic: bool,
+    ) -> tuple[Tensor, ...]:
+        """Value, cost, linear and quadratic part, and the entropy."""
         linear = (M * T).sum((-2, -1))
         cost = (1 - alpha) * linear + alpha * quad
         # H(T) = -sum T (log T - 1); the proximal point method minimises E alone.
         entropy = T.sum((-2, -1)) - torch.xlogy(T, T).sum((-2, -1)) if entropic else torch.zeros_like(cost)
-        ctx.save_for_backward(M, C1, C2, p, q, alpha, epsilon, T, result.f, result.g, linear, quad, entropy)
-        ctx.loss = loss
-        return cost - epsilon * entropy, cost, linear, quad
+        return cost - epsilon * entropy, cost, linear, quad.clone(), entropy
 
     @staticmethod
-    def backward(ctx: Any, dvalue: Tensor, dcost: Tensor, dlinear: Tensor, dquad: Tensor) -> _Grads:
-        *inputs, T, f, g, linear, quad, entropy = ctx.saved_tensors
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.loss, _ = inputs
+        ctx.mark_non_differentiable(output[4])
+        ctx.save_for_backward(*tensors, output[2], output[4])
+
+    @staticmethod
+    def backward(ctx: Any, dvalue: Tensor, dcost: Tensor, dlinear: Tensor, dquad: Tensor, _: Tensor) -> _Grads:
+        *inputs, T, f, g, quad, linear, entropy = ctx.saved_tensors
         _, C1, C2, _, _, alpha, _ = inputs
         with torch.no_grad():
             both = dvalue + dcost
@@ -142,27 +157,14 @@ class _Envelope(torch.autograd.Function):
             dC1 = dC2 = None
             if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
                 weight = (alpha * both + dquad)[:, None, None]
-                dC1, dC2 = structure_adjoints(C1, C2, weight * T, T, ctx.loss)
+                dC1, dC2 = folded(partial(structure_adjoints, loss=ctx.loss), C1, C2, weight * T, T)
             df, dg = dvalue[:, None] * f, dvalue[:, None] * g
             grads = (dM, dC1, dC2, df, dg, both * (quad - linear), -dvalue * entropy)
-        if torch.is_grad_enabled():  # backward(create_graph=True)
-            grads = _Once.apply(*grads, dvalue, dcost, dlinear, dquad, *inputs)
-        return *grads[:7], None, None, None, None
-
-
-class _Once(torch.autograd.Function):
-    """Identity whose own backward refuses."""
-
-    @staticmethod
-    def forward(_: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return tuple(None if grad is None else grad.clone() for grad in grads)
-
-    @staticmethod
-    def backward(_: Any, *__: Tensor) -> _Grads:
-        raise RuntimeError(
+        reason = (
             "the envelope gradient cannot be differentiated again: its formula holds the plan fixed. "
             "Differentiate an expression of the plan of adjoint='implicit' instead"
         )
+        return *once(grads, reason, dvalue, dcost, dlinear, dquad, *inputs), *(None,) * 6
 
 
 def implicit_plan(problem: Problem, result: Result, adjoint: Implicit) -> Tensor:
@@ -173,43 +175,43 @@ def implicit_plan(problem: Problem, result: Result, adjoint: Implicit) -> Tensor
     then dM = -(1 - alpha) lam, and so on by the chain rule. At a strict local minimum the operator is positive
     definite there, and conjugate gradients apply, preconditioned by its entropic part.
     """
-    p = problem
-    plan: Tensor = _ImplicitPlan.apply(p.M, *p.dense(), p.p, p.q, p.alpha, p.epsilon, p, result, adjoint)
+    plan: Tensor = _ImplicitPlan.apply(problem, adjoint, result.T, *problem.tensors)
     return plan
 
 
 class _ImplicitPlan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        problem, result, adjoint = args[7:]
-        ctx.problem, ctx.T, ctx.adjoint = problem.detach(), result.T, adjoint
-        plan: Tensor = result.T.clone()
-        return plan
+    generate_vmap_rule = True
 
     @staticmethod
-    @once_differentiable
+    def forward(_problem: Problem, _adjoint: Implicit, T: Tensor, *_tensors: Tensor) -> Tensor:
+        return T.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.problem, ctx.adjoint, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
     def backward(ctx: Any, Z: Tensor) -> _Grads:
-        problem, T = ctx.problem, ctx.T
-        alpha, loss = problem.alpha[:, None, None], problem.loss
-        lam, dp, dq = _solve_tangent(problem, T, Z, ctx.adjoint)
-        C1, C2 = problem.dense()
-        quadratic = tensor_term(C1, C2, T, loss) + tensor_term(C1.mT, C2.mT, T, loss)
-        one = structure_adjoints(C1, C2, -alpha * lam, T, loss)
-        two = structure_adjoints(C1, C2, -alpha * T, lam, loss)
-        dalpha = (lam * (problem.M - quadratic)).sum((-2, -1))
-        depsilon = -(lam * T.clamp_min(torch.finfo(T.dtype).tiny).log()).sum((-2, -1))
-        return (
-            -(1 - alpha) * lam,
-            one[0] + two[0],
-            one[1] + two[1],
-            dp,
-            dq,
-            dalpha,
-            depsilon,
-            None,
-            None,
-            None,
-        )
+        T, *tensors = ctx.saved_tensors
+        with torch.no_grad():
+            grads = folded(partial(_pull_back, ctx.problem, ctx.adjoint), Z, T, *tensors)
+        reason = "the implicit derivative of the plan cannot be differentiated again"
+        return None, None, None, *once(grads, reason, Z, *tensors)
+
+
+def _pull_back(like: Problem, adjoint: Implicit, Z: Tensor, T: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of <Z, plan> in the seven arguments."""
+    problem = like.of(tensors)
+    alpha, loss = problem.alpha[:, None, None], problem.loss
+    lam, dp, dq = _solve_tangent(problem, T, Z, adjoint)
+    C1, C2 = problem.dense()
+    quadratic = tensor_term(C1, C2, T, loss) + tensor_term(C1.mT, C2.mT, T, loss)
+    one = structure_adjoints(C1, C2, -alpha * lam, T, loss)
+    two = structure_adjoints(C1, C2, -alpha * T, lam, loss)
+    dalpha = (lam * (problem.M - quadratic)).sum((-2, -1))
+    depsilon = -(lam * T.clamp_min(torch.finfo(T.dtype).tiny).log()).sum((-2, -1))
+    return -(1 - alpha) * lam, one[0] + two[0], one[1] + two[1], dp, dq, dalpha, depsilon
 
 
 class _Centring:

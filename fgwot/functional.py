@@ -1,13 +1,16 @@
 """The two functions users call."""
 
+import sys
 import warnings
+from traceback import walk_stack
 
 import torch
 from torch import Tensor
 
-from fgwot.adjoint import Adjoint, differentiable, envelope_values
-from fgwot.initial import Init, MultiInit, random_starts, start_from
+from fgwot.adjoint import Adjoint, differentiable, envelope_values, with_quadratic
+from fgwot.initial import Init, MultiInit, random_starts, start_from, tensors_of
 from fgwot.losses import GroundLoss
+from fgwot.operations import folded, outside_graphs
 from fgwot.problem import Problem, Weight
 from fgwot.result import Result
 from fgwot.solution import ConvergenceWarning, Solution, Status
@@ -15,6 +18,7 @@ from fgwot.solver import MirrorDescent, Solver, solve
 from fgwot.structure import Structure
 
 
+@outside_graphs
 def fused_gromov_wasserstein(
     M: Tensor | None,
     C1: Structure,
@@ -112,11 +116,22 @@ def fused_gromov_wasserstein(
     if tol is not None and not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}")
     with torch.autocast(C1.device.type if isinstance(C1, Structure) else "cpu", enabled=False):
-        problem = Problem.build(M, C1, C2, p, q, alpha, epsilon, loss, validate)
-        with torch.no_grad():
-            result = _solve(problem.detach(), solver, init, tol, max_iter)
+        problem = Problem.build(M, C1, C2, p, q, alpha, epsilon, loss)
+        first, count = tensors_of(init, problem), len(problem.tensors)
+
+        def search(*tensors: Tensor) -> tuple[Tensor, ...]:
+            flat, given = problem.of(tensors[:count]), tensors[count:]
+            if validate:
+                flat.check()
+            if isinstance(init, MultiInit):
+                result = _best(flat, solver, init, tol, max_iter)
+            else:
+                result = solve(flat, solver, start_from(flat, *given), tol, max_iter)
+            warn(result)
+            return with_quadratic(flat, result).tensors
+
+        result = Result(*folded(search, *problem.tensors, *first))
         plan, values = differentiable(problem, result, solver, adjoint)
-    warn(result)
     restore = problem.restore
     value, cost, linear, quad = (restore(v) for v in values)
     return Solution(
@@ -177,12 +192,10 @@ def gromov_wasserstein(
     )
 
 
-def _solve(problem: Problem, solver: Solver, init: Init, tol: float | None, max_iter: int) -> Result:
-    if not isinstance(init, MultiInit):
-        return solve(problem, solver, start_from(init, problem), tol, max_iter)
+def _best(problem: Problem, solver: Solver, init: MultiInit, tol: float | None, max_iter: int) -> Result:
     batch = torch.arange(len(problem.p), device=problem.p.device)
     repeated = problem.select(batch.repeat_interleave(init.k))
-    results = solve(repeated, solver, random_starts(init, repeated), tol, max_iter)
+    results = with_quadratic(repeated, solve(repeated, solver, random_starts(init, repeated), tol, max_iter))
     value, *_ = envelope_values(repeated, results, solver.entropic)
     best = value.nan_to_num(torch.inf).view(-1, init.k).argmin(1)
     return results.select(batch * init.k + best)
@@ -199,5 +212,12 @@ def warn(result: Result) -> None:
         f"{len(failed)} of {len(result.status)} FGW problems did not converge: {reasons} "
         f"(largest residual {float(result.residual.max()):.1e}). Raise max_iter, epsilon or tol",
         ConvergenceWarning,
-        stacklevel=3,
+        stacklevel=_level_of_the_caller(),
     )
+
+
+def _level_of_the_caller() -> int:
+    """Level, for the function above, of the first frame that is neither fgwot's nor torch's."""
+    frames = walk_stack(sys._getframe(1))
+    packages = (frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in frames)
+    return next((level for level, package in enumerate(packages, 1) if package not in ("fgwot", "torch")), 1)

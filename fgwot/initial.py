@@ -37,26 +37,42 @@ class MultiInit:
 Init = Tensor | Solution | MultiInit | None
 
 
-def start_from(init: Tensor | Solution | None, problem: Problem) -> Start:
-    """Start at p q^T, at a plan, or at a previous solution.
+def tensors_of(init: Init, problem: Problem) -> tuple[Tensor, ...]:
+    """Return what `start_from` needs of `init`: nothing, a plan (B, n, m), or one and a potential (B, m).
 
     Raises
     ------
     TypeError, ValueError
-        If `init` is of another type, shape, dtype or device, or is not finite and non-negative.
+        If `init` is of another type, shape, dtype or device.
     """
-    log_q = torch.where(problem.q > 0, problem.q, 1).log()
-    if init is None:
-        return Start(problem.M.new_zeros(()).expand_as(problem.M), log_q, log_q, change=1.0, product=True)
+    if init is None or isinstance(init, MultiInit):
+        return ()
     plan = init.plan if isinstance(init, Solution) else init
     if not isinstance(plan, Tensor):
         raise TypeError(f"init must be None, a plan, a Solution or a MultiInit, got {type(init).__name__}")
-    T = checked_plan(plan, problem)
+    T = shaped_plan(plan, problem)
     if not isinstance(init, Solution):
-        return Start.at(T, log_q)
+        return (T,)
     g = init.potentials[1].detach().to(T.dtype).expand(*problem.batch_shape, problem.q.shape[-1])
+    return T, g.reshape(problem.q.shape)
+
+
+def start_from(problem: Problem, T: Tensor | None = None, g: Tensor | None = None) -> Start:
+    """Start at p q^T, at a plan, or at a plan and its potential.
+
+    Raises
+    ------
+    ValueError
+        If the plan is not finite and non-negative.
+    """
+    log_q = torch.where(problem.q > 0, problem.q, 1).log()
+    if T is None:
+        return Start(problem.M.new_zeros(()).expand_as(problem.M), log_q, log_q, change=1.0, product=True)
+    check_plan(T)
+    if g is None:
+        return Start.at(T, log_q)
     _, columns = linearisation(problem).shift(Marginals.of(problem.p, problem.q))
-    return Start.at(T, (g.reshape(problem.q.shape) - columns) / problem.epsilon[:, None])
+    return Start.at(T, (g - columns) / problem.epsilon[:, None])
 
 
 def random_starts(init: MultiInit, problem: Problem) -> Start:
@@ -71,8 +87,8 @@ def random_starts(init: MultiInit, problem: Problem) -> Start:
     return Start(X, log_q, log_q, change=1.0)
 
 
-def checked_plan(plan: Tensor, problem: Problem) -> Tensor:
-    """Return a user's plan as (B, n, m), or say what is wrong with it."""
+def shaped_plan(plan: Tensor, problem: Problem) -> Tensor:
+    """Return a user's plan as (B, n, m), or say what is wrong with its type and shape."""
     n, m = problem.M.shape[1:]
     if tuple(plan.shape[-2:]) != (n, m):
         raise ValueError(f"init must be a plan of shape (..., {n}, {m}), got {tuple(plan.shape)}")
@@ -82,11 +98,14 @@ def checked_plan(plan: Tensor, problem: Problem) -> Tensor:
         )
     T = plan.detach().to(problem.M.dtype)
     try:
-        T = T.expand(*problem.batch_shape, n, m).reshape(problem.M.shape)
+        return T.expand(*problem.batch_shape, n, m).reshape(problem.M.shape)
     except RuntimeError:
         raise ValueError(
             f"init of shape {tuple(plan.shape)} does not broadcast to batch shape {tuple(problem.batch_shape)}"
         ) from None
+
+
+def check_plan(T: Tensor) -> None:
+    """Say what is wrong with the values of a user's plan."""
     if not bool((T.isfinite() & (T >= 0)).all()):
         raise ValueError("init must be a plan with finite, non-negative entries")
-    return T

@@ -1,7 +1,7 @@
 """Validated, broadcast and batched inputs of one FGW problem or of many."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import torch
@@ -30,6 +30,8 @@ class Problem:
     alpha, epsilon : Tensor (B,)
         Weight of the quadratic term, and weight of the entropy.
     loss : GroundLoss
+    given : frozenset of str
+        Which of these are the caller's; the others are defaults.
     batch_shape : torch.Size
         Leading shape of the caller's tensors; empty for a single problem.
     dtype : torch.dtype
@@ -44,6 +46,7 @@ class Problem:
     alpha: Tensor
     epsilon: Tensor
     loss: GroundLoss
+    given: frozenset[str]
     batch_shape: torch.Size
     dtype: torch.dtype
 
@@ -57,14 +60,8 @@ class Problem:
         alpha: Weight,
         epsilon: Weight,
         loss: str | GroundLoss,
-        validate: bool = True,
-        equal_mass: bool = True,
     ) -> "Problem":
-        """Check the inputs, broadcast their leading shapes and flatten them to one batch dimension.
-
-        With ``validate=False`` the values (finite, sign, mass) are not looked at, which saves the host
-        synchronisations; types and shapes always are.
-        """
+        """Check types and shapes, broadcast the leading shapes and flatten them to one batch dimension."""
         loss = ground_loss(loss)
         given = {name: t for name, t in {"M": M, "p": p, "q": q}.items() if t is not None}
         given |= _check_structures(C1, C2, loss)
@@ -76,9 +73,6 @@ class Problem:
             name: w.to(like.device) if isinstance(w, Tensor) else like.new_tensor(w, dtype=compute)
             for name, w in (("alpha", alpha), ("epsilon", epsilon))
         }
-        if validate:
-            _check_values(given, weights, loss)
-
         alpha_, epsilon_ = (w.to(compute) for w in weights.values())
         if M is None:
             M = like.new_zeros(()).expand(n, m)
@@ -101,27 +95,41 @@ class Problem:
 
         C1, C2 = (C.map(lambda t: flat(t, 2)) if isinstance(C, LowRank) else flat(C, 2) for C in (C1, C2))
         M, p, q, alpha_, epsilon_ = flat(M, 2), flat(p, 1), flat(q, 1), flat(alpha_, 0), flat(epsilon_, 0)
-        if validate and equal_mass:
-            _check_equal_mass(p, q, like.dtype)
-        return Problem(M, C1, C2, p, q, alpha_, epsilon_, loss, batch, like.dtype)
+        names = frozenset({*given, "alpha", "epsilon"})
+        return Problem(M, C1, C2, p, q, alpha_, epsilon_, loss, names, batch, like.dtype)
+
+    def check(self, equal_mass: bool = True) -> None:
+        """Look at the values.
+
+        Raises
+        ------
+        ValueError
+            If one is not finite or of the wrong sign, or if masses are zero or not equal.
+        """
+        _check_values(self)
+        if equal_mass:
+            _check_equal_mass(self.p, self.q, self.dtype)
 
     def restore(self, x: Tensor) -> Tensor:
         """Give a result of shape (B, ...) the caller's batch shape, and dtype if it is floating."""
         x = x.reshape(self.batch_shape + x.shape[1:])
         return x.to(self.dtype) if x.is_floating_point() else x
 
-    def detach(self) -> "Problem":
-        """Return the same problems without gradients."""
-        return self._map(Tensor.detach, self.batch_shape)
-
     def select(self, index: Tensor) -> "Problem":
         """Return the problems at the given positions of the batch."""
-        return self._map(lambda t: take(t, index), torch.Size([len(index)]))
+        return self.of(take(t, index) for t in self.tensors)
 
-    def _map(self, f: Callable[[Tensor], Tensor], batch_shape: torch.Size) -> "Problem":
-        C1, C2 = (C.map(f) if isinstance(C, LowRank) else f(C) for C in (self.C1, self.C2))
-        M, p, q, alpha, epsilon = (f(t) for t in (self.M, self.p, self.q, self.alpha, self.epsilon))
-        return Problem(M, C1, C2, p, q, alpha, epsilon, self.loss, batch_shape, self.dtype)
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """M, one or two tensors for each structure, p, q, alpha and epsilon: what `of` takes."""
+        C1, C2 = ((C.A, C.B) if isinstance(C, LowRank) else (C,) for C in (self.C1, self.C2))
+        return self.M, *C1, *C2, self.p, self.q, self.alpha, self.epsilon
+
+    def of(self, tensors: Iterable[Tensor]) -> "Problem":
+        """Return problems of this kind with other tensors, as one flat batch."""
+        M, *structures, p, q, alpha, epsilon = tensors
+        C1, C2 = structures if len(structures) == 2 else (LowRank(*structures[:2]), LowRank(*structures[2:]))
+        return replace(self, M=M, C1=C1, C2=C2, p=p, q=q, alpha=alpha, epsilon=epsilon, batch_shape=alpha.shape)
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """C1 and C2 as tensors.
@@ -208,12 +216,17 @@ def _check_shapes(given: dict[str, Tensor]) -> tuple[int, int]:
     return n, m
 
 
-def _check_values(given: dict[str, Tensor], weights: dict[str, Tensor], loss: GroundLoss) -> None:
-    for name, t in (given | weights).items():
+def _check_values(problem: Problem) -> None:
+    structures = _check_structures(problem.C1, problem.C2, problem.loss)
+    all_ = {name: getattr(problem, name) for name in ("M", "p", "q", "alpha", "epsilon")}
+    all_ = {"M": all_.pop("M")} | structures | all_
+    # What the batch shares is looked at once.
+    given = {name: t[:1] if t.stride(0) == 0 else t for name, t in all_.items() if name in problem.given}
+    for name, t in given.items():
         # A finite sum has finite terms; only if it is not are they looked at.
-        if not isfinite(t.detach().sum().item()) and (bad := int((~t.isfinite()).sum())):
+        if not isfinite(t.sum().item()) and (bad := int((~t.isfinite()).sum())):
             raise ValueError(f"{name} has {bad} entries that are not finite (NaN or infinite)")
-    alpha, epsilon = weights["alpha"], weights["epsilon"]
+    alpha, epsilon, loss = given["alpha"], given["epsilon"], problem.loss
     if (alpha < 0).any() or (alpha > 1).any():
         raise ValueError(f"alpha must lie in [0, 1], got {_extremes(alpha)}")
     if (epsilon <= 0).any():

@@ -87,6 +87,12 @@ class Result:
             value_quad=value_quad,
         )
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The fields in their order; `value_quad` only if it is there."""
+        parts = (getattr(self, field.name) for field in fields(self))
+        return tuple(part for part in parts if part is not None)
+
     def select(self, index: Tensor) -> "Result":
         """Return the results of some problems of the batch, given by ascending positions."""
         parts = ((field.name, getattr(self, field.name)) for field in fields(self))

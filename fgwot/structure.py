@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from fgwot.operations import folded, once
 
 _PROBE_ROUNDING = 256  # times eps: by how much C v and C' v may differ for a symmetric C
 
@@ -88,27 +89,37 @@ Structure = Tensor | LowRank
 
 
 class _Quadratic(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor, T: Tensor) -> Tensor:
-        ctx.save_for_backward(A1, B1, A2, B2, T)
+    def forward(A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor, T: Tensor) -> Tensor:
         p, q = T.sum(-1)[..., None], T.sum(-2)[..., None]
         own = (p * LowRank(A1, B1).squares(p)).sum((-2, -1)) + (q * LowRank(A2, B2).squares(q)).sum((-2, -1))
         return own - 2 * ((A1.mT @ T @ A2) * (B1.mT @ T @ B2)).sum((-2, -1))
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
     def backward(ctx: Any, dquad: Tensor) -> tuple[Tensor | None, ...]:
-        A1, B1, A2, B2, T = ctx.saved_tensors
-        p, q = T.sum(-1)[..., None], T.sum(-2)[..., None]
-        left, right = A1.mT @ T @ A2, B1.mT @ T @ B2
-        w = 2 * dquad[..., None, None]
+        grads = folded(_quadratic_adjoint, *ctx.saved_tensors, dquad)
+        return *once(
+            grads, "the quadratic term of LowRank structures is differentiable once", *ctx.saved_tensors, dquad
+        ), None
 
-        def own(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
-            return x * (A @ (B.mT @ (x * B)))
 
-        dA1, dB1 = own(p, A1, B1) - T @ (A2 @ right.mT), own(p, B1, A1) - T @ (B2 @ left.mT)
-        dA2, dB2 = own(q, A2, B2) - T.mT @ (A1 @ right), own(q, B2, A2) - T.mT @ (B1 @ left)
-        return w * dA1, w * dB1, w * dA2, w * dB2, None
+def _quadratic_adjoint(A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor, T: Tensor, dquad: Tensor) -> tuple[Tensor, ...]:
+    p, q = T.sum(-1)[..., None], T.sum(-2)[..., None]
+    left, right = A1.mT @ T @ A2, B1.mT @ T @ B2
+    w = 2 * dquad[..., None, None]
+
+    def own(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        return x * (A @ (B.mT @ (x * B)))
+
+    dA1, dB1 = own(p, A1, B1) - T @ (A2 @ right.mT), own(p, B1, A1) - T @ (B2 @ left.mT)
+    dA2, dB2 = own(q, A2, B2) - T.mT @ (A1 @ right), own(q, B2, A2) - T.mT @ (B1 @ left)
+    return w * dA1, w * dB1, w * dA2, w * dB2
 
 
 def low_rank_quadratic(C1: LowRank, C2: LowRank, T: Tensor) -> Tensor:

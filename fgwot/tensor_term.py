@@ -1,14 +1,15 @@
 r"""The quartic contraction (L (x) T)_ij = sum_kl L(C1_ik, C2_jl) T_kl and its adjoints."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fgwot.backend import precision, uses_triton
 from fgwot.factored import factored
 from fgwot.losses import BY_NAME, Factors, GroundLoss, Pairwise, ground_loss, huber
+from fgwot.operations import folded, once
 
 # Losses that do not factor are summed over blocks of pairs (i, k); a block holds about this many values.
 _BLOCK_ENTRIES = 1 << 22
@@ -56,11 +57,11 @@ def tensor_term(C1: Tensor, C2: Tensor, T: Tensor, loss: str | GroundLoss = "squ
         return _factored(C1, C2, T, loss.factors)
     batch = torch.broadcast_shapes(C1.shape[:-2], C2.shape[:-2], T.shape[:-2])
     C1, C2, T = (x.expand(*batch, *x.shape[-2:]) for x in (C1, C2, T))
-    if loss.kernel is not None:
+    if torch.compiler.is_compiling() and loss.kernel is not None:
         contracted: Tensor = _contraction(C1, C2, T, *loss.kernel, uses_triton(T.device))
         return contracted
-    summed: Tensor = _Direct.apply(C1, C2, T, loss)
-    return summed
+    summed: Tensor = _Direct.apply(*(x.reshape(batch.numel(), *x.shape[-2:]) for x in (C1, C2, T)), loss)
+    return summed.reshape(*batch, n, m)
 
 
 def structure_adjoints(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: GroundLoss) -> tuple[Tensor, Tensor]:
@@ -180,20 +181,34 @@ _contraction.register_autograd(_contraction_backward, setup_context=_save)
 
 
 class _Direct(torch.autograd.Function):
-    """The contraction for the user's losses: no operator can take their functions as arguments.
+    """The contraction where nothing is compiled: any loss, and the transforms of `torch.func`, which operators lack.
 
     The backward pass recomputes the blocks, so that no n^2 m^2 array is kept.
     """
 
-    @staticmethod
-    def forward(ctx: Any, C1: Tensor, C2: Tensor, T: Tensor, loss: GroundLoss) -> Tensor:
-        ctx.save_for_backward(C1, C2, T)
-        ctx.loss = loss
-        return _direct(C1, C2, T, loss.value)
+    generate_vmap_rule = True
 
     @staticmethod
-    @once_differentiable
+    def forward(C1: Tensor, C2: Tensor, T: Tensor, loss: GroundLoss) -> Tensor:
+        (contracted,) = folded(partial(_contracted, loss), C1, C2, T)
+        return contracted
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        *tensors, ctx.loss = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
     def backward(ctx: Any, W: Tensor) -> tuple[Tensor | None, ...]:
         C1, C2, T = ctx.saved_tensors
-        dC1, dC2 = structure_adjoints(C1, C2, W, T, ctx.loss)
-        return dC1, dC2, _direct(C1.mT, C2.mT, W, ctx.loss.value), None
+        with torch.no_grad():
+            dC1, dC2 = folded(partial(structure_adjoints, loss=ctx.loss), C1, C2, W, T)
+            (dT,) = folded(partial(_contracted, ctx.loss), C1.mT, C2.mT, W)
+        reason = f"the contraction with the {ctx.loss.name} loss is differentiable once"
+        return *once((dC1, dC2, dT), reason, C1, C2, T, W), None
+
+
+def _contracted(loss: GroundLoss, C1: Tensor, C2: Tensor, T: Tensor) -> tuple[Tensor]:
+    if loss.kernel is None:
+        return (_direct(C1, C2, T, loss.value),)
+    return (_contraction(C1, C2, T, *loss.kernel, uses_triton(T.device)),)

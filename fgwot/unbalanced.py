@@ -15,10 +15,11 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from fgwot.adjoint import envelope_values
+from fgwot.adjoint import envelope_values, with_quadratic
 from fgwot.functional import fused_gromov_wasserstein, warn
-from fgwot.initial import checked_plan
+from fgwot.initial import check_plan, shaped_plan
 from fgwot.losses import GroundLoss
+from fgwot.operations import folded, outside_graphs
 from fgwot.problem import Problem, Weight
 from fgwot.result import Result, tolerance
 from fgwot.sinkhorn import Marginals
@@ -29,6 +30,7 @@ _SWEEPS = 5000  # of one inner problem
 _SMALLEST_THETA = 2.0**-24
 
 
+@outside_graphs
 def unbalanced_fused_gromov_wasserstein(
     M: Tensor | None,
     C1: Tensor,
@@ -115,22 +117,29 @@ def unbalanced_fused_gromov_wasserstein(
         )
     if max_iter < 1 or (tol is not None and not tol > 0):
         raise ValueError(f"max_iter must be at least 1 and tol positive, got {max_iter} and {tol}")
-    problem = Problem.build(M, C1, C2, p, q, alpha, epsilon, loss, validate, equal_mass=False)
+    problem = Problem.build(M, C1, C2, p, q, alpha, epsilon, loss)
     problem.dense()
     rho1, rho2 = (_price(side, problem) for side in sides)
-    if validate:
-        _check_prices(rho1, rho2, problem)
-    with torch.no_grad():
-        detached = problem.detach()
+
+    def search(rho1: Tensor, rho2: Tensor, first: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        flat = problem.of(tensors)
+        if validate:
+            flat.check(equal_mass=False)
+            _check_prices(rho1, rho2, flat)
+        check_plan(first)
         columns_first = bool(rho2.isinf().any()) and not bool(rho1.isinf().any())
-        iteration = _Relaxed(detached, rho1.detach(), rho2.detach(), columns_first)
-        result = iteration.solve(_first_plan(init, detached), 1.0 if init is None else 0.0, tol, max_iter)
-        paid1, paid2 = iteration.divergences(result.T)
+        iteration = _Relaxed(flat, rho1, rho2, columns_first)
+        result = iteration.solve(first, 1.0 if init is None else 0.0, tol, max_iter)
+        warn(result)
+        result = with_quadratic(flat, result)
+        return *iteration.divergences(result.T), *iteration.marginal_gradients(result), *result.tensors
+
+    found = folded(search, rho1, rho2, _first_plan(init, problem), *problem.tensors)
+    paid1, paid2, by_p, by_q = found[:4]
+    result = Result(*found[4:])
     # The envelope theorem: J's partial derivatives at the fixed plan. In p that is the potential of an exact side.
-    by_p, by_q = iteration.marginal_gradients(result)
     value, cost, linear, quad = envelope_values(problem, replace(result, f=by_p, g=by_q), entropic=True)
     value = value + _priced(rho1, paid1) + _priced(rho2, paid2)
-    warn(result)
     restore = problem.restore
     return Solution(
         plan=restore(result.T),
@@ -390,7 +399,7 @@ def _first_plan(init: Tensor | Solution | None, problem: Problem) -> Tensor:
     if init is not None:
         if not isinstance(init, Tensor | Solution):
             raise TypeError(f"init must be None, a plan or a Solution, got {type(init).__name__}")
-        return checked_plan(init.plan if isinstance(init, Solution) else init, problem)
-    p, q = problem.p, problem.q
+        return shaped_plan(init.plan if isinstance(init, Solution) else init, problem)
+    p, q = problem.p.detach(), problem.q.detach()
     mass = (p.sum(-1) * q.sum(-1)).sqrt()
     return p[:, :, None] * q[:, None, :] / mass[:, None, None]
