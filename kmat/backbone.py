@@ -248,7 +248,7 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
         if model_name.startswith("local-dir:"):
             folder = Path(model_name.removeprefix("local-dir:")).expanduser().resolve()
             model_name = f"local-dir:{folder}"
-            overrides = _text_overrides(folder, stack)
+            overrides = text_overrides(folder, stack)
         elif not model_name.startswith("hf-hub:"):
             model_name, _, tag = model_name.partition(":")
             if not tag:
@@ -310,7 +310,7 @@ def _shipped_dir(prefix: str, name: str) -> Path:
         raise UserError(f"backbone '{prefix}:{name}': {error}") from error
 
 
-def _text_overrides(folder: Path, stack: ExitStack) -> dict[str, Any]:
+def text_overrides(folder: Path, stack: ExitStack) -> dict[str, Any]:
     """Point a BERT text tower at its folder.
 
     open_clip's ``local-dir:`` reads weights and tokenizer from the folder but still asks for the BERT configuration

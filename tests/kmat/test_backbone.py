@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import write_backbone
 
+from benchmarks.kmat_step import random_biomedclip
 from kmat import backbone as module
 from kmat.backbone import Backbone, load_backbone
 from kmat.errors import UserError
@@ -59,33 +60,8 @@ def test_native_tower_with_eos_pooling_and_linear_projection():
 @pytest.mark.slow
 def test_full_biomedclip_architecture_equals_encode_text(tmp_path, tiny_dir):
     """Random weights, real shapes, from a snapshot without BERT's config.json, as the published one is."""
-    shutil.copy(tiny_dir / "vocab.txt", tmp_path)
-    shutil.copy(tiny_dir / "tokenizer_config.json", tmp_path)
-    config = {
-        "model_cfg": {
-            "embed_dim": 512,
-            "vision_cfg": {
-                "timm_model_name": "vit_base_patch16_224",
-                "timm_model_pretrained": False,
-                "timm_pool": "",
-                "timm_proj": "linear",
-                "image_size": 224,
-            },
-            "text_cfg": {
-                "hf_model_name": module.BIOMEDBERT,
-                "hf_tokenizer_name": module.BIOMEDBERT,
-                "hf_proj_type": "mlp",
-                "hf_pooler_type": "cls_last_hidden_state_pooler",
-                "context_length": 256,
-            },
-        },
-        "preprocess_cfg": {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]},
-    }
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with module.ExitStack() as stack:
-        overrides = module._text_overrides(tmp_path, stack)
-        model = open_clip.create_model(f"local-dir:{tmp_path}", load_weights=False, pretrained_text=False, **overrides)
-    backbone = Backbone("biomedclip", model, None, open_clip.get_tokenizer(f"local-dir:{tmp_path}"))
+    backbone = random_biomedclip(tiny_dir, tmp_path)
+    model = backbone.model
     assert backbone.token_dim == 768
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(195.9e6, rel=1e-3)
     assert backbone.image_size == (224, 224)
@@ -191,6 +167,6 @@ def test_a_snapshot_without_bert_configuration_gets_biomedberts(tmp_path):
     text_cfg = {"hf_model_name": module.BIOMEDBERT}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": text_cfg}}))
     with module.ExitStack() as stack:
-        source = module._text_overrides(tmp_path, stack)["text_cfg"]["hf_model_name"]
+        source = module.text_overrides(tmp_path, stack)["text_cfg"]["hf_model_name"]
         assert AutoConfig.from_pretrained(source).hidden_size == BertConfig().hidden_size == 768
     assert list(tmp_path.iterdir()) == [tmp_path / "open_clip_config.json"], "the user's folder is left as it was"
