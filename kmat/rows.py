@@ -48,6 +48,7 @@ BEYOND: dict[str, MethodConfig] = {
     "from anchor": KMaTConfig(low_start="anchor"),
     "from anchor, no FGW": KMaTConfig(low_start="anchor", lambda_fgw=0),
     "discrepancy": KMaTConfig(fgw_unit="discrepancy"),
+    "weight 0.1": KMaTConfig(lambda_fgw=0.1),
 }
 
 # Which of these differ in FGW alone.
