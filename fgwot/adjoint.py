@@ -55,6 +55,10 @@ class Unrolled:
 
 
 Adjoint = Envelope | Implicit | Unrolled
+ENVELOPE_ONCE = (
+    "the envelope gradient cannot be differentiated again: its formula holds the plan fixed. "
+    "Differentiate an expression of the plan of adjoint='implicit' instead"
+)
 _BY_NAME: dict[str, Adjoint] = {"envelope": Envelope(), "implicit": Implicit(), "unrolled": Unrolled()}
 
 
@@ -160,11 +164,7 @@ class _Envelope(torch.autograd.Function):
                 dC1, dC2 = folded(partial(structure_adjoints, loss=ctx.loss), C1, C2, weight * T, T)
             df, dg = dvalue[:, None] * f, dvalue[:, None] * g
             grads = (dM, dC1, dC2, df, dg, both * (quad - linear), -dvalue * entropy)
-        reason = (
-            "the envelope gradient cannot be differentiated again: its formula holds the plan fixed. "
-            "Differentiate an expression of the plan of adjoint='implicit' instead"
-        )
-        return *once(grads, reason, dvalue, dcost, dlinear, dquad, *inputs), *(None,) * 6
+        return *once(grads, ENVELOPE_ONCE, dvalue, dcost, dlinear, dquad, *inputs), *(None,) * 6
 
 
 def implicit_plan(problem: Problem, result: Result, adjoint: Implicit) -> Tensor:

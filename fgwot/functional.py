@@ -16,6 +16,7 @@ from fgwot.result import Result
 from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solver import MirrorDescent, Solver, solve
 from fgwot.structure import Structure
+from fgwot.whole_solve import is_final, is_usable, whole_solve
 
 
 @outside_graphs
@@ -115,6 +116,12 @@ def fused_gromov_wasserstein(
         raise ValueError(f"max_iter must be at least 1, got {max_iter}")
     if tol is not None and not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}")
+    whole = whole_solve(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol)
+    if whole is not None:
+        if is_final(whole):
+            return whole
+        if is_usable(whole):
+            init, max_iter = whole.detach(), max_iter - int(whole.n_iter.max())
     with torch.autocast(C1.device.type if isinstance(C1, Structure) else "cpu", enabled=False):
         problem = Problem.build(M, C1, C2, p, q, alpha, epsilon, loss)
         first, count = tensors_of(init, problem), len(problem.tensors)
@@ -144,7 +151,7 @@ def fused_gromov_wasserstein(
         status=restore(result.status),
         residual=restore(result.residual),
         marginal_error=restore(result.marginal_error),
-        n_iter=restore(result.n_iter),
+        n_iter=restore(result.n_iter) + (0 if whole is None else whole.n_iter),
     )
 
 

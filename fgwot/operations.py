@@ -28,12 +28,18 @@ def outside_graphs(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return call
 
 
+def transformed() -> bool:
+    """Whether this is inside a transform of `torch.func`."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
 def folded(operation: Callable[..., _Tensors], *tensors: Tensor) -> _Tensors:
     """Return `operation` of tensors that all start with one batch dimension, as do its results; without gradients.
 
     Under `torch.func.vmap` the operation sees plain tensors, whose batch is B times larger.
     """
-    if torch._C._are_functorch_transforms_active():
+    if transformed():
         results: _Tensors = _Folded.apply(operation, *tensors)
         return results
     with torch.no_grad():  # without the 0.1 ms of a Function

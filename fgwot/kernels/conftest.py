@@ -5,5 +5,15 @@ from importlib.util import find_spec
 collect_ignore = (
     []
     if find_spec("triton")
-    else ["adjoint.py", "common.py", "contraction.py", "factored.py", "resources.py", "sinkhorn.py"]
+    else [
+        "adjoint.py",
+        "common.py",
+        "contraction.py",
+        "factored.py",
+        "pack.py",
+        "resources.py",
+        "sinkhorn.py",
+        "solve.py",
+        "solve_adjoint.py",
+    ]
 )

@@ -17,8 +17,10 @@ from fgwot.kernels.adjoint import adjoint_kernel
 from fgwot.kernels.common import accumulator
 from fgwot.kernels.contraction import contraction_kernel
 from fgwot.kernels.factored import factored_kernel
-from fgwot.kernels.shapes import ProductVariant, SweepVariant, Variant
+from fgwot.kernels.shapes import PackVariant, ProductVariant, SweepVariant, Variant
 from fgwot.kernels.sinkhorn import columns_kernel, rows_kernel
+from fgwot.kernels.solve import solve_kernel
+from fgwot.kernels.solve_adjoint import solve_adjoint_kernel
 
 KERNELS = {
     "contraction": contraction_kernel,
@@ -26,12 +28,15 @@ KERNELS = {
     "factored": factored_kernel,
     "rows": rows_kernel,
     "columns": columns_kernel,
+    "solve": solve_kernel,
+    "solve_adjoint": solve_adjoint_kernel,
 }
 # Bytes of shared memory on a multiprocessor; a program may have all but 1024.
 SHARED = {80: 164 * 1024, 90: 228 * 1024}
-AnyVariant = Variant | ProductVariant | SweepVariant
+AnyVariant = Variant | ProductVariant | SweepVariant | PackVariant
 _TOOLS = Path(nvidia.__file__).parent / "bin"
-_SIZES = ("n", "m", "depth", "parts", "length")
+_SIZES = ("batch", "n", "m", "depth", "parts", "length", "max_iter")
+_COUNTS = ("status", "n_iter")
 _ACCUMULATED = ("linear", "quadratic", "out")
 _NUMBERS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
 
@@ -71,6 +76,11 @@ def compile_variant(variant: AnyVariant, capability: int) -> Resources:
             signature[name] = "constexpr"
         elif number:
             signature[name] = "i32"
+        elif parameter.annotation == "fp64":
+            signature[name] = "fp64"
+            continue
+        elif name in _COUNTS:
+            signature[name] = "*i64"
         else:
             signature[name] = f"*{_NUMBERS[accumulator(variant.dtype) if name in _ACCUMULATED else variant.dtype]}"
         # Allocations are multiples of 16; padded rows, and so the distances between problems, as well.
@@ -86,7 +96,7 @@ def compile_variant(variant: AnyVariant, capability: int) -> Resources:
     used = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
     loops = _innermost_loops(listing)
     # A kernel that goes over its matrix in several passes does the work of them all; others have one loop that counts.
-    loop = [line for one in loops for line in one] if variant.op == "rows" else max(loops, key=len)
+    loop = [line for one in loops for line in one] if variant.op == "rows" else max(loops, key=len, default=[])
     terms = variant.terms / (32 * variant.tile.warps)
     return Resources(
         registers=used["REG"],

@@ -109,6 +109,32 @@ def row_tile_for(columns: int, dtype: torch.dtype) -> RowTile:
     return next((tile for tile in tiles if columns <= tile.columns), tiles[-1])
 
 
+@dataclass(frozen=True)
+class Pack:
+    """`problems` whole problems of at most `side` points, padded to it, solved by one program."""
+
+    side: int
+    problems: int
+    warps: int
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What Triton is told, at a launch as ahead of time."""
+        # Without a cap the assembler spills registers to fit one more program on a multiprocessor.
+        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": 255}
+
+
+PACKS = {
+    torch.float32: (Pack(8, 2, 1), Pack(16, 1, 1), Pack(32, 1, 4), Pack(64, 1, 4)),
+    torch.float64: (Pack(8, 1, 1), Pack(16, 1, 2)),
+}
+
+
+def pack_for(n: int, m: int, dtype: torch.dtype) -> Pack | None:
+    """Return the smallest pack that holds problems of n and m points; None where none does without spilling."""
+    return next((pack for pack in PACKS.get(dtype, ()) if max(n, m) <= pack.side), None)
+
+
 def splits(terms: int, programs: int) -> tuple[int, int]:
     """Cut the outer sum into (number of parts, terms per part), for `programs` programs before the cut.
 
@@ -220,6 +246,46 @@ class SweepVariant:
     def terms(self) -> int:
         """Matrix entries in one pass of a program through a loop; for the column kernel, parts of column sums."""
         return self.tile.columns * (self.tile.rows if self.op == "rows" else 1)
+
+
+PackOp = Literal["solve", "solve_adjoint"]
+_PACK_OPS: tuple[PackOp, ...] = ("solve", "solve_adjoint")
+
+
+@dataclass(frozen=True)
+class PackVariant:
+    """One compiled kernel for whole problems, with all its inputs, or all its cotangents and gradients."""
+
+    op: PackOp
+    loss: str
+    dtype: torch.dtype
+    tile: Pack
+    aligned = False  # problems of any size: their distances are not multiples of 16
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.loss}-float{torch.finfo(self.dtype).bits}-{self.tile.side}"
+
+    @property
+    def constants(self) -> dict[str, object]:
+        """Arguments that are constants of the compilation."""
+        constants: dict[str, object] = {"LOSS": self.loss, "PACK": self.tile.problems, "SIDE": self.tile.side}
+        if self.op == "solve":
+            double = self.dtype == torch.float64
+            constants |= {"EPS": torch.finfo(self.dtype).eps, "TINY": 1e-200 if double else 1e-30}
+        return constants
+
+    @property
+    def terms(self) -> int:
+        """Problems of a program."""
+        return self.tile.problems
+
+
+PACK_VARIANTS = [
+    PackVariant(op, loss, dtype, tile)
+    for op in _PACK_OPS
+    for loss, (dtype, tiles) in product(("square", "kl"), PACKS.items())
+    for tile in tiles
+]
 
 
 SWEEP_VARIANTS = [

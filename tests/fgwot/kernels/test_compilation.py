@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("a process that interprets kernels cannot compile them", allow_module_level=True)
 
-from fgwot.kernels.shapes import PRODUCT_VARIANTS, SWEEP_VARIANTS, VARIANTS
+from fgwot.kernels.shapes import PACK_VARIANTS, PRODUCT_VARIANTS, SWEEP_VARIANTS, VARIANTS
 
 # At most, by float width and tile side; docs/kernels.md has the figures themselves.
 REGISTERS = {"float32-16": 72, "float32-32": 136, "float32-64": 144, "float64-16": 136, "float64-32": 208}
@@ -70,3 +70,14 @@ def test_sweep_fits(variant, capability):
         # Per entry and update of both sides, in all passes together.
         assert used.registers <= (160 if variant.log else 128)
         assert used.instructions <= (22.7 if variant.log else 7.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", SHARED_LIMIT)
+@pytest.mark.parametrize("variant", PACK_VARIANTS, ids=str)
+def test_whole_problems_stay_in_registers(variant, capability):
+    from fgwot.kernels.resources import compile_variant
+
+    used = compile_variant(variant, capability)
+    assert used.stack == used.local == 0
+    assert used.shared <= SHARED_LIMIT[capability]

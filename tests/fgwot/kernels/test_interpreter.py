@@ -15,7 +15,9 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="already in the interpreter")
-@pytest.mark.parametrize("name", ["test_kernels.py", "test_factored.py", "test_sinkhorn_kernels.py"])
+@pytest.mark.parametrize(
+    "name", ["test_kernels.py", "test_factored.py", "test_sinkhorn_kernels.py", "test_whole_solve.py"]
+)
 def test_kernels_in_the_interpreter(name):
     kernels = Path(__file__).with_name(name)
     done = subprocess.run(

@@ -1,0 +1,479 @@
+r"""The whole solve of small problems: outer and inner iteration, stopping test and values in one kernel."""
+
+# Triton's types are not Python's: kernels carry no annotations.
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fgwot.kernels.common import batch_stride, check_device
+from fgwot.kernels.pack import CHUNK, f1, f2, h1, h2, largest, locate_pack, of_problem, pad, read, shared, total
+from fgwot.kernels.shapes import pack_for
+
+# What a problem keeps in memory between steps, SIDE x SIDE values each: the caches hold it, registers need not.
+_SYMMETRIC1, _SKEW1, _SYMMETRIC2, _SKEW2, _LINEAR, _PLAN, _PRODUCT, _X, _TRIAL, _TRIAL_X, _HALF, _VECTORS = map(
+    tl.constexpr, range(12)
+)
+SLOTS = tl.constexpr(12)
+# Rows of the last one: what only shifts the potentials, potentials of the step after a plan, and of a warm start.
+_SHIFT1, _SHIFT2, _F, _G, _WARM = map(tl.constexpr, range(5))
+_SWEEPS = tl.constexpr(4)  # whole Sinkhorn sweeps between two looks at the error
+_LOOKS = tl.constexpr(400)  # looks before an inner problem is left to a method better than sweeps
+_PATIENCE = tl.constexpr(20)  # steps without progress before a problem counts as stalled
+_SMALLEST_THETA = tl.constexpr(2.0**-12)
+_TIGHT = tl.constexpr(0.05)  # inner tolerance as a part of the outer one, once an answer is near
+_TIGHTEST = tl.constexpr(1e-3)  # the same where objectives of nearly equal plans are compared
+_NEVER = tl.constexpr(-1e30)  # logarithm of a kernel entry without mass
+_MAX_ITER, _STALLED, _NUMERICAL = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)  # fgwot.solution.Status
+
+# `if x is None` is decided when a kernel is compiled, where a branch not taken must stay inside its else.
+
+
+@triton.jit
+def _prepare(
+    C, size, marginal, shift, symmetric, skew, base,
+    EPS: tl.constexpr, LOSS: tl.constexpr, SECOND: tl.constexpr,
+    ROWS: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr,
+):  # fmt: skip
+    """From a structure C: (f(C) + f(C)') p, (h(C) + h(C)') / 2 and (h(C) - h(C)') / 2, and whether that is not zero.
+
+    The skew part of the second structure comes transposed.
+    """
+    k = tl.arange(0, ROWS)[None, :, None]
+    j = tl.arange(0, SIDE)[None, None, :]
+    weights = tl.load(marginal + base + j)
+    scale = tl.zeros([PACK, 1, 1], C.dtype.element_ty)
+    asymmetry = scale
+    for start in range(0, SIDE, ROWS):
+        i = start + k
+        c, ct = tl.load(C + base + i * SIDE + j), tl.load(C + base + j * SIDE + i)
+        mask = (i < size) & (j < size)
+        if SECOND:
+            f, h, ht = f2(c, LOSS) + f2(ct, LOSS), h2(ct, LOSS), h2(c, LOSS)
+        else:
+            f, h, ht = f1(c, LOSS) + f1(ct, LOSS), h1(c, LOSS), h1(ct, LOSS)
+        h, ht = tl.where(mask, h, 0), tl.where(mask, ht, 0)
+        tl.store(shift + base + i, tl.sum(tl.where(mask, f, 0) * weights, 2, keep_dims=True))
+        tl.store(symmetric + base + i * SIDE + j, (h + ht) / 2)
+        tl.store(skew + base + i * SIDE + j, (h - ht) / 2)
+        scale = tl.maximum(scale, largest(tl.abs(h)))
+        asymmetry = tl.maximum(asymmetry, largest(tl.abs(h - ht)))
+    tl.debug_barrier()
+    return asymmetry > 8 * EPS * scale  # what is less is rounding
+
+
+@triton.jit
+def _product(scratch, base, i, j, sides, DTYPE: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr):
+    r"""C1 T C2' + C1' T C2 = 2 (S1 T S2' + K1 T K2'), with symmetric parts S and skew parts K, of the trial plan."""
+    area: tl.constexpr = SIDE * SIDE
+    inner = tl.arange(0, CHUNK)
+    columns = base + i * SIDE + inner[None, None, :]
+    rows = base + inner[None, :, None] * SIDE + j
+    result = tl.zeros([PACK, SIDE, SIDE], DTYPE)
+    for side in range(sides):
+        half = tl.zeros([PACK, SIDE, SIDE], DTYPE)
+        for start in range(0, SIDE, CHUNK):
+            left = tl.load(scratch + (_SYMMETRIC1 + side) * area + start + columns)
+            right = tl.load(scratch + _TRIAL * area + start * SIDE + rows)
+            half = tl.dot(left, right, half, input_precision="ieee", out_dtype=DTYPE)
+        tl.debug_barrier()
+        tl.store(scratch + _HALF * area + base + i * SIDE + j, half)
+        tl.debug_barrier()
+        for start in range(0, SIDE, CHUNK):
+            left = tl.load(scratch + _HALF * area + start + columns)
+            right = tl.load(scratch + (_SYMMETRIC2 + side) * area + start * SIDE + rows)
+            result = tl.dot(left, right, result, input_precision="ieee", out_dtype=DTYPE)
+    tl.debug_barrier()
+    tl.store(scratch + _HALF * area + base + i * SIDE + j, 2 * result)
+    tl.debug_barrier()
+
+
+@triton.jit
+def _compare(
+    scratch, base, weight, TINY, DTYPE: tl.constexpr, ROWS: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr
+):
+    """Compare the trial plan with the present one.
+
+    |delta|_1, <delta, delta / T>, -<delta, change of G> / weight; then the trial's <(L + G) / 2 - X, T> and max |G|.
+    """
+    area: tl.constexpr = SIDE * SIDE
+    k = tl.arange(0, ROWS)[None, :, None]
+    j = tl.arange(0, SIDE)[None, None, :]
+    moved = tl.zeros([PACK, ROWS, SIDE], DTYPE)
+    metric, turn, energy, steepest = moved, moved, moved, moved
+    for start in range(0, SIDE, ROWS):
+        at = base + (start + k) * SIDE + j
+        T, before = tl.load(scratch + _TRIAL * area + at), tl.load(scratch + _PLAN * area + at)
+        product = tl.load(scratch + _HALF * area + at)
+        delta = T - before
+        moved += tl.abs(delta)
+        metric += 2 * delta * delta / tl.maximum(T + before, TINY)
+        turn += delta * (tl.load(scratch + _PRODUCT * area + at) - product)
+        linear = tl.load(scratch + _LINEAR * area + at)
+        energy += (linear - weight / 2 * product - tl.load(scratch + _TRIAL_X * area + at)) * T
+        steepest = tl.maximum(steepest, tl.abs(linear - weight * product))
+    return total(moved), total(metric), total(turn), total(energy), largest(steepest)
+
+
+@triton.jit
+def _keep(scratch, base, accept, ROWS: tl.constexpr, SIDE: tl.constexpr):
+    """Make the accepted trial plans the present ones."""
+    area: tl.constexpr = SIDE * SIDE
+    k = tl.arange(0, ROWS)[None, :, None]
+    j = tl.arange(0, SIDE)[None, None, :]
+    for start in range(0, SIDE, ROWS):
+        at = base + (start + k) * SIDE + j
+        tl.store(scratch + _PRODUCT * area + at, tl.load(scratch + _HALF * area + at), mask=accept)
+        tl.store(scratch + _X * area + at, tl.load(scratch + _TRIAL_X * area + at), mask=accept)
+        tl.store(scratch + _PLAN * area + at, tl.load(scratch + _TRIAL * area + at), mask=accept)
+    tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=["batch", "n", "m", "max_iter"])
+def solve_kernel(
+    M,
+    C1,
+    C2,
+    p,
+    q,
+    start,
+    start_g,
+    alphas,
+    epsilons,
+    scratch,
+    plan,
+    f,
+    g,
+    value,
+    cost,
+    linear,
+    quad,
+    entropy,
+    residual,
+    marginal_error,
+    status,
+    n_iter,
+    batch,
+    n,
+    m,
+    M_batch,
+    C1_batch,
+    C2_batch,
+    p_batch,
+    q_batch,
+    max_iter,
+    alpha: tl.float64,
+    epsilon: tl.float64,
+    tol: tl.float64,
+    allowed: tl.float64,
+    EPS: tl.constexpr,
+    TINY: tl.constexpr,
+    LOSS: tl.constexpr,
+    PACK: tl.constexpr,
+    SIDE: tl.constexpr,
+):
+    r"""Stationary points of J(T) = E(T) - epsilon H(T) for `batch` problems, by the iteration of `fgwot.solver`.
+
+    With X the negative log-kernel of the plan and G(T) = grad E(T) / epsilon without the terms that only shift the
+    potentials, a step is X+ = X + theta (G - X), T+ = Sinkhorn(X+). It is taken where J does not rise, and else
+    halved; theta follows the curvature along the last step. A plan is returned as converged only when an undamped step
+    from it has moved it, and its marginals are off, by less than the tolerance together.
+
+    Tiles
+        A program owns PACK problems padded to SIDE x SIDE. The Sinkhorn kernel K = exp(g - X - rowmax) and its scalings
+        u, v stay in registers for all inner sweeps u = p / (K v), v = q / (K' u); the other arrays, padded and with
+        constant strides, wait in `scratch`. Products run over CHUNK columns at a time. Potentials move to g after every
+        step. A problem that has ended is not touched by the others of its pack.
+    Cost
+        Per inner sweep 4 n m multiplications and additions, from registers; per step 4 n m (n + m), twice that for
+        asymmetric structures; from memory, the inputs and outputs once, and SLOTS SIDE^2 values of scratch.
+
+    References
+    ----------
+    Mirror descent: Peyré, Cuturi and Solomon (ICML 2016). Absorption of potentials into the kernel: Schmitzer,
+    "Stabilized sparse scaling algorithms for entropy regularized transport problems", 2019.
+    """
+    DTYPE: tl.constexpr = C1.dtype.element_ty
+    area: tl.constexpr = SIDE * SIDE
+    problem, exists = locate_pack(batch, PACK)
+    i = tl.arange(0, SIDE)[None, :, None]
+    j = tl.arange(0, SIDE)[None, None, :]
+    # One wide address for the program; offsets from it stay 32 bits wide.
+    scratch += tl.program_id(0).to(tl.int64) * (PACK * SLOTS * area)
+    base = tl.arange(0, PACK)[:, None, None] * (SLOTS * area)
+    tile = base + i * SIDE + j
+    vectors = scratch + _VECTORS * area
+    row, column = base + i, base + j
+
+    a = of_problem(alphas, alpha, problem, DTYPE, PACK)
+    eps = of_problem(epsilons, epsilon, problem, DTYPE, PACK)
+    valid = (a >= 0) & (a <= 1) & (eps > 0) & (eps < float("inf"))
+    eps = tl.where(valid, eps, 1)
+
+    # Marginals: uniform, of the other one's mass, where none is given. Below, plans have mass 1.
+    if p is not None:
+        rows, valid = read(p, valid, problem * p_batch + i, i < n)
+        mass = tl.sum(rows, 1, keep_dims=True)
+    if q is not None:
+        columns, valid = read(q, valid, problem * q_batch + j, j < m)
+        column_mass = tl.sum(columns, 2, keep_dims=True)
+        if p is None:
+            mass = column_mass
+    else:
+        if p is None:
+            mass = tl.full([PACK, 1, 1], 1, DTYPE)
+        column_mass = mass
+        columns = tl.where(j < m, mass / m.to(DTYPE), 0)
+    if p is None:
+        rows = tl.where(i < n, mass / n.to(DTYPE), 0)
+    valid = valid & (largest(-rows) <= 0) & (largest(-columns) <= 0) & (mass > 0)
+    valid = valid & (tl.abs(mass - column_mass) <= tl.full([1, 1, 1], allowed, DTYPE) * mass)
+    mass = tl.where(valid, mass, 1)
+    rows = rows / mass
+    columns = columns / tl.where(valid, column_mass, 1)
+    tl.store(vectors + _F * SIDE + row, rows)
+    tl.store(vectors + _G * SIDE + column, columns)
+    tl.debug_barrier()
+
+    # Structures.
+    ROWS: tl.constexpr = CHUNK if PACK == 1 else 4
+    slot = scratch + _TRIAL * area
+    valid, lowest1 = pad(C1 + problem * C1_batch, n, n, valid, slot, base, ROWS, PACK, SIDE)
+    asymmetric = _prepare(
+        slot, n, vectors + _F * SIDE, vectors + _SHIFT1 * SIDE, scratch + _SYMMETRIC1 * area, scratch + _SKEW1 * area,
+        base, EPS, LOSS, False, ROWS, PACK, SIDE,
+    )  # fmt: skip
+    valid, lowest2 = pad(C2 + problem * C2_batch, m, m, valid, slot, base, ROWS, PACK, SIDE)
+    asymmetric &= _prepare(
+        slot, m, vectors + _G * SIDE, vectors + _SHIFT2 * SIDE, scratch + _SYMMETRIC2 * area, scratch + _SKEW2 * area,
+        base, EPS, LOSS, True, ROWS, PACK, SIDE,
+    )  # fmt: skip
+    if LOSS == "kl":
+        valid = valid & (lowest1 >= 0) & (lowest2 >= 0)
+    # Without the other, one skew part is nothing: it may be there for another problem of the pack.
+    tl.store(scratch + _SKEW1 * area + tile, tl.zeros([PACK, SIDE, SIDE], DTYPE), mask=asymmetric == 0)
+    sides = 1 + tl.max(asymmetric.to(tl.int32))
+
+    inside = (i < n) & (j < m)
+    # Linear cost, and the first plan Sinkhorn(X).
+    zero = tl.zeros([PACK, SIDE, SIDE], DTYPE)
+    linear_slot, x_slot = scratch + _LINEAR * area, scratch + _X * area
+    if M is None:
+        tl.store(linear_slot + tile, zero)
+    else:
+        valid, lowest = pad(M + problem * M_batch, n, m, valid, linear_slot, base, ROWS, PACK, SIDE)
+        tl.store(linear_slot + tile, (1 - a) / eps * tl.load(linear_slot + tile))
+    if start is None:
+        tl.store(x_slot + tile, zero)
+        potential = tl.where(columns > 0, tl.log(tl.maximum(columns, TINY)), 0)
+        change = tl.full([PACK, 1, 1], 1, DTYPE)
+    else:
+        valid, lowest = pad(start + problem * n * m, n, m, valid, x_slot, base, ROWS, PACK, SIDE)
+        valid = valid & (lowest >= 0)
+        tl.store(x_slot + tile, -tl.log(tl.maximum(tl.load(x_slot + tile), TINY)))
+        potential = tl.zeros([PACK, 1, SIDE], DTYPE)
+        change = tl.zeros([PACK, 1, 1], DTYPE)
+    if start_g is not None:
+        warm, valid = read(start_g, valid, problem * m + j, j < m)
+        tl.debug_barrier()
+        warm = (warm - a * mass * tl.load(vectors + _SHIFT2 * SIDE + column)) / eps
+        tl.store(vectors + _WARM * SIDE + column, warm)
+    tl.store(scratch + _PLAN * area + tile, zero)
+    tl.store(scratch + _PRODUCT * area + tile, zero)
+    tl.debug_barrier()
+
+    weight = a * mass / eps
+    active = valid & exists
+    ended = tl.where(valid, 0, _NUMERICAL)
+    steps = tl.zeros([PACK, 1, 1], tl.int32)
+    idle = tl.zeros([PACK, 1, 1], tl.int32)
+    settle = tl.full([PACK, 1, 1], 1, tl.int32)  # the next step only meets the marginals
+    begun = 0
+    theta = tl.full([PACK, 1, 1], 1, DTYPE)
+    error = tl.zeros([PACK, 1, 1], DTYPE)
+    moved = tl.zeros([PACK, 1, 1], DTYPE)
+    best = tl.full([PACK, 1, 1], 1e30, DTYPE)
+    objective = tl.full([PACK, 1, 1], 1e30, DTYPE)
+    noise = tl.zeros([PACK, 1, 1], DTYPE)
+
+    while tl.max(active.to(tl.int32)) > 0:
+        settling = settle == 1
+        steps += tl.where(active & (settling == 0), 1, 0)
+        ending = tl.where((idle >= _PATIENCE) | (theta < _SMALLEST_THETA), _STALLED, 0)
+        ending = tl.where(settling, 0, tl.where(steps == max_iter, _MAX_ITER, ending))
+        size = tl.where(settling, 0.0, tl.where(ending > 0, 1.0, theta)).to(DTYPE)
+        given = tl.full([1, 1, 1], tol, DTYPE)
+        # Inner accuracy follows the residual; rejected steps compare objectives that loose plans do not resolve.
+        reached = tl.where(given > 0, given, (1e-5 if EPS > 1e-10 else 1e-7) + 2 * noise)
+        inner = tl.maximum(tl.minimum(0.02 * change, 1e-3), reached * _TIGHT)
+        inner = tl.where(settling | (idle > 0), reached * _TIGHTEST, inner)
+        inner = tl.where(begun == 1, inner, 1e-6)
+        inner = tl.maximum(inner, EPS * (8 + 2 * largest(tl.abs(potential))))
+
+        x = tl.load(scratch + _X * area + tile)
+        G = tl.load(scratch + _LINEAR * area + tile) - weight * tl.load(scratch + _PRODUCT * area + tile)
+        x += size * (G - x)
+        tl.store(scratch + _TRIAL_X * area + tile, x)
+        logits = tl.where(columns > 0, potential - x, _NEVER)
+        top = tl.max(logits, 2, keep_dims=True)
+        K = tl.exp(logits - top)
+        v = tl.where(columns > 0, 1.0, 0.0).to(DTYPE)
+        open_ = active
+        looks = 0
+        while (looks < _LOOKS) & (tl.max(open_.to(tl.int32)) > 0):
+            w = v
+            for _ in tl.static_range(_SWEEPS):
+                u = rows / tl.maximum(tl.sum(K * w, 2, keep_dims=True), TINY)
+                w = columns / tl.maximum(tl.sum(K * u, 1, keep_dims=True), TINY)
+            u = rows / tl.maximum(tl.sum(K * w, 2, keep_dims=True), TINY)
+            s = tl.maximum(tl.sum(K * u, 1, keep_dims=True), TINY)
+            close = tl.sum(tl.abs(w * s - columns), 2, keep_dims=True) <= inner
+            v = tl.where(open_, tl.where(close, w, columns / s), v)
+            open_ = open_ & (close == 0)
+            looks += 1
+
+        u = rows / tl.maximum(tl.sum(K * v, 2, keep_dims=True), TINY)
+        T = u * K * v
+        trial_error = tl.sum(tl.abs(tl.sum(T, 2, keep_dims=True) - rows), 1, keep_dims=True)
+        trial_error += tl.sum(tl.abs(tl.sum(T, 1, keep_dims=True) - columns), 2, keep_dims=True)
+        trial_g = tl.where(columns > 0, potential + tl.log(tl.maximum(v, TINY)), 0)
+        trial_f = tl.where(rows > 0, tl.log(tl.maximum(u, TINY)) - top, 0)
+        # J / epsilon up to a constant: log T = f (+) g - X, with <g, q> for <g, T' 1>, as in the Lagrangian.
+        trial_objective = tl.sum(trial_f * rows, 1, keep_dims=True) + tl.sum(trial_g * columns, 2, keep_dims=True)
+        # The potentials of an undamped step are those of the plan it left.
+        tl.store(vectors + _F * SIDE + row, trial_f, mask=active)
+        tl.store(vectors + _G * SIDE + column, trial_g, mask=active)
+        tl.store(scratch + _TRIAL * area + tile, T)
+        tl.debug_barrier()
+        _product(scratch, base, i, j, sides, DTYPE, PACK, SIDE)
+
+        trial_moved, metric, turn, energy, steepest = _compare(scratch, base, weight, TINY, DTYPE, ROWS, PACK, SIDE)
+        ratio = weight * turn / tl.maximum(metric, TINY)
+        trial_objective += energy
+        # log T is a difference of numbers as large as G: so much of it is rounding.
+        noise = tl.where(begun == 1, noise, EPS * (1 + steepest))
+        reached = tl.where(given > 0, given, (1e-5 if EPS > 1e-10 else 1e-7) + 2 * noise)
+
+        broken = ((tl.abs(trial_objective) < 1e30) & (trial_moved < 1e30)) == 0
+        certified = (size == 1) & (trial_moved + trial_error + error <= reached)
+        stop = active & (certified | (ending > 0) | broken)
+        # The change made by an undamped step is the residual of the plan it left.
+        moved = tl.where(stop, trial_moved + trial_error, moved)
+        ended = tl.where(stop, tl.where(certified, 0, tl.where(broken, _NUMERICAL, ending)), ended)
+        active = active & (stop == 0)
+
+        lower = trial_objective <= objective + 16 * noise
+        accept = active & (settling | lower)
+        held = active & (accept == 0)
+        advanced = accept & (settling == 0)
+        estimate = trial_moved / tl.maximum(size, TINY)
+        progress = (estimate < 0.9 * best) | (trial_objective < objective - 16 * noise)
+        stable = tl.minimum(tl.where(ratio > 0.5, 1 / (1 + tl.maximum(ratio, 0)), 1), 2 * theta)
+        stable = tl.where(estimate <= 0.5 * reached, 1, stable)  # close to the end an undamped step certifies
+        rough = error > reached * (2 * _TIGHTEST)
+        theta = tl.where(advanced, stable, tl.where(held & (rough == 0), theta / 2, theta))
+        idle = tl.where(held | (advanced & (progress == 0)), idle + 1, tl.where(advanced, 0, idle))
+        best = tl.where(advanced, tl.minimum(best, estimate), best)
+        change = tl.where(advanced, estimate, change)
+        settle = tl.where(held & rough, 1, 0)
+        error = tl.where(accept, trial_error, error)
+        objective = tl.where(accept, trial_objective, objective)
+        trial_g = tl.load(vectors + _G * SIDE + column)
+        if start_g is not None:
+            trial_g = tl.where(begun == 1, trial_g, tl.load(vectors + _WARM * SIDE + column))
+        potential = tl.where(accept, trial_g, potential)
+        begun = 1
+        _keep(scratch, base, accept, ROWS, SIDE)
+
+    nan = tl.full([PACK, 1, 1], float("nan"), DTYPE)
+    tl.store(residual + problem, tl.where(valid, moved, nan), mask=exists)
+    tl.store(marginal_error + problem, tl.where(valid, error, nan), mask=exists)
+    tl.store(status + problem, ended.to(tl.int64), mask=exists)
+    tl.store(n_iter + problem, steps.to(tl.int64), mask=exists)
+    shift1, shift2 = tl.load(vectors + _SHIFT1 * SIDE + row), tl.load(vectors + _SHIFT2 * SIDE + column)
+    f_ = tl.load(vectors + _F * SIDE + row) + tl.log(mass)
+    f_ = tl.where(rows > 0, eps * f_ + a * mass * shift1, 0)
+    g_ = tl.where(columns > 0, eps * tl.load(vectors + _G * SIDE + column) + a * mass * shift2, 0)
+    tl.store(f + problem * n + i, tl.where(valid, f_, nan), mask=exists & (i < n))
+    tl.store(g + problem * m + j, tl.where(valid, g_, nan), mask=exists & (j < m))
+    T = tl.load(scratch + _PLAN * area + tile)
+    # With row sums r = p + e, <f1(C1), r r'> is <2 r - p, (f1(C1) + f1(C1)') p> / 2 up to e^2; columns likewise.
+    quad_ = tl.sum((2 * tl.sum(T, 2, keep_dims=True) - rows) * shift1, 1, keep_dims=True)
+    quad_ += tl.sum((2 * tl.sum(T, 1, keep_dims=True) - columns) * shift2, 2, keep_dims=True)
+    quad_ = mass * mass * (quad_ - total(tl.load(scratch + _PRODUCT * area + tile) * T)) / 2
+    T = mass * T
+    tl.store(plan + problem * n * m + i * m + j, tl.where(valid, T, nan), mask=exists & inside)
+    entropy_ = total(T) - total(T * tl.log(tl.maximum(T, TINY)))
+    tl.store(quad + problem, tl.where(valid, quad_, nan), mask=exists)
+    tl.store(entropy + problem, tl.where(valid, entropy_, nan), mask=exists)
+    if M is None:
+        linear_ = tl.zeros([PACK, 1, 1], DTYPE)
+    else:
+        linear_ = total(tl.load(M + problem * M_batch + i * m + j, mask=inside, other=0) * T)
+    cost_ = (1 - a) * linear_ + a * quad_
+    tl.store(linear + problem, tl.where(valid, linear_, nan), mask=exists)
+    tl.store(cost + problem, tl.where(valid, cost_, nan), mask=exists)
+    tl.store(value + problem, tl.where(valid, cost_ - eps * entropy_, nan), mask=exists)
+
+
+def solve(
+    M: Tensor | None,
+    C1: Tensor,
+    C2: Tensor,
+    p: Tensor | None,
+    q: Tensor | None,
+    alphas: Tensor | None,
+    epsilons: Tensor | None,
+    start: Tensor | None,
+    start_g: Tensor | None,
+    alpha: float,
+    epsilon: float,
+    loss: str,
+    tol: float,
+    max_iter: int,
+) -> list[Tensor]:
+    """Launch `solve_kernel` for M (B, n, m), C1 (B, n, n), C2 (B, m, m), p (B, n) and q (B, m).
+
+    `alphas` and `epsilons` (B,) take the place of the numbers where they are given; ``tol=0`` is the solver's own
+    tolerance. Return plan, f, g, value, cost, linear, quad, entropy, residual, marginal error, status and n_iter.
+    """
+    check_device(C1)
+    batch, n, m = len(C1), C1.shape[-1], C2.shape[-1]
+    pack = pack_for(n, m, C1.dtype)
+    if pack is None:
+        raise ValueError(f"no pack holds problems of {n} and {m} points in {C1.dtype}")
+    programs = triton.cdiv(batch, pack.problems)
+    C1, C2 = shared(C1), shared(C2)
+    M, p, q = (None if x is None else shared(x) for x in (M, p, q))
+    scratch = C1.new_empty(programs * pack.problems * SLOTS.value * pack.side**2)
+    outputs = [C1.new_empty(batch, *shape) for shape in ((n, m), (n,), (m,), *[()] * 7)]
+    outputs += [C1.new_empty(batch, dtype=torch.int64) for _ in range(2)]
+    solve_kernel[(programs,)](
+        M,
+        C1,
+        C2,
+        p,
+        q,
+        *(None if x is None else x.contiguous() for x in (start, start_g, alphas, epsilons)),
+        scratch,
+        *outputs,
+        batch,
+        n,
+        m,
+        *(0 if x is None else batch_stride(x) for x in (M, C1, C2, p, q)),
+        max_iter,
+        alpha,
+        epsilon,
+        tol,
+        # As fgwot.problem allows: rounding of normalised entries.
+        max(1e-6, 4 * torch.finfo(C1.dtype).eps),
+        EPS=torch.finfo(C1.dtype).eps,
+        TINY=1e-200 if C1.dtype == torch.float64 else 1e-30,
+        LOSS=loss,
+        PACK=pack.problems,
+        SIDE=pack.side,
+        **pack.options,
+    )
+    return outputs
