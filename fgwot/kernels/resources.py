@@ -17,7 +17,7 @@ from fgwot.kernels.adjoint import adjoint_kernel
 from fgwot.kernels.common import accumulator
 from fgwot.kernels.contraction import contraction_kernel
 from fgwot.kernels.factored import factored_kernel
-from fgwot.kernels.shapes import PackVariant, ProductVariant, SweepVariant, Variant
+from fgwot.kernels.shapes import SWEEPS, PackVariant, ProductVariant, SweepVariant, Variant
 from fgwot.kernels.sinkhorn import columns_kernel, rows_kernel
 from fgwot.kernels.solve import solve_kernel
 from fgwot.kernels.solve_adjoint import solve_adjoint_kernel
@@ -95,8 +95,7 @@ def compile_variant(variant: AnyVariant, capability: int) -> Resources:
         listing = _run("nvdisasm", "-c", binary.name)
     used = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
     loops = _innermost_loops(listing)
-    # A kernel that goes over its matrix in several passes does the work of them all; others have one loop that counts.
-    loop = [line for one in loops for line in one] if variant.op == "rows" else max(loops, key=len, default=[])
+    loop = _loop_that_counts(variant, loops)
     terms = variant.terms / (32 * variant.tile.warps)
     return Resources(
         registers=used["REG"],
@@ -107,6 +106,19 @@ def compile_variant(variant: AnyVariant, capability: int) -> Resources:
         arithmetic=sum(re.search(r"\s(?:F(?!2|LO)|D(?!EPBAR))[A-Z0-9]+[. ]", line) is not None for line in loop)
         / terms,
     )
+
+
+def _loop_that_counts(variant: AnyVariant, loops: list[list[str]]) -> list[str]:
+    if variant.op == "rows":  # goes over its matrix in several passes, and does the work of them all
+        return [line for loop in loops for line in loop]
+    if variant.op != "solve":
+        return max(loops, key=len, default=[])
+
+    def divisions(loop: list[str]) -> int:
+        return sum("MUFU.RCP" in line for line in loop)
+
+    # The sweeps are what divides most: at least once an update.
+    return max((loop for loop in loops if divisions(loop) >= 2 * SWEEPS), key=lambda loop: divisions(loop) / len(loop))
 
 
 def _run(tool: str, *arguments: str) -> str:

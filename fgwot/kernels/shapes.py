@@ -248,6 +248,7 @@ class SweepVariant:
         return self.tile.columns * (self.tile.rows if self.op == "rows" else 1)
 
 
+SWEEPS = 5  # Sinkhorn sweeps of the whole solve for one look at the error: the last of them measures it
 PackOp = Literal["solve", "solve_adjoint"]
 _PACK_OPS: tuple[PackOp, ...] = ("solve", "solve_adjoint")
 
@@ -276,8 +277,8 @@ class PackVariant:
 
     @property
     def terms(self) -> int:
-        """Problems of a program."""
-        return self.tile.problems
+        """Sweeps of single problems in one pass through the innermost loop."""
+        return self.tile.problems * SWEEPS
 
 
 PACK_VARIANTS = [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fgwot.kernels.common import batch_stride, check_device
 from fgwot.kernels.pack import CHUNK, f1, f2, h1, h2, largest, locate_pack, of_problem, pad, read, shared, total
-from fgwot.kernels.shapes import pack_for
+from fgwot.kernels.shapes import SWEEPS, pack_for
 
 # What a problem keeps in memory between steps, SIDE x SIDE values each: the caches hold it, registers need not.
 _SYMMETRIC1, _SKEW1, _SYMMETRIC2, _SKEW2, _LINEAR, _PLAN, _PRODUCT, _X, _TRIAL, _TRIAL_X, _HALF, _VECTORS = map(
@@ -19,7 +19,7 @@ _SYMMETRIC1, _SKEW1, _SYMMETRIC2, _SKEW2, _LINEAR, _PLAN, _PRODUCT, _X, _TRIAL, 
 SLOTS = tl.constexpr(12)
 # Rows of the last one: what only shifts the potentials, potentials of the step after a plan, and of a warm start.
 _SHIFT1, _SHIFT2, _F, _G, _WARM = map(tl.constexpr, range(5))
-_SWEEPS = tl.constexpr(4)  # whole Sinkhorn sweeps between two looks at the error
+_SWEEPS = tl.constexpr(SWEEPS - 1)  # whole Sinkhorn sweeps before one that measures the error
 _LOOKS = tl.constexpr(400)  # looks before an inner problem is left to a method better than sweeps
 _PATIENCE = tl.constexpr(20)  # steps without progress before a problem counts as stalled
 _SMALLEST_THETA = tl.constexpr(2.0**-12)

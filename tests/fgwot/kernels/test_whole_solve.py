@@ -19,7 +19,8 @@ from fgwot.whole_solve import whole_solve
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poison")]
 
 FIELDS = ("plan", "value", "cost", "value_linear", "value_quad")
-# Of plans times n m and of values, for solves to 1e-10 in float64 and to the default in float32.
+# Of values, and of plans in the norm of the stopping test, the sum of absolute differences. Solves go to 1e-10 in
+# float64 and to the default, 1e-5 plus rounding, in float32.
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-4}
 
 
@@ -58,7 +59,8 @@ def outer_sum(solution):
 
 def check(tensors, **options):
     """Same answer as the torch path, and the first order condition by the reference's formulas."""
-    dtype, (n, m) = tensors[1].dtype, (tensors[1].shape[-1], tensors[2].shape[-1])
+    dtype = tensors[1].dtype
+    options.setdefault("epsilon", 0.2)
     if dtype == torch.float64:
         options["tol"] = 1e-10
     found, wanted = kernel_solve(*tensors, **options), torch_solve(*tensors, **options)
@@ -67,7 +69,10 @@ def check(tensors, **options):
     for name in FIELDS:
         a, b = getattr(found, name), getattr(wanted, name)
         assert (a.dtype, a.shape, a.device) == (b.dtype, b.shape, b.device)
-        torch.testing.assert_close(a, b, rtol=atol, atol=atol / (n * m) if name == "plan" else atol)
+        if name == "plan":
+            assert ((a - b).abs().sum((-2, -1)) <= atol).all()
+        else:
+            torch.testing.assert_close(a, b, rtol=atol, atol=atol)
     limit = options.get("tol", 5e-5)
     assert (found.residual + found.marginal_error <= limit).all()
     return found
@@ -87,11 +92,11 @@ def check_first_order(found, M, C1, C2, alpha, epsilon, loss, atol):
 @pytest.mark.parametrize("asymmetric", [False, True])
 def test_first_order_condition_of_the_reference(device, loss, asymmetric):
     M, C1, C2, p, q = problem(0, 4, 6, device=device, asymmetric=asymmetric)
-    found = kernel_solve(M, C1, C2, p, q, 0.6, 0.2, loss, tol=1e-10)
+    found = kernel_solve(M, C1, C2, p, q, 0.6, 0.5, loss, tol=1e-10)
     assert bool(found.converged)
     np.testing.assert_allclose(found.plan.sum(1).cpu(), p.cpu(), atol=1e-9)
     np.testing.assert_allclose(found.plan.sum(0).cpu(), q.cpu(), atol=1e-9)
-    check_first_order(found, M, C1, C2, 0.6, 0.2, loss, 1e-8)
+    check_first_order(found, M, C1, C2, 0.6, 0.5, loss, 1e-8)
 
 
 @pytest.mark.parametrize("dtype", PACKS)
@@ -103,14 +108,14 @@ def test_batches_that_do_not_fill_the_last_program(device, dtype):
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (8, 8), (2, 9), (17, 3)])
 def test_edges_of_the_tiles(device, n, m):
-    check(problem(2, n, m, device=device, dtype=torch.float32), epsilon=0.2)
+    check(problem(2, n, m, device=device, dtype=torch.float32), epsilon=0.5)
 
 
 def test_largest_tile(device):
     check(problem(2, 33, 5, device=device, dtype=torch.float32), epsilon=0.4)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(
     n=st.integers(1, 10),
     m=st.integers(1, 10),
@@ -120,7 +125,7 @@ def test_largest_tile(device):
     seed=st.integers(0, 99),
 )
 def test_any_shape(device, n, m, batch, asymmetric, loss, seed):
-    check(problem(seed, n, m, batch, device=device, asymmetric=asymmetric), epsilon=0.3, loss=loss)
+    check(problem(seed, n, m, batch, device=device, asymmetric=asymmetric), epsilon=0.8, loss=loss)
 
 
 def test_points_without_mass_change_nothing(device):
@@ -128,8 +133,8 @@ def test_points_without_mass_change_nothing(device):
     padded = [torch.nn.functional.pad(t, (0, 2, 0, 1)) for t in (M, C1, C2)]
     padded[1] = torch.nn.functional.pad(C1, (0, 1, 0, 1), value=7.0)
     padded[2] = torch.nn.functional.pad(C2, (0, 2, 0, 2), value=7.0)
-    found = check([*padded, torch.nn.functional.pad(p, (0, 1)), torch.nn.functional.pad(q, (0, 2))])
-    smaller = kernel_solve(M, C1, C2, p, q, tol=1e-10)
+    found = check([*padded, torch.nn.functional.pad(p, (0, 1)), torch.nn.functional.pad(q, (0, 2))], epsilon=0.2)
+    smaller = kernel_solve(M, C1, C2, p, q, epsilon=0.2, tol=1e-10)
     assert (found.plan[:, 6] == 0).all()
     assert (found.plan[:, :, 5:] == 0).all()
     assert all((t == 0).all() for t in (found.potentials[0][:, 6:], found.potentials[1][:, 5:]))
@@ -168,7 +173,7 @@ def test_marginals_are_uniform_where_none_are_given(device):
     check([M, C1, C2])
     check([M, C1, C2, p])
     check([M, C1, C2, None, q])
-    check([None, C1, C2], alpha=1.0)
+    check([None, C1, C2], alpha=1.0, epsilon=0.05)
 
 
 def test_weights_and_structures_of_the_whole_batch_or_of_each_problem(device):
