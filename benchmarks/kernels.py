@@ -180,10 +180,10 @@ Against the compile-time study of single loops that preceded the kernels, these 
 
 - Whole solve: more registers than loops without the outer iteration had, 96 (16 x 16), 126 (32 x 32) and 168
   (64 x 64). A bound of 255 registers is asked for, and none spills.
-- Whole solve of packs up to 8 x 8: two problems a program need {pack:.0f} instructions of a warp per problem and sweep, the
-  study's packs of eight 20; those spill once the outer iteration and its optional inputs are compiled in.
-- Sweeps: the study had 96 registers and 5 programs per multiprocessor in log form, 6.7 instructions per entry in scaling
-  form.
+- Whole solve of packs up to 8 x 8: two problems a program need {pack:.0f} instructions of a warp per problem and sweep,
+  the study's packs of eight 20; those spill once the outer iteration and its optional inputs are compiled in.
+- Sweeps: the study had 96 registers and 5 programs per multiprocessor in log form, and 6.7 instructions per entry in
+  scaling form.
 
 ## Model
 
