@@ -8,7 +8,6 @@ from torch import Tensor
 from fgwot.adjoint import ENVELOPE_ONCE, Adjoint, Envelope
 from fgwot.backend import uses_triton
 from fgwot.initial import Init, MultiInit
-from fgwot.kernels.shapes import pack_for
 from fgwot.losses import BY_NAME, GroundLoss
 from fgwot.operations import once, transformed
 from fgwot.problem import Weight
@@ -44,6 +43,8 @@ def whole_solve(
     """
     if not (isinstance(C1, Tensor) and isinstance(C2, Tensor) and uses_triton(C1.device)) or transformed():
         return None
+    from fgwot.kernels.shapes import pack_for
+
     tensors = [t for t in (M, C1, C2, p, q, alpha, epsilon) if isinstance(t, Tensor)]
     name = loss if isinstance(loss, str) else loss.name
     known = (
