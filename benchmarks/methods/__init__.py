@@ -8,6 +8,7 @@ MODULES = {
     "fgwot": "benchmarks.methods.ours:Entropic",
     "fgwot backward": "benchmarks.methods.ours:Backward",
     "fgwot cloud": "benchmarks.methods.ours:Cloud",
+    "fgwot cuda": "benchmarks.methods.ours:Cuda",
     "fgwot proximal": "benchmarks.methods.ours:Proximal",
     "fgwot warm": "benchmarks.methods.ours:Training",
     "POT": "benchmarks.methods.pot:Entropic",
@@ -20,15 +21,15 @@ MODULES = {
 
 # The solvers of each group of cases.
 GROUPS = {
-    "single": ("fgwot", "POT", "OTT"),
+    "single": ("fgwot", "fgwot cuda", "POT", "OTT"),
     "structures": ("fgwot", "POT", "OTT"),
-    "batches": ("fgwot", "OTT"),
+    "batches": ("fgwot", "fgwot cuda", "OTT"),
     "proximal": ("fgwot proximal", "POT batch"),
     "clouds": ("fgwot cloud", "fgwot", "OTT", "OTT cloud"),
     "gradients": ("fgwot", "fgwot backward", "POT backward"),
     "training": ("fgwot warm",),
     "memory": ("fgwot", "POT", "OTT"),
-    "growth": ("fgwot", "matrix product"),
+    "growth": ("fgwot", "fgwot cuda", "matrix product"),
 }
 
 

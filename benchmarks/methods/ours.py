@@ -28,8 +28,27 @@ class Entropic:
 
     def plan(self, result: Any) -> Array | None:
         """Plan as a batch."""
-        T: Array = result.plan.detach().numpy()
+        T: Array = result.plan.detach().cpu().numpy()
         return T.reshape(-1, *T.shape[-2:])
+
+
+class Cuda(Entropic):
+    """The same on a CUDA device."""
+
+    def accepts(self, case: Case) -> bool:  # noqa: ARG002 - the interface
+        """Every case, where there is such a device."""
+        return torch.cuda.is_available()
+
+    def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
+        """Return one forward solve of inputs that are on the device."""
+        inputs = tuple(t.cuda() for t in _tensors(case, problem))
+
+        def run() -> fgwot.Solution:
+            solution = _solve(problem, inputs, setting)
+            torch.cuda.synchronize()
+            return solution
+
+        return run
 
 
 class Cloud(Entropic):

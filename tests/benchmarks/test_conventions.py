@@ -32,7 +32,7 @@ def tightest_plan(name, case):
     return method.plan(method.prepare(case, build(case), method.ladder[-1])())
 
 
-@pytest.mark.parametrize("name", ["POT", "OTT", "OTT cloud"])
+@pytest.mark.parametrize("name", ["fgwot cuda", "POT", "OTT", "OTT cloud"])
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_plans_agree_with_fgwot(name, case):
     np.testing.assert_allclose(tightest_plan(name, case), tightest_plan("fgwot", case), atol=1e-6)
