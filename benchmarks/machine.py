@@ -1,5 +1,6 @@
 """Where and with what a run was made."""
 
+import argparse
 import os
 import platform
 import subprocess
@@ -23,8 +24,21 @@ def describe(threads: int) -> dict[str, object]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "load": os.getloadavg()[0],
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks", *_what_was_asked(sys.argv[1:])]),
     }
+
+
+def _what_was_asked(arguments: list[str]) -> list[str]:
+    """Leave out where the results went: a path of one machine, which changes no number.
+
+    Examples
+    --------
+    >>> _what_was_asked(["--quick", "--out", "/tmp/here"])
+    ['--quick']
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out")
+    return parser.parse_known_args(arguments)[1]
 
 
 def _processor() -> str:

@@ -63,8 +63,8 @@ class Problem:
     ) -> "Problem":
         """Check types and shapes, broadcast the leading shapes and flatten them to one batch dimension."""
         loss = ground_loss(loss)
-        given = {name: t for name, t in {"M": M, "p": p, "q": q}.items() if t is not None}
-        given |= _check_structures(C1, C2, loss)
+        _check_structures(C1, C2, loss)
+        given = {name: t for name, t in {"M": M, "p": p, "q": q}.items() if t is not None} | _parts(C1, C2)
         _check_types(given)
         n, m = _check_shapes(given)
         like = next(iter(given.values()))
@@ -91,7 +91,7 @@ class Problem:
             raise ValueError(f"leading (batch) shapes do not broadcast: {shapes}") from None
 
         def flat(t: Tensor, trailing: int) -> Tensor:
-            return _flatten(t.to(compute), trailing, batch)
+            return flatten(t.to(compute), trailing, batch)
 
         C1, C2 = (C.map(lambda t: flat(t, 2)) if isinstance(C, LowRank) else flat(C, 2) for C in (C1, C2))
         M, p, q, alpha_, epsilon_ = flat(M, 2), flat(p, 1), flat(q, 1), flat(alpha_, 0), flat(epsilon_, 0)
@@ -120,10 +120,15 @@ class Problem:
         return self.of(take(t, index) for t in self.tensors)
 
     @property
+    def named(self) -> dict[str, Tensor]:
+        """M, one or two tensors for each structure, p, q, alpha and epsilon, by name."""
+        after = {"p": self.p, "q": self.q, "alpha": self.alpha, "epsilon": self.epsilon}
+        return {"M": self.M} | _parts(self.C1, self.C2) | after
+
+    @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """M, one or two tensors for each structure, p, q, alpha and epsilon: what `of` takes."""
-        C1, C2 = ((C.A, C.B) if isinstance(C, LowRank) else (C,) for C in (self.C1, self.C2))
-        return self.M, *C1, *C2, self.p, self.q, self.alpha, self.epsilon
+        """The same without their names: what `of` takes."""
+        return tuple(self.named.values())
 
     def of(self, tensors: Iterable[Tensor]) -> "Problem":
         """Return problems of this kind with other tensors, as one flat batch."""
@@ -160,20 +165,29 @@ def _mass(marginal: Tensor) -> Tensor:
     return marginal.detach().sum(-1, keepdim=True)
 
 
-def _flatten(t: Tensor, trailing: int, batch: torch.Size) -> Tensor:
+def flatten(t: Tensor, trailing: int, batch: torch.Size) -> Tensor:
+    """Give t, whose last `trailing` dimensions are not batch, the one batch dimension that `batch` comes to."""
     own = t.shape[t.ndim - trailing :]
+    if t.shape[: t.ndim - trailing].numel() == batch.numel():  # nothing to broadcast, or to sum in the backward pass
+        return t.reshape(batch.numel(), *own)
     if t.ndim == trailing:  # shared by the whole batch: a view, no copy
         return t.expand(batch.numel(), *own)
     return t.expand(batch + own).reshape(batch.numel(), *own)
 
 
-def _check_structures(C1: Structure, C2: Structure, loss: GroundLoss) -> dict[str, Tensor]:
-    """Return the tensors that the structures consist of, by name."""
+def _parts(C1: Structure, C2: Structure) -> dict[str, Tensor]:
+    """Tensors that the structures consist of, by name."""
+    if isinstance(C1, LowRank) and isinstance(C2, LowRank):
+        return {"C1.A": C1.A, "C1.B": C1.B, "C2.A": C2.A, "C2.B": C2.B}
+    return {"C1": C1, "C2": C2}  # type: ignore[dict-item]
+
+
+def _check_structures(C1: Structure, C2: Structure, loss: GroundLoss) -> None:
     if not (isinstance(C1, LowRank) and isinstance(C2, LowRank)):
         for name, C in (("C1", C1), ("C2", C2)):
             if isinstance(C, LowRank):
                 raise TypeError(f"{name} is LowRank and the other structure is not: make both or neither LowRank")
-        return {"C1": C1, "C2": C2}  # type: ignore[dict-item]
+        return
     if loss.name != "square":
         raise ValueError(f"LowRank structures are for the square loss, not {loss.name}")
     for name, C in (("C1", C1), ("C2", C2)):
@@ -181,7 +195,6 @@ def _check_structures(C1: Structure, C2: Structure, loss: GroundLoss) -> dict[st
             raise ValueError(
                 f"{name} = A B' needs A and B of one shape (..., n, r), got {tuple(C.A.shape)} and {tuple(C.B.shape)}"
             )
-    return {"C1.A": C1.A, "C1.B": C1.B, "C2.A": C2.A, "C2.B": C2.B}
 
 
 def _check_types(given: dict[str, Tensor]) -> None:
@@ -217,11 +230,8 @@ def _check_shapes(given: dict[str, Tensor]) -> tuple[int, int]:
 
 
 def _check_values(problem: Problem) -> None:
-    structures = _check_structures(problem.C1, problem.C2, problem.loss)
-    all_ = {name: getattr(problem, name) for name in ("M", "p", "q", "alpha", "epsilon")}
-    all_ = {"M": all_.pop("M")} | structures | all_
     # What the batch shares is looked at once.
-    given = {name: t[:1] if t.stride(0) == 0 else t for name, t in all_.items() if name in problem.given}
+    given = {name: t[:1] if t.stride(0) == 0 else t for name, t in problem.named.items() if name in problem.given}
     for name, t in given.items():
         # A finite sum has finite terms; only if it is not are they looked at.
         if not isfinite(t.sum().item()) and (bad := int((~t.isfinite()).sum())):

@@ -10,7 +10,7 @@ from fgwot.backend import uses_triton
 from fgwot.initial import Init, MultiInit
 from fgwot.losses import BY_NAME, GroundLoss
 from fgwot.operations import once, transformed
-from fgwot.problem import Weight
+from fgwot.problem import Weight, flatten
 from fgwot.solution import Solution, Status
 from fgwot.solver import MirrorDescent, Solver
 from fgwot.structure import Structure
@@ -76,15 +76,9 @@ def whole_solve(
         return None
     if batch.numel() == 0:
         return None
-    M, C1, C2, p, q, alphas, epsilons = (_flat(t, own, batch) for t, own in parts)
+    flat = (flatten(t, len(own), batch) if isinstance(t, Tensor) else None for t, own in parts)
     found = _WholeSolve.apply(
-        M,
-        C1,
-        C2,
-        p,
-        q,
-        alphas,
-        epsilons,
+        *flat,
         start,
         potential,
         0.0 if isinstance(alpha, Tensor) else float(alpha),
@@ -117,21 +111,11 @@ def _start(init: Init, batch: torch.Size, n: int, m: int, like: Tensor) -> tuple
     plan = init.plan if isinstance(init, Solution) else init
     if not isinstance(plan, Tensor) or plan.dtype != like.dtype or plan.device != like.device:
         raise TypeError
-    plan = _flat(plan.detach().expand(*batch, n, m), (n, m), batch)
+    plan = flatten(plan.detach().expand(*batch, n, m), 2, batch)
     potential = None
     if isinstance(init, Solution):
-        potential = _flat(init.potentials[1].detach().to(like.dtype).expand(*batch, m), (m,), batch)
+        potential = flatten(init.potentials[1].detach().to(like.dtype).expand(*batch, m), 1, batch)
     return plan, potential
-
-
-def _flat(t: Tensor | Weight | None, own: tuple[int, ...], batch: torch.Size) -> Any:
-    """Reshape to (B, ...): a view where that can be, and of a single problem always. None if it is no tensor."""
-    if not isinstance(t, Tensor):
-        return None
-    shape = (batch.numel(), *own)
-    if t.numel() == torch.Size(shape).numel():
-        return t.reshape(shape)
-    return t.expand(shape) if t.ndim == len(own) else t.expand(batch + own).reshape(shape)
 
 
 class _WholeSolve(torch.autograd.Function):

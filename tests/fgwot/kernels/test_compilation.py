@@ -30,15 +30,21 @@ PRODUCTS = {
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("capability", SHARED_LIMIT)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_variant_fits(variant, capability):
+def compiled(variant, capability):
+    """Resources of a variant, which spills nothing and fits into shared memory."""
     from fgwot.kernels.resources import compile_variant
 
     used = compile_variant(variant, capability)
     assert used.stack == used.local == 0
     assert used.shared <= SHARED_LIMIT[capability]
+    return used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", SHARED_LIMIT)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_variant_fits(variant, capability):
+    used = compiled(variant, capability)
     assert used.registers <= REGISTERS["-".join(str(variant).split("-")[2:])]
     assert used.instructions <= INSTRUCTIONS.get(str(variant), 30)
 
@@ -47,11 +53,7 @@ def test_variant_fits(variant, capability):
 @pytest.mark.parametrize("capability", SHARED_LIMIT)
 @pytest.mark.parametrize("variant", PRODUCT_VARIANTS, ids=str)
 def test_product_fits(variant, capability):
-    from fgwot.kernels.resources import compile_variant
-
-    used = compile_variant(variant, capability)
-    assert used.stack == used.local == 0
-    assert used.shared <= SHARED_LIMIT[capability]
+    used = compiled(variant, capability)
     registers, instructions = PRODUCTS.get(str(variant), (255, 2))
     assert used.registers <= registers
     assert used.instructions <= instructions
@@ -61,11 +63,7 @@ def test_product_fits(variant, capability):
 @pytest.mark.parametrize("capability", SHARED_LIMIT)
 @pytest.mark.parametrize("variant", SWEEP_VARIANTS, ids=str)
 def test_sweep_fits(variant, capability):
-    from fgwot.kernels.resources import compile_variant
-
-    used = compile_variant(variant, capability)
-    assert used.stack == used.local == 0
-    assert used.shared <= SHARED_LIMIT[capability]
+    used = compiled(variant, capability)
     if variant.op == "rows" and variant.dtype == torch.float32 and variant.aligned and not variant.write:
         # Per entry and update of both sides, in all passes together.
         assert used.registers <= (160 if variant.log else 128)
@@ -76,8 +74,4 @@ def test_sweep_fits(variant, capability):
 @pytest.mark.parametrize("capability", SHARED_LIMIT)
 @pytest.mark.parametrize("variant", PACK_VARIANTS, ids=str)
 def test_whole_problems_stay_in_registers(variant, capability):
-    from fgwot.kernels.resources import compile_variant
-
-    used = compile_variant(variant, capability)
-    assert used.stack == used.local == 0
-    assert used.shared <= SHARED_LIMIT[capability]
+    compiled(variant, capability)
