@@ -36,6 +36,7 @@ def fused_gromov_wasserstein(
     max_iter: int = 1000,
     tol: float | None = None,
     validate: bool = True,
+    compile: bool = False,
 ) -> Solution:
     r"""Entropic Fused Gromov-Wasserstein between one pair of spaces or a batch of pairs.
 
@@ -116,7 +117,7 @@ def fused_gromov_wasserstein(
         raise ValueError(f"max_iter must be at least 1, got {max_iter}")
     if tol is not None and not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}")
-    whole = whole_solve(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol)
+    whole = whole_solve(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, compile)
     if whole is not None:
         if is_final(whole):
             return whole
@@ -169,6 +170,7 @@ def gromov_wasserstein(
     max_iter: int = 1000,
     tol: float | None = None,
     validate: bool = True,
+    compile: bool = False,
 ) -> Solution:
     """Entropic Gromov-Wasserstein: `fused_gromov_wasserstein` without a linear cost (alpha = 1).
 
@@ -196,6 +198,7 @@ def gromov_wasserstein(
         max_iter=max_iter,
         tol=tol,
         validate=validate,
+        compile=compile,
     )
 
 

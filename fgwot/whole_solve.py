@@ -1,5 +1,6 @@
 r"""Small problems on Triton: one kernel solves them, a second one differentiates their values."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ def whole_solve(
     init: Init,
     max_iter: int,
     tol: float | None,
+    compiled: bool,
 ) -> Solution | None:
     """Return what the kernel finds, or None for a problem or an option that it does not know.
 
@@ -41,16 +43,18 @@ def whole_solve(
     limit: what it cannot finish it says in the status, and the solver may go on from there. Invalid input is NUMERICAL
     and has values that are not a number. One step is left to the solver.
     """
-    if not (isinstance(C1, Tensor) and isinstance(C2, Tensor) and uses_triton(C1.device)) or transformed():
+    if not (isinstance(C1, Tensor) and isinstance(C2, Tensor)) or transformed():
         return None
-    from fgwot.kernels.shapes import pack_for
+    fits = _fits_kernel if uses_triton(C1.device) else _fits_loop if compiled and C1.device.type == "cpu" else None
+    if fits is None:
+        return None
 
     tensors = [t for t in (M, C1, C2, p, q, alpha, epsilon) if isinstance(t, Tensor)]
     name = loss if isinstance(loss, str) else loss.name
     known = (
         max_iter > 1
         and min(C1.ndim, C2.ndim) >= 2
-        and pack_for(C1.shape[-1], C2.shape[-1], C1.dtype) is not None
+        and fits(C1.shape[-1], C2.shape[-1], C1.dtype)
         and name in ("square", "kl")
         and loss in (name, BY_NAME[name])
         and solver == MirrorDescent()
@@ -86,10 +90,23 @@ def whole_solve(
         name,
         tol or 0.0,
         max_iter - 1,
+        fits is _fits_loop,
     )
     found = [t.reshape(batch + t.shape[1:]) for t in found]
     plan, f, g, value, cost, linear, quad, _, residual, marginal_error, status, n_iter = found
     return Solution(plan, (f, g), value, cost, linear, quad, status, residual, marginal_error, n_iter)
+
+
+def _fits_kernel(n: int, m: int, dtype: torch.dtype) -> bool:
+    from fgwot.kernels.shapes import pack_for
+
+    return pack_for(n, m, dtype) is not None
+
+
+def _fits_loop(n: int, m: int, dtype: torch.dtype) -> bool:
+    from fgwot.compiled import LARGEST
+
+    return max(n, m) <= LARGEST and dtype in (torch.float32, torch.float64)
 
 
 def is_final(solution: Solution) -> bool:
@@ -123,8 +140,9 @@ class _WholeSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        *arguments, ctx.compiled = inputs
         ctx.alpha, ctx.loss = inputs[9], inputs[11]
-        plan, f, g, _, _, linear, quad, entropy, *rest = found = _solve(*inputs)
+        plan, f, g, _, _, linear, quad, entropy, *rest = found = _operators(ctx.compiled)[0](*arguments)
         ctx.save_for_backward(*inputs[:7], plan, f, g, linear, quad, entropy)
         ctx.mark_non_differentiable(plan, f, g, entropy, *rest)
         ctx.set_materialize_grads(False)
@@ -137,13 +155,22 @@ class _WholeSolve(torch.autograd.Function):
         *wanted, dalpha, depsilon = ctx.needs_input_grad[:7]
         of_values = list(cotangents[3:7])
         with torch.no_grad():
-            found = iter(_adjoint(plan, C1, C2, f, g, of_values, alphas, ctx.alpha, ctx.loss, wanted))
+            found = iter(_operators(ctx.compiled)[1](plan, C1, C2, f, g, of_values, alphas, ctx.alpha, ctx.loss, wanted))
             grads = [next(found) if asked else None for asked in wanted]
             value, cost = of_values[:2]
             both = [c for c in (value, cost) if c is not None]
             grads.append(sum(both) * (quad - linear) if dalpha and both else None)
             grads.append(-value * entropy if depsilon and value is not None else None)
-        return *once(tuple(grads), ENVELOPE_ONCE, *of_values, *inputs), *[None] * 7
+        return *once(tuple(grads), ENVELOPE_ONCE, *of_values, *inputs), *[None] * 8
+
+
+def _operators(compiled: bool) -> tuple[Callable[..., list[Tensor]], Callable[..., list[Tensor]]]:
+    """Solve and adjoint."""
+    if compiled:
+        from fgwot.compiled import solve, solve_adjoint
+
+        return solve, solve_adjoint
+    return _solve, _adjoint
 
 
 @torch.library.custom_op("fgwot::whole_solve", mutates_args=())
