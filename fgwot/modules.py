@@ -20,7 +20,7 @@ class FGWLoss(nn.Module):
 
     Parameters
     ----------
-    alpha, epsilon, loss, solver, max_iter, tol
+    alpha, epsilon, loss, solver, max_iter, tol, compile
         As in `fgwot.fused_gromov_wasserstein`.
     returns : {"value", "cost"}
         "value" is J, whose envelope gradient is exact. "cost" leaves the entropy out and has the gradient of E
@@ -57,12 +57,14 @@ class FGWLoss(nn.Module):
         warm_start: bool = True,
         max_iter: int = 1000,
         tol: float | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if returns not in ("value", "cost"):
             raise ValueError(f"returns must be 'value' or 'cost', got {returns!r}")
         self.alpha, self.epsilon, self.loss, self.solver = alpha, epsilon, loss, solver
         self.returns, self.warm_start, self.max_iter, self.tol = returns, warm_start, max_iter, tol
+        self.compiled = compile
         self.solution: Solution | None = None
 
     @property
@@ -89,6 +91,7 @@ class FGWLoss(nn.Module):
             init=previous if fits else None,
             max_iter=self.max_iter,
             tol=self.tol,
+            compile=self.compiled,
         )
         self.solution = solution.detach()
         return solution.value if self.returns == "value" else solution.cost
