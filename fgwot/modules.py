@@ -57,7 +57,7 @@ class FGWLoss(nn.Module):
         warm_start: bool = True,
         max_iter: int = 1000,
         tol: float | None = None,
-        compile: bool = False,
+        compile: bool = False,  # noqa: A002 - torch's word for it
     ) -> None:
         super().__init__()
         if returns not in ("value", "cost"):

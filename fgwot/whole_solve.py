@@ -1,4 +1,4 @@
-r"""Small problems on Triton: one kernel solves them, a second one differentiates their values."""
+"""Small problems in one piece: one kernel or compiled loop solves them, a second one differentiates their values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,18 +35,18 @@ def whole_solve(
     tol: float | None,
     compiled: bool,
 ) -> Solution | None:
-    """Return what the kernel finds, or None for a problem or an option that it does not know.
+    """Return what the kernel finds, or the loop on the CPU if `compiled`; None for what they do not know.
 
-    It knows square and kl, the sizes of `fgwot.kernels.shapes.PACKS`, self-damped mirror descent, envelope gradients,
-    and nothing of `torch.func`.
-    Its iteration and its tests are the solver's, but its inner problems are solved by Sinkhorn sweeps alone, up to a
-    limit: what it cannot finish it says in the status, and the solver may go on from there. Invalid input is NUMERICAL
-    and has values that are not a number. One step is left to the solver.
+    They know square and kl, mirror descent with its own damping, envelope gradients, and nothing of `torch.func`; the
+    kernel knows the sizes of `fgwot.kernels.shapes.PACKS`, the loop those up to `fgwot.compiled.LARGEST`.
+    Their tests are the solver's. The kernel solves its inner problems by Sinkhorn sweeps alone, up to a limit, and the
+    loop makes undamped steps alone: what they cannot finish they say in the status, and the solver may go on from
+    there. Invalid input is NUMERICAL and has values that are not a number. One step is left to the solver.
     """
     if not (isinstance(C1, Tensor) and isinstance(C2, Tensor)) or transformed():
         return None
-    fits = _fits_kernel if uses_triton(C1.device) else _fits_loop if compiled and C1.device.type == "cpu" else None
-    if fits is None:
+    on_triton = uses_triton(C1.device)
+    if not on_triton and not (compiled and C1.device.type == "cpu"):
         return None
 
     tensors = [t for t in (M, C1, C2, p, q, alpha, epsilon) if isinstance(t, Tensor)]
@@ -54,7 +54,7 @@ def whole_solve(
     known = (
         max_iter > 1
         and min(C1.ndim, C2.ndim) >= 2
-        and fits(C1.shape[-1], C2.shape[-1], C1.dtype)
+        and (_fits_kernel if on_triton else _fits_loop)(C1.shape[-1], C2.shape[-1], C1.dtype)
         and name in ("square", "kl")
         and loss in (name, BY_NAME[name])
         and solver == MirrorDescent()
@@ -90,7 +90,7 @@ def whole_solve(
         name,
         tol or 0.0,
         max_iter - 1,
-        fits is _fits_loop,
+        on_triton,
     )
     found = [t.reshape(batch + t.shape[1:]) for t in found]
     plan, f, g, value, cost, linear, quad, _, residual, marginal_error, status, n_iter = found
@@ -140,9 +140,9 @@ class _WholeSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        *arguments, ctx.compiled = inputs
+        *arguments, ctx.on_triton = inputs
         ctx.alpha, ctx.loss = inputs[9], inputs[11]
-        plan, f, g, _, _, linear, quad, entropy, *rest = found = _operators(ctx.compiled)[0](*arguments)
+        plan, f, g, _, _, linear, quad, entropy, *rest = found = _solve_and_adjoint(ctx.on_triton)[0](*arguments)
         ctx.save_for_backward(*inputs[:7], plan, f, g, linear, quad, entropy)
         ctx.mark_non_differentiable(plan, f, g, entropy, *rest)
         ctx.set_materialize_grads(False)
@@ -155,7 +155,8 @@ class _WholeSolve(torch.autograd.Function):
         *wanted, dalpha, depsilon = ctx.needs_input_grad[:7]
         of_values = list(cotangents[3:7])
         with torch.no_grad():
-            found = iter(_operators(ctx.compiled)[1](plan, C1, C2, f, g, of_values, alphas, ctx.alpha, ctx.loss, wanted))
+            adjoint = _solve_and_adjoint(ctx.on_triton)[1]
+            found = iter(adjoint(plan, C1, C2, f, g, of_values, alphas, ctx.alpha, ctx.loss, wanted))
             grads = [next(found) if asked else None for asked in wanted]
             value, cost = of_values[:2]
             both = [c for c in (value, cost) if c is not None]
@@ -164,13 +165,12 @@ class _WholeSolve(torch.autograd.Function):
         return *once(tuple(grads), ENVELOPE_ONCE, *of_values, *inputs), *[None] * 8
 
 
-def _operators(compiled: bool) -> tuple[Callable[..., list[Tensor]], Callable[..., list[Tensor]]]:
-    """Solve and adjoint."""
-    if compiled:
-        from fgwot.compiled import solve, solve_adjoint
+def _solve_and_adjoint(on_triton: bool) -> tuple[Callable[..., list[Tensor]], Callable[..., list[Tensor]]]:
+    if on_triton:
+        return _solve, _adjoint
+    from fgwot.compiled import solve, solve_adjoint
 
-        return solve, solve_adjoint
-    return _solve, _adjoint
+    return solve, solve_adjoint
 
 
 @torch.library.custom_op("fgwot::whole_solve", mutates_args=())

@@ -8,6 +8,9 @@ MODULES = {
     "fgwot": "benchmarks.methods.ours:Entropic",
     "fgwot backward": "benchmarks.methods.ours:Backward",
     "fgwot cloud": "benchmarks.methods.ours:Cloud",
+    "fgwot compiled": "benchmarks.methods.ours:Compiled",
+    "fgwot compiled backward": "benchmarks.methods.ours:CompiledBackward",
+    "fgwot compiled warm": "benchmarks.methods.ours:CompiledTraining",
     "fgwot cuda": "benchmarks.methods.ours:Cuda",
     "fgwot proximal": "benchmarks.methods.ours:Proximal",
     "fgwot warm": "benchmarks.methods.ours:Training",
@@ -21,13 +24,13 @@ MODULES = {
 
 # The solvers of each group of cases.
 GROUPS = {
-    "single": ("fgwot", "fgwot cuda", "POT", "OTT"),
-    "structures": ("fgwot", "POT", "OTT"),
-    "batches": ("fgwot", "fgwot cuda", "OTT"),
+    "single": ("fgwot", "fgwot compiled", "fgwot cuda", "POT", "OTT"),
+    "structures": ("fgwot", "fgwot compiled", "POT", "OTT"),
+    "batches": ("fgwot", "fgwot compiled", "fgwot cuda", "OTT"),
     "proximal": ("fgwot proximal", "POT batch"),
     "clouds": ("fgwot cloud", "fgwot", "OTT", "OTT cloud"),
-    "gradients": ("fgwot", "fgwot backward", "POT backward"),
-    "training": ("fgwot warm",),
+    "gradients": ("fgwot", "fgwot backward", "fgwot compiled", "fgwot compiled backward", "POT backward"),
+    "training": ("fgwot warm", "fgwot compiled warm"),
     "memory": ("fgwot", "POT", "OTT"),
     "growth": ("fgwot", "fgwot cuda", "matrix product"),
 }

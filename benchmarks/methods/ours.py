@@ -10,11 +10,13 @@ import fgwot
 from benchmarks.cases import Case
 from benchmarks.methods.base import Setting
 from benchmarks.problems import Array, Problem, drift
+from fgwot.compiled import LARGEST
 
 
 class Entropic:
     """`fused_gromov_wasserstein` with its defaults at several tolerances."""
 
+    compiled = False
     ladder: tuple[Setting, ...] = ({"tol": 3e-5}, {"tol": 5e-7}, {"tol": 1e-7}, {"tol": 1e-9})
 
     def accepts(self, case: Case) -> bool:  # noqa: ARG002 - the interface
@@ -24,12 +26,26 @@ class Entropic:
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve."""
         inputs = _tensors(case, problem)
-        return lambda: _solve(problem, inputs, setting)
+        return lambda: _solve(problem, inputs, setting, compile=self.compiled)
 
     def plan(self, result: Any) -> Array | None:
         """Plan as a batch."""
         T: Array = result.plan.detach().cpu().numpy()
         return T.reshape(-1, *T.shape[-2:])
+
+
+class Small:
+    """What takes part in the sizes that compiled loops are for."""
+
+    compiled = True
+
+    def accepts(self, case: Case) -> bool:
+        """Small problems."""
+        return max(case.n, case.m) <= LARGEST
+
+
+class Compiled(Small, Entropic):
+    """The same with ``compile=True``."""
 
 
 class Cuda(Entropic):
@@ -80,11 +96,15 @@ class Backward(Entropic):
             cost.requires_grad_()
 
         def run() -> fgwot.Solution:
-            solution = _solve(problem, (*costs, p, q), setting)
+            solution = _solve(problem, (*costs, p, q), setting, compile=self.compiled)
             torch.autograd.grad(solution.value.sum(), costs)
             return solution
 
         return run
+
+
+class CompiledBackward(Small, Backward):
+    """The same with ``compile=True``."""
 
 
 class Proximal(Entropic):
@@ -108,7 +128,7 @@ class Training(Entropic):
         """Return one step of a training; successive calls go through changing costs, back and forth."""
         path = [_tensors(case, step) for step in drift(problem, self.steps)]
         sequence = itertools.cycle(path + path[-2:0:-1])
-        criterion = fgwot.FGWLoss(alpha=problem.alpha, epsilon=problem.epsilon, **setting)
+        criterion = fgwot.FGWLoss(alpha=problem.alpha, epsilon=problem.epsilon, compile=self.compiled, **setting)
         for *costs, _, _ in path:
             for cost in costs:
                 cost.requires_grad_()
@@ -122,6 +142,10 @@ class Training(Entropic):
     def plan(self, result: Any) -> Array | None:  # noqa: ARG002 - the interface
         """Nothing: every step solves another problem."""
         return None
+
+
+class CompiledTraining(Small, Training):
+    """The same with ``compile=True``."""
 
 
 def _tensors(case: Case, problem: Problem) -> tuple[torch.Tensor, ...]:

@@ -58,12 +58,13 @@ def check(arguments, function, differentiable, tol=1e-5):
 
 @pytest.mark.parametrize("loss", BY_NAME)
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_envelope_gradient_of_the_value(loss, symmetric):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_envelope_gradient_of_the_value(loss, symmetric, compiled):
     arguments = problem(symmetric=symmetric)
     start = solve(arguments, None, loss)
 
     def value(shifted):
-        return solve(shifted, start, loss).value
+        return solve(shifted, start, loss, compile=compiled).value
 
     check(arguments, value, value)
 

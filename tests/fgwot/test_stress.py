@@ -24,7 +24,7 @@ def random_options(rng, n, m):
     solver = fgwot.MirrorDescent() if rng.uniform() < 0.8 else fgwot.ProximalPoint()
     kind = rng.integers(3)
     init = [None, fgwot.MultiInit(3, seed=int(rng.integers(100))), torch.from_numpy(rng.uniform(size=(n, m)))][kind]
-    return {"loss": loss, "solver": solver, "init": init}
+    return {"loss": loss, "solver": solver, "init": init, "compile": bool(rng.integers(2))}
 
 
 def check(seed):
