@@ -15,6 +15,7 @@ from benchmarks.cases import Case
 from benchmarks.methods import Method, load
 from benchmarks.problems import Array, build
 
+_M_MMAP_THRESHOLD, _MEGABYTES = -3, 4 << 20  # of malloc.h, in bytes
 _WARM_UP_SIZE = 50  # of the problem solved before memory is measured
 
 
@@ -99,7 +100,11 @@ class _Server:
         self.method.prepare(small, build(small), setting)()
         run = self.method.prepare(task.case, build(task.case), setting)
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # freed pages that stay resident would hide what the solve takes
+        # Blocks of megabytes go back when freed: glibc's heap else keeps holes as large as the blocks between them,
+        # which depend on all that the process did before. What is in it stays resident, and would hide what is taken.
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MEGABYTES)
+        libc.malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak restarts from what is in use
         before = _kilobytes("VmRSS")
         run()

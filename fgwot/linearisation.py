@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fgwot.backend import precision, uses_triton
 from fgwot.factored import factored
-from fgwot.problem import Problem, take
+from fgwot.problem import Problem, inner, take
 from fgwot.sinkhorn import Marginals
 from fgwot.structure import LowRank
 from fgwot.tensor_term import tensor_term
@@ -142,7 +142,7 @@ class Linearisation:
         rows, columns = T.sum(-1)[:, :, None], T.sum(-2)[:, :, None]
         C1, C2 = problem.dense()
         squares = rows.mT @ (factors.f1(C1) @ rows) + columns.mT @ (factors.f2(C2) @ columns)
-        crossed = ((self.linear - G) * T).sum((-2, -1)) * (problem.epsilon / problem.alpha)
+        crossed = inner(self.linear - G, T) * (problem.epsilon / problem.alpha)
         return squares[:, 0, 0] - crossed / 2
 
     def shift(self, marginals: Marginals) -> tuple[Tensor, Tensor]:
@@ -150,13 +150,9 @@ class Linearisation:
         problem, factors = self._problem, self._problem.loss.factors
         if factors is None:
             return torch.zeros_like(marginals.p), torch.zeros_like(marginals.q)
-        C1, C2 = problem.dense()
-        rows, columns = factors.f1(C1), factors.f2(C2)
-        alpha = problem.alpha[:, None, None]
-        return (
-            (alpha * ((rows + rows.mT) @ marginals.p[:, :, None]))[:, :, 0],
-            (alpha * ((columns + columns.mT) @ marginals.q[:, :, None]))[:, :, 0],
-        )
+        sides = zip((factors.f1, factors.f2), problem.dense(), (marginals.p, marginals.q), strict=True)
+        rows, columns = (_both_orders(f(C), x) for f, C, x in sides)
+        return problem.alpha[:, None] * rows, problem.alpha[:, None] * columns
 
 
 class LowRankLinearisation(Linearisation):
@@ -208,6 +204,11 @@ def linearisation(problem: Problem) -> Linearisation:
     if isinstance(C1, LowRank) and isinstance(C2, LowRank):
         return LowRankLinearisation(problem, C1, C2)
     return Linearisation(problem)
+
+
+def _both_orders(C: Tensor, x: Tensor) -> Tensor:
+    """(C + C') x, without the sum."""
+    return (C @ x[:, :, None] + C.mT @ x[:, :, None])[:, :, 0]
 
 
 def _skewness(C: Tensor) -> Tensor:

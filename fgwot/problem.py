@@ -161,6 +161,13 @@ def take(t: Tensor, index: Tensor) -> Tensor:
     return t[index]
 
 
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Sums (B,) of products of entries; a single problem's without an array of them."""
+    if len(a) == 1:
+        return torch.dot(a.flatten(), b.flatten())[None]
+    return (a * b).sum((-2, -1))
+
+
 def _mass(marginal: Tensor) -> Tensor:
     return marginal.detach().sum(-1, keepdim=True)
 

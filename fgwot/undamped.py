@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fgwot.chord import Chord, Plan
 from fgwot.linearisation import Linearisation
-from fgwot.problem import take
+from fgwot.problem import inner, take
 from fgwot.result import Result, Start, tolerance
 from fgwot.sinkhorn import Marginals
 from fgwot.solution import Status
@@ -124,10 +124,10 @@ class _Open:
         """State at the next plan, and whether the step there may have risen (B,)."""
         step, drift = self.linearise.follow(self.G, following.T, delta, change, self.drift, self.limits.tol)
         G = self.G + step
-        R, slope = step, (delta * step).sum((-2, -1)) / 2
+        R, slope = step, inner(delta, step) / 2
         if self.X is not self.G:
             R = G - self.X
-            slope = (delta * R).sum((-2, -1)) - slope
+            slope = inner(delta, R) - slope
         limits = self.limits
         risen = slope > limits.surely * change.square()
         if risen.any():
@@ -142,7 +142,7 @@ class _Open:
         X, warm, plain = G, following.g, self.index >= 0
         if self.R is not None:
             turn = R - self.R
-            theta = (R * turn).sum((-2, -1)) / turn.square().sum((-2, -1))
+            theta = inner(R, turn) / inner(turn, turn)
             # An undamped step comes first again where it may certify the residual.
             useful = slow & (expected > 0.5 * limits.tol)
             theta = torch.where(useful, theta.nan_to_num(0.0, 0.0, 0.0).clamp(-_FURTHEST, 0.75), 0)

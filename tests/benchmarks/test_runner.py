@@ -36,7 +36,7 @@ def test_a_run_writes_results_tables_figures_and_the_page(tmp_path, monkeypatch,
     (single,) = results["cases"]
     assert single["name"] == TINY.name
     assert {name: sorted(found["reached"]) for name, found in single["methods"].items()} == {
-        name: ["1e-02", "1e-04", "1e-06"] for name in ("fgwot", "POT", "OTT")
+        name: ["1e-02", "1e-04", "1e-06"] for name in ("fgwot", "fgwot compiled", "POT", "OTT")
     }
     assert results["machine"]["threads"] == 1
     table = (tmp_path / "table.md").read_text()
@@ -75,6 +75,9 @@ def test_ratios_count_losses_and_peers_that_fail():
     assert ratio(entry(fgwot=1.0, POT=None, OTT=None)) is None
     assert ratio(entry(fgwot=None, POT=1.0, OTT=None)) == 0
     assert geometric_mean([0.0, 4.0]) == 0
+    both = entry(**{"fgwot": 4.0, "fgwot compiled": 1.0, "OTT": 2.0})
+    assert [ratio(both, compiled=mode) for mode in (False, True)] == [0.5, 2.0]
+    assert ratio(entry(fgwot=1.0, OTT=2.0), compiled=True) == 2.0
 
 
 @pytest.mark.parametrize(("own", "met"), [(0.1, True), (9.0, False), (None, False)])

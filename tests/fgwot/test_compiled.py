@@ -106,7 +106,10 @@ def test_batches_weights_and_masses_agree_with_torch(alone_after, dtype, loss):
     C1, C2 = C1 + 0.5, C2[0, 0] + 0.5  # C2 is shared by the batch; zeros would be hard for kl
     p, q = (torch.from_numpy(rng.uniform(0.2, 1, k)).to(dtype) for k in ((2, 3, 6), (2, 3, 5)))
     p, q = (2.5 * t / t.sum(-1, keepdim=True) for t in (p, q))
-    weights = {"alpha": torch.tensor([0.1, 0.5, 0.9], dtype=dtype), "epsilon": torch.tensor([[0.1], [0.4]], dtype=dtype)}
+    weights = {
+        "alpha": torch.tensor([0.1, 0.5, 0.9], dtype=dtype),
+        "epsilon": torch.tensor([[0.5], [2.0]], dtype=dtype),
+    }
     wanted = fgw(M, C1, C2, p, q, **weights, loss=loss)
     alone_after()
     found = fgw(M, C1, C2, p, q, **weights, loss=loss, compile=True)
