@@ -29,7 +29,7 @@ Proximal-point solvers are compared at 1e-4 and 1e-2: by how much their objectiv
 marginals, exceed the best known ones, relative and on average over the batch. The best known are those of an untimed
 continuation of the best plans; where that did not settle, nobody is credited. OTT does not take part where structure is
 asymmetric, because it linearises one side only; torchgw has no mapping to this objective (it rescales costs and
-anneals epsilon) and is left out. "fgwot compiled" is `compile=True`, for sides of at most 256 points; "fgwot cuda"
+anneals epsilon) and is left out. "fgwot compiled" is `compile=True`, for sides of at most 200 points; "fgwot cuda"
 takes part where there is a CUDA device."""
 
 

@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     raise ImportError("compile=True needs Numba: pip install 'fgwot[compile]'") from error
 
-LARGEST = 256  # points of a side, above which torch's matrix products win
+LARGEST = 200  # points of a side; above, torch's matrix products and threads win
 _MAX_STEPS = 200  # as in fgwot.undamped
 _WORTH_A_THREAD = 100_000  # plan entries
 

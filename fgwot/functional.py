@@ -78,7 +78,7 @@ def fused_gromov_wasserstein(
     validate : bool
         Check values (finite, sign, mass) as well as shapes. Costs a few host synchronisations on CUDA.
     compile : bool
-        Solve problems of at most 256 points a side, on the CPU, by compiled loops: the same iteration and the same
+        Solve problems of at most 200 points a side, on the CPU, by compiled loops: the same iteration and the same
         answer, 20 times faster on ten points. They know the "square" and "kl" losses, `MirrorDescent()` and
         "envelope" gradients; all else, and problems that they leave open, are solved as without them. Needs Numba
         (``pip install 'fgwot[compile]'``), which takes ten seconds to compile them once and then keeps them on disk.

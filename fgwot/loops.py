@@ -207,7 +207,7 @@ def _couple(X, p, q, tol, f, g, T, S, root):
             c[j] *= v[j]
             gap[j] = q[j] - c[j]
             error += abs(gap[j])
-        if error <= tol or not isfinite(error):
+        if error <= tol or not isfinite(error) or k == _EVALUATIONS - 1:
             break
         rate = error / before
         renew = False
@@ -252,16 +252,24 @@ def _couple(X, p, q, tol, f, g, T, S, root):
 
 
 @_reordered
-def _compare(T, before, costs, L, D, D_before, weight):
-    """|delta|_1, and <delta, R> - <delta, change of G> / 2 for R = G(T) - costs."""
-    change = slope = 0.0
+def _distance(T, before):
+    """Sum of absolute differences."""
+    distance = 0.0
     for i in range(len(T)):
         for j in range(T.shape[1]):
-            delta = T[i, j] - before[i, j]
-            change += abs(delta)
+            distance += abs(T[i, j] - before[i, j])
+    return distance
+
+
+@_reordered
+def _slope(T, before, costs, L, D, D_before, weight):
+    """<delta, R> - <delta, change of G> / 2 for the change delta of the plan and R = G(T) - costs."""
+    slope = 0.0
+    for i in range(len(T)):
+        for j in range(T.shape[1]):
             middle = L[i, j] - weight * (D[i, j] + D_before[i, j]) / 2
-            slope += delta * (middle - costs[i, j])
-    return change, slope
+            slope += (T[i, j] - before[i, j]) * (middle - costs[i, j])
+    return slope
 
 
 @_reordered
@@ -312,12 +320,13 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, max_iter):
     for step in range(1, max_iter + 1):
         g_next[:] = warm
         error_next = _couple(X, p, q, min(max(0.02 * expected, finest), 1e-3), f_next, g_next, T_next, S, root)
-        _quadratic(h1, h2, turned1, turned2, symmetric, T_next, half, D_next)
-        moved, slope = _compare(T_next, T, X, L, D_next, D, weight)
+        moved = _distance(T_next, T)
         # The change made by an undamped step is the residual of the plan it left.
         if plain and moved + error + error_next <= allowed:
             f[:], g[:] = f_next, g_next
             return T, D, 0, step, moved + error_next, error
+        _quadratic(h1, h2, turned1, turned2, symmetric, T_next, half, D_next)
+        slope = _slope(T_next, T, X, L, D_next, D, weight)
         # KL is at least half the square of its L1 distance (Pinsker).
         risen = not (slope <= 0.5 * moved**2 or slope <= _divergence(T, T_next) + 4 * noise * moved)
         if risen and plain:

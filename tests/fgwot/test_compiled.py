@@ -90,7 +90,7 @@ def test_the_loops_finish_distances_by_themselves(n, m, epsilon):
 
 
 def test_the_largest_size_and_one_beyond(alone_after):
-    tensors = distances(0, LARGEST, 200)
+    tensors = distances(0, LARGEST, 150)
     wanted = fgw(*tensors, epsilon=0.05)
     alone_after()
     agree(fgw(*tensors, epsilon=0.05, compile=True), wanted, 1e-6)
