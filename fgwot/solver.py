@@ -6,8 +6,8 @@ G(T) is the gradient of E divided by epsilon; terms that only shift the potentia
     T+ = argmin <grad E(T), T> - epsilon H(T) + lambda KL(T || T_k)
 
 is X+ = X + theta (G(T_k) - X) with theta = epsilon / (epsilon + lambda): KL damping is averaging in X. Without the
-entropy (proximal point, lambda = epsilon / theta) it is X+ = X + theta G(T_k). A step that would raise the objective
-is taken back and halved; a theta small enough descends, whatever C1 and C2.
+entropy (proximal point) it is X+ = X + theta G(T_k), where theta may exceed 1. A step that would raise the objective is
+taken back and halved; a theta small enough descends, whatever C1 and C2.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -25,6 +25,9 @@ from fgwot.undamped import undamped
 _SMALLEST_THETA = 2.0**-24
 _TIGHT = 0.05  # inner tolerance, as a part of the outer one, once an answer is near
 _TIGHTEST = 1e-3  # the same where objectives of nearly equal plans are compared
+_LONGEST = 64.0  # proximal step, in those of epsilon
+_SHORT = 0.1  # change, as a part of the mass, from which proximal steps may be longer than epsilon's
+_DEEPEST = 80.0  # -log of the smallest entry of a proximal plan; what is smaller could hardly come back
 _PATIENCE = 60  # steps without progress in residual or objective before a problem counts as stalled
 
 
@@ -54,7 +57,8 @@ class ProximalPoint:
     Parameters
     ----------
     damping : float, optional
-        lambda. By default it adapts so that E never rises; a number fixes it.
+        lambda. By default it adapts: raised so that E never rises, and lowered, to steps up to 64 times as long, once
+        they are short. A number fixes it.
     """
 
     damping: float | None = None
@@ -263,7 +267,7 @@ class _Iteration:
         s = self.state
         settled = self._settled(_TIGHTEST * self.tol)
         loose = s.error > 2 * torch.maximum(settled.error, _TIGHTEST * self.tol)
-        return replace(settled, theta=torch.where(loose, s.theta, s.theta / 2), idle=s.idle + 1)
+        return replace(self._paced(settled, torch.where(loose, s.theta, s.theta / 2)), idle=s.idle + 1)
 
     def _result(self, following: Coupling, status: Status, n_iter: int) -> Result:
         """Describe the present plan; `following` is the plan of one undamped step from it."""
@@ -299,7 +303,8 @@ class _Iteration:
         warm = g
         if not self.solver.entropic:
             # Keep X = -log T: nothing accumulates over many steps, and g of one step predicts g of the next.
-            X = X - f[:, :, None] - g[:, None, :]
+            deepest = _DEEPEST - self.marginals.mass.log()[:, None, None]
+            X = torch.minimum(X - f[:, :, None] - g[:, None, :], deepest)
             f, g = torch.zeros_like(f), torch.zeros_like(g)
         return replace(self.state, X=X, G=G, T=T, f=f, g=g, warm=warm, error=error, objective=objective, drift=drift)
 
@@ -332,20 +337,24 @@ class _Iteration:
         estimate = change / s.theta
         progress = (estimate < 0.9 * s.best) | (trial.objective < s.objective - self.slack)
         if self.solver.damping is None:
-            theta = torch.minimum(self._stable_theta(trial), 2 * s.theta)
+            theta = torch.minimum(self._stable_theta(trial, estimate), 2 * s.theta)
         else:
             theta = self.epsilon / (self.epsilon + self.solver.damping)
         # Close to the end an undamped step is tried: it certifies the residual.
         theta = torch.where(estimate <= 0.5 * self.tol, 1, theta)
         return replace(
-            trial,
-            theta=theta,
+            self._paced(trial, theta),
             change=estimate,
             best=torch.minimum(s.best, estimate),
             idle=torch.where(progress, 0, s.idle + 1),
         )
 
-    def _stable_theta(self, trial: _State) -> Tensor:
+    def _paced(self, state: _State, theta: Tensor) -> _State:
+        """State with another theta; a proximal step's potential is about in proportion to it."""
+        warm = state.warm if self.solver.entropic else state.warm * (theta / state.theta)[:, None]
+        return replace(state, theta=theta, warm=warm)
+
+    def _stable_theta(self, trial: _State, estimate: Tensor) -> Tensor:
         """Largest step that the curvature of E along the last step allows.
 
         Along delta = T - T_k an undamped step multiplies the error by -ratio (plus 1 without entropy), with
@@ -358,4 +367,6 @@ class _Iteration:
         ratio = (delta * (trial.G - s.G)).sum((-2, -1)) / metric.clamp_min(tiny)
         if self.solver.entropic:
             return torch.where(ratio > 0.5, 1 / (1 + ratio), 1)
-        return torch.where(ratio > 1, 1 / ratio, 1)
+        # Limits without entropy are sharp, and steps of one length approach them sublinearly.
+        longest = torch.where(estimate <= _SHORT * self.marginals.mass, _LONGEST, 1)
+        return torch.where(ratio * longest > 1, 1 / ratio, longest)
