@@ -87,7 +87,7 @@ class Linearisation:
         if self._problem.loss.factors is None:
             return self.linear + self._direct(T)
         h1, h2 = self._products()
-        G = torch.baddbmm(self.linear, torch.bmm(h1, T), h2.mT, alpha=-1)
+        G = self.linear.baddbmm_(torch.bmm(h1, T), h2.mT, alpha=-1)
         return G if self._symmetric else G.baddbmm_(torch.bmm(h1.mT, T), h2, alpha=-1)
 
     def _fused(self, T: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Linearisation:
             drift = drift + self.rounding * change
             if bool((drift <= 0.1 * torch.maximum(change, tol)).all()):
                 return self._increment(delta).to(G.dtype), drift
-        return self(T) - G, torch.zeros_like(change)
+        return self(T).sub_(G), torch.zeros_like(change)
 
     def _increment(self, delta: Tensor) -> Tensor:
         """G(T + delta) - G(T), in float32; its error is about `rounding` times |delta|_1."""
@@ -175,7 +175,7 @@ class LowRankLinearisation(Linearisation):
     def __call__(self, T: Tensor) -> Tensor:
         """Gradient at T (B, n, m), divided by epsilon."""
         C1, C2 = self._C1, self._C2
-        G = torch.baddbmm(self.linear, C1.A @ (self._weight * (C1.B.mT @ T @ C2.B)), C2.A.mT, alpha=-1)
+        G = self.linear.baddbmm_(C1.A @ (self._weight * (C1.B.mT @ T @ C2.B)), C2.A.mT, alpha=-1)
         if self._symmetric:
             return G
         return G.baddbmm_(C1.B @ (self._weight * (C1.A.mT @ T @ C2.A)), C2.B.mT, alpha=-1)
