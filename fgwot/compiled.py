@@ -7,12 +7,13 @@ in float64 whatever the inputs are. Numba compiles the loops when they are first
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 try:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fgwot import loops
 except ImportError as error:
     raise ImportError("compile=True needs Numba: pip install 'fgwot[compile]'") from error
