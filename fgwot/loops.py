@@ -143,18 +143,17 @@ def _factor(P, u, v, root, p, S):
     """
     m = len(v)
     total = (root * root).sum()
-    row = np.empty(m)
     for a in range(m):
-        for b in range(a + 1):
+        for b in range(m):
             S[a, b] = root[a] * root[b] / total
         S[a, a] += 1 + 64 * _EPS
+    half, turned = np.empty(P.shape), np.empty((m, len(u)))
     for i in range(len(u)):
         weight = u[i] / sqrt(p[i])
         for a in range(m):
-            row[a] = weight * P[i, a] * v[a] / root[a]
-        for a in range(m):
-            for b in range(a + 1):
-                S[a, b] -= row[a] * row[b]
+            half[i, a] = weight * P[i, a] * v[a] / root[a]
+            turned[a, i] = -half[i, a]
+    _add_product(turned, half, S)
     for a in range(m):
         for b in range(a + 1):
             s = S[a, b]
@@ -312,8 +311,7 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, max_iter):
         for j in range(m):
             X[i, j] = L[i, j] - weight * D[i, j]
             steepest = max(steepest, abs(X[i, j]))
-    noise = eps * (1 + steepest)
-    allowed = tol if tol > 0 else base + 2 * noise
+    allowed = tol if tol > 0 else base + 2 * eps * (1 + steepest)
     noise = _EPS * (1 + steepest)
     finest = max(0.05 * allowed, 8 * noise)
     plain, expected, warm = True, change, g.copy()
@@ -341,16 +339,16 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, max_iter):
         rate = min(max(moved / max(change, _TINY), 0.1), 1.0)
         change, expected = moved, moved * rate
         slow |= change < _SHORT and expected * rate**_HORIZON > allowed
-        across = norm = 0.0
-        for i in range(n):
-            for j in range(m):
-                R[i, j] = L[i, j] - weight * D_next[i, j] - X[i, j]
-                turn = R[i, j] - R_before[i, j]
-                across += R[i, j] * turn
-                norm += turn * turn
-        theta = 0.0
+        across = norm = theta = 0.0
+        if slow:
+            for i in range(n):
+                for j in range(m):
+                    R[i, j] = L[i, j] - weight * D_next[i, j] - X[i, j]
+                    turn = R[i, j] - R_before[i, j]
+                    across += R[i, j] * turn
+                    norm += turn * turn
         # An undamped step comes first again where it may certify the residual.
-        if remembers and slow and norm > 0 and expected > 0.5 * allowed:
+        if remembers and norm > 0 and expected > 0.5 * allowed:
             theta = min(max(across / norm, -_FURTHEST), 0.75)
         plain, remembers = theta == 0, slow
         for i in range(n):
