@@ -40,7 +40,7 @@ def kernel_solve(M, C1, C2, p=None, q=None, alpha=0.5, epsilon=0.05, loss="squar
     """What the kernel alone finds."""
     with backend("triton"):
         found = whole_solve(
-            M, C1, C2, p, q, alpha, epsilon, loss, fgwot.MirrorDescent(), "envelope", init, max_iter, tol
+            M, C1, C2, p, q, alpha, epsilon, loss, fgwot.MirrorDescent(), "envelope", init, max_iter, tol, False
         )
     assert found is not None
     return found
