@@ -10,6 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from fgwot.problem import allowed_imbalance
+from fgwot.result import default_tolerance
+from fgwot.undamped import MAX_STEPS
+
 try:
     import numpy as np
     from numpy.typing import NDArray
@@ -19,19 +23,26 @@ except ImportError as error:
     raise ImportError("compile=True needs Numba: pip install 'fgwot[compile]'") from error
 
 LARGEST = 200  # points of a side; above, torch's matrix products and threads win
-_MAX_STEPS = 200  # as in fgwot.undamped
 _WORTH_A_THREAD = 100_000  # plan entries
 
 _Array = NDArray[np.float64]
 
 
+def _array(t: Tensor) -> _Array:
+    """Contiguous float64 array of a tensor that starts with a batch; of length 1 if the batch shares it."""
+    shared = t[:1] if t.stride(0) == 0 else t
+    array: _Array = shared.detach().to(torch.float64).contiguous().numpy()
+    return array
+
+
 def _arrays(tensors: Sequence[Tensor | None], sizes: Sequence[tuple[int, ...]]) -> list[_Array]:
-    """Contiguous float64 arrays of tensors that start with a batch; one that the batch shares has the length 1."""
-    shared = (None if t is None else t[:1] if t.stride(0) == 0 else t for t in tensors)
-    return [
-        np.empty((0, *size)) if t is None else t.detach().to(torch.float64).contiguous().numpy()
-        for t, size in zip(shared, sizes, strict=True)
-    ]
+    """Arrays of tensors, of length 0 where there is none."""
+    return [np.empty((0, *size)) if t is None else _array(t) for t, size in zip(tensors, sizes, strict=True)]
+
+
+def _weights(t: Tensor | None, number: float) -> _Array:
+    """Array of one weight for each problem, or of one number for all."""
+    return np.array([number]) if t is None else _array(t)
 
 
 def _over_the_batch(run: Callable[[int, int], None], batch: int, work: int) -> None:
@@ -64,19 +75,14 @@ def solve(
     """Solve M (B, n, m), C1 (B, n, n), C2 (B, m, m), p (B, n) and q (B, m), as `fgwot.kernels.solve.solve` does."""
     batch, n, m, dtype = len(C1), C1.shape[-1], C2.shape[-1], C1.dtype
     arrays = _arrays((M, C1, C2, p, q), ((n, m), (n, n), (m, m), (n,), (m,)))
-    weights = [
-        np.array([number]) if t is None else t.detach().to(torch.float64).contiguous().numpy()
-        for t, number in ((alphas, alpha), (epsilons, epsilon))
-    ]
+    weights = _weights(alphas, alpha), _weights(epsilons, epsilon)
     starts = _arrays((start, start_g), ((n, m), (m,)))
-    single = dtype != torch.float64
-    eps = torch.finfo(dtype).eps
     plan, f, g, numbers = (np.empty((batch, *size)) for size in ((n, m), (n,), (m,), (9,)))
 
     def run(first: int, last: int) -> None:
         loops.solve_batch(
-            *arrays, *weights, *starts, loss == "kl", tol, 1e-5 if single else 1e-7, eps, min(max_iter, _MAX_STEPS),
-            max(1e-6, 4 * eps), first, last, plan, f, g, numbers,
+            *arrays, *weights, *starts, loss == "kl", tol, default_tolerance(dtype), torch.finfo(dtype).eps,
+            min(max_iter, MAX_STEPS), allowed_imbalance(dtype), first, last, plan, f, g, numbers,
         )  # fmt: skip
 
     _over_the_batch(run, batch, n * m)
@@ -101,7 +107,6 @@ def solve_adjoint(
     batch, n, m = plan.shape
     sizes = ((n, m), (n, n), (m, m), (n,), (m,))
     arrays = _arrays((plan, C1, C2, f, g), sizes)
-    weights = np.array([alpha]) if alphas is None else alphas.detach().to(torch.float64).contiguous().numpy()
     given = np.zeros((batch, 4))
     for column, cotangent in enumerate(cotangents):
         if cotangent is not None:
@@ -109,7 +114,7 @@ def solve_adjoint(
     gradients = [np.empty((batch if asked else 0, *size)) for size, asked in zip(sizes, wanted, strict=True)]
 
     def run(first: int, last: int) -> None:
-        loops.adjoint_batch(*arrays, given, weights, loss == "kl", *gradients, first, last)
+        loops.adjoint_batch(*arrays, given, _weights(alphas, alpha), loss == "kl", *gradients, first, last)
 
     _over_the_batch(run, batch, n * m)
     return [torch.from_numpy(x).to(plan.dtype) for x, asked in zip(gradients, wanted, strict=True) if asked]

@@ -161,6 +161,11 @@ def take(t: Tensor, index: Tensor) -> Tensor:
     return t[index]
 
 
+def allowed_imbalance(dtype: torch.dtype) -> float:
+    """Relative difference of the two masses that is rounding of normalised entries; the solver rescales q by it."""
+    return max(1e-6, 4 * torch.finfo(dtype).eps)
+
+
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Sums (B,) of products of entries; a single problem's without an array of them."""
     if len(a) == 1:
@@ -268,9 +273,7 @@ def _check_values(problem: Problem) -> None:
 
 def _check_equal_mass(p: Tensor, q: Tensor, dtype: torch.dtype) -> None:
     mass_p, mass_q = _mass(p)[:, 0], _mass(q)[:, 0]
-    # Rounding of normalised entries, in the caller's dtype, is no error; the solver rescales q by it.
-    allowed = max(1e-6, 4 * torch.finfo(dtype).eps)
-    unequal = (mass_p - mass_q).abs() > allowed * mass_p
+    unequal = (mass_p - mass_q).abs() > allowed_imbalance(dtype) * mass_p
     if bool(unequal.any()):
         b = int(unequal.nonzero()[0])
         raise ValueError(

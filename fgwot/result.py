@@ -105,11 +105,16 @@ class Result:
                 own.index_copy_(0, index, getattr(other, field.name))
 
 
+def default_tolerance(dtype: torch.dtype) -> float:
+    """Residual + marginal error, relative to the mass, to which ``tol=None`` goes where rounding allows it."""
+    return 1e-7 if dtype == torch.float64 else 1e-5
+
+
 def tolerance(G: Tensor, mass: Tensor, tol: float | None) -> tuple[Tensor, Tensor]:
     """Relative rounding of the plan, and the allowed residual + marginal error, not divided by the mass; both (B,).
 
     log T is a difference of numbers as large as G: so much of it is rounding. ``tol=None`` leaves room for that.
     """
     noise = torch.finfo(G.dtype).eps * (1 + G.abs().amax((-2, -1)))
-    default = (1e-7 if G.dtype == torch.float64 else 1e-5) + 2 * noise
+    default = default_tolerance(G.dtype) + 2 * noise
     return noise, (default if tol is None else torch.full_like(mass, tol)) * mass

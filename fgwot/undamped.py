@@ -27,7 +27,7 @@ from fgwot.result import Result, Start, tolerance
 from fgwot.sinkhorn import Marginals
 from fgwot.solution import Status
 
-_MAX_STEPS = 200
+MAX_STEPS = 200
 _SHORT = 0.3  # change, as a part of the mass, from which steps may be extrapolated
 _HORIZON = 8  # undamped steps to go, by their present rate, from which they are
 _FURTHEST = 20.0  # extrapolation, in steps
@@ -223,7 +223,7 @@ def undamped(
     left: list[tuple[Tensor, Plan]] = []
     now = _Open.begin(linearise, marginals, start, tol)
     n_iter = 0
-    for n_iter in range(1, min(max_iter, _MAX_STEPS) + 1):
+    for n_iter in range(1, min(max_iter, MAX_STEPS) + 1):
         following = now.couple()
         delta = following.T - now.plan.T
         change = torch.linalg.vector_norm(delta, 1, (-2, -1))

@@ -11,6 +11,7 @@ from torch import Tensor
 from fgwot.kernels.common import batch_stride, check_device
 from fgwot.kernels.pack import CHUNK, f1, f2, h1, h2, largest, locate_pack, of_problem, pad, read, shared, total
 from fgwot.kernels.shapes import SWEEPS, pack_for
+from fgwot.problem import allowed_imbalance
 
 # What a problem keeps in memory between steps, SIDE x SIDE values each: the caches hold it, registers need not.
 _SYMMETRIC1, _SKEW1, _SYMMETRIC2, _SKEW2, _LINEAR, _PLAN, _PRODUCT, _X, _TRIAL, _TRIAL_X, _HALF, _VECTORS = map(
@@ -467,8 +468,7 @@ def solve(
         alpha,
         epsilon,
         tol,
-        # As fgwot.problem allows: rounding of normalised entries.
-        max(1e-6, 4 * torch.finfo(C1.dtype).eps),
+        allowed_imbalance(C1.dtype),
         EPS=torch.finfo(C1.dtype).eps,
         TINY=1e-200 if C1.dtype == torch.float64 else 1e-30,
         LOSS=loss,
