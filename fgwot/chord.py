@@ -6,7 +6,8 @@ v moves, at two matrix-vector products per evaluation: by sweeps v <- v q / c wi
     log v <- log v + S^-1 (q - c),    S = diag(c) - T' diag(1/p) T,
 
 whose Newton matrix S^-1 of an earlier plan contracts almost as well as its own. Whatever does not contract is left to
-`fgwot.sinkhorn`, which converges from anywhere.
+`fgwot.sinkhorn`, which converges from anywhere. On CUDA a kernel makes the first sweeps, some at a time: it reads P
+once for both sides, and the host waits for the error only where it decides.
 """
 
 from dataclasses import dataclass
@@ -16,14 +17,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fgwot.backend import uses_triton
 from fgwot.problem import take
 from fgwot.sinkhorn import Marginals, sinkhorn
+from fgwot.sweeps import sweep
 
 _POOR = 0.3  # contraction of the error by a chord step that calls for a fresh matrix
 _FAILED = 0.9  # contraction that says that a step did nothing
 _LONGEST = 3.0  # chord step of a potential
 _FAR = 30.0  # logarithm of v from which P, computed for v = 1, is too inexact
 _EVALUATIONS = 100
+_SWEEPS = 4  # of the kernel between two looks at the error
 
 
 class Plan(NamedTuple):
@@ -96,11 +100,31 @@ class Chord:
                         break
                 if renew:
                     self.matrix, fresh = self._newton(P, u, v, c), True
-            v = v * (q / c if self.matrix is None else torch.bmm(gap, self.matrix).clamp(-_LONGEST, _LONGEST).exp())
+            if self.matrix is not None:
+                v = v * torch.bmm(gap, self.matrix).clamp(-_LONGEST, _LONGEST).exp()
+            elif not k and uses_triton(X.device):
+                v = self._swept(P, tol, worst)
+            else:
+                v = v * (q / c)
             u = p / torch.bmm(v, transposed)
         self.matrix = None
         found = sinkhorn(X, self.marginals, g, tol)
         return Plan(found.T, found.g, found.error)
+
+    def _swept(self, P: Tensor, tol: Tensor, worst: float) -> Tensor:
+        """Scalings v (B, 1, m) after sweeps until the error is at most `tol`, or Newton's steps seem cheaper.
+
+        `worst` is the largest error now, in units of `tol`.
+        """
+        p, q = self.marginals.p, self.marginals.q
+        v = torch.ones_like(q)
+        for _ in range(_EVALUATIONS // _SWEEPS):
+            v, error = sweep(P, p, q, v, _SWEEPS, False)
+            before, worst = worst, (error / tol).amax().item()
+            rate = min(worst / before, 1 - 1e-6) ** (1 / _SWEEPS)
+            if worst <= 1 or log(worst) > -self._worth * log(rate):
+                break
+        return torch.where(q > 0, v, 1)[:, None, :]
 
     def row_potential(self, X: Tensor, g: Tensor) -> Tensor:
         """Potential f (B, n) that gives exp(f (+) g - X) the rows p; -inf where p is zero."""

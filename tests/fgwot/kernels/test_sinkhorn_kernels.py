@@ -195,3 +195,28 @@ def test_the_solver_leaves_slow_problems_to_newton(device):
     for b in range(2):
         wanted = reference.sinkhorn(*(x[b].cpu().numpy() for x in (X, p, q)), 1.0)
         np.testing.assert_allclose(plan.T[b].cpu(), wanted, rtol=0, atol=1e-9)
+
+
+def test_undamped_steps_sweep_by_the_kernel(device, monkeypatch):
+    """The first sweeps are the kernel's, in scaling form; a point without mass and a slow problem change no plan."""
+    from fgwot import chord
+
+    counts = []
+
+    def counted(X, p, q, y, count, log):
+        counts.append((count, log))
+        return sweep(X, p, q, y, count, log)
+
+    sweep = chord.sweep
+    monkeypatch.setattr(chord, "sweep", counted)
+    for seed, spread in ((12, 0.5), (13, 6.0)):
+        X, p, q, _ = problem(seed, 6, 5, batch=2, device=device, spread=spread)
+        plans = []
+        for name in ("torch", "triton"):
+            with backend(name):
+                solve = chord.Chord(Marginals.of(p, q))
+                plans.append(solve(X, torch.zeros_like(q), torch.full_like(q[:, 0], 1e-12)))
+            assert (plans[-1].error <= 1e-12).all()
+        torch.testing.assert_close(plans[0].T, plans[1].T, rtol=0, atol=1e-11)
+    assert counts
+    assert set(counts) == {(4, False)}
