@@ -1,4 +1,9 @@
-"""What the kernels that hold whole problems share: packs of small matrices, and losses that factor."""
+"""What the kernels that hold whole problems share: packs of small matrices, and losses that factor.
+
+Arrays have the shape (rows, columns, problems of the pack). The last axis is the first to be spread over the threads:
+a thread then works on one problem, and what there is once per problem takes it one register. Matrix products alone want
+the problems first.
+"""
 
 # Triton's types are not Python's: kernels carry no annotations.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -79,28 +84,28 @@ def dh2(b, LOSS: tl.constexpr):
 
 @triton.jit
 def total(x):
-    """Sum of each matrix of a pack, (P, 1, 1)."""
-    return tl.sum(tl.sum(x, 2, keep_dims=True), 1, keep_dims=True)
+    """Sum of each matrix of a pack, (1, 1, P)."""
+    return tl.sum(tl.sum(x, 0, keep_dims=True), 1, keep_dims=True)
 
 
 @triton.jit
 def largest(x):
-    """Largest entry of each matrix of a pack, (P, 1, 1)."""
-    return tl.max(tl.max(x, 2, keep_dims=True), 1, keep_dims=True)
+    """Largest entry of each matrix of a pack, (1, 1, P)."""
+    return tl.max(tl.max(x, 0, keep_dims=True), 1, keep_dims=True)
 
 
 @triton.jit
 def locate_pack(batch, PACK: tl.constexpr):
-    """Problems of this program (P, 1, 1), int64, and which of them exist; the others repeat the last problem."""
-    problem = tl.program_id(0).to(tl.int64) * PACK + tl.arange(0, PACK)[:, None, None]
+    """Problems of this program (1, 1, P), int64, and which of them exist; the others repeat the last problem."""
+    problem = tl.program_id(0).to(tl.int64) * PACK + tl.arange(0, PACK)[None, None, :]
     return tl.minimum(problem, batch - 1), problem < batch
 
 
 @triton.jit
 def of_problem(values, default, problem, DTYPE: tl.constexpr, PACK: tl.constexpr):
-    """One number per problem (P, 1, 1): from an array (B,), or the same for all."""
+    """One number per problem (1, 1, P): from an array (B,), or the same for all."""
     if values is None:
-        return tl.full([PACK, 1, 1], default, DTYPE)
+        return tl.full([1, 1, PACK], default, DTYPE)
     else:
         return tl.load(values + problem)
 
@@ -117,9 +122,8 @@ def read(x, valid, offsets, mask):
 @triton.jit
 def pad(x, rows, columns, valid, slot, base, ROWS: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr):
     """Pad a matrix (rows, columns) of each problem into its slot; return also its smallest entry."""
-    k = tl.arange(0, ROWS)[None, :, None]
-    j = tl.arange(0, SIDE)[None, None, :]
-    lowest = tl.zeros([PACK, 1, 1], slot.dtype.element_ty)
+    k, j = tl.arange(0, ROWS)[:, None, None], tl.arange(0, SIDE)[None, :, None]
+    lowest = tl.zeros([1, 1, PACK], slot.dtype.element_ty)
     for start in range(0, SIDE, ROWS):
         i = start + k
         entries, valid = read(x, valid, i * columns + j, (i < rows) & (j < columns))
@@ -127,6 +131,37 @@ def pad(x, rows, columns, valid, slot, base, ROWS: tl.constexpr, PACK: tl.conste
         tl.store(slot + base + i * SIDE + j, entries)
     tl.debug_barrier()
     return valid, lowest
+
+
+@triton.jit
+def sandwich(left, inner, right, half, result, STRIDE: tl.constexpr, SIDE: tl.constexpr):
+    """Add left @ inner @ right to `result` (P, SIDE, SIDE), by way of `half`; problems lie STRIDE apart.
+
+    In full precision, CHUNK terms of a sum at a time.
+    """
+    base = tl.arange(0, result.shape[0])[:, None, None] * STRIDE
+    i, j, k = tl.arange(0, SIDE)[None, :, None], tl.arange(0, SIDE)[None, None, :], tl.arange(0, CHUNK)
+    columns, rows = base + i * SIDE + k[None, None, :], base + k[None, :, None] * SIDE + j
+    product = tl.zeros_like(result)
+    for start in range(0, SIDE, CHUNK):
+        a, b = tl.load(left + start + columns), tl.load(inner + start * SIDE + rows)
+        product = tl.dot(a, b, product, input_precision="ieee", out_dtype=result.dtype)
+    tl.debug_barrier()
+    tl.store(half + base + i * SIDE + j, product)
+    tl.debug_barrier()
+    for start in range(0, SIDE, CHUNK):
+        a, b = tl.load(half + start + columns), tl.load(right + start * SIDE + rows)
+        result = tl.dot(a, b, result, input_precision="ieee", out_dtype=result.dtype)
+    tl.debug_barrier()
+    return result
+
+
+@triton.jit
+def put(result, slot, STRIDE: tl.constexpr, SIDE: tl.constexpr):
+    """Store (P, SIDE, SIDE) for kernels that count the problems last."""
+    base = tl.arange(0, result.shape[0])[:, None, None] * STRIDE
+    tl.store(slot + base + tl.arange(0, SIDE)[None, :, None] * SIDE + tl.arange(0, SIDE)[None, None, :], result)
+    tl.debug_barrier()
 
 
 def shared(x: Tensor) -> Tensor:

@@ -116,23 +116,28 @@ class Pack:
     side: int
     problems: int
     warps: int
+    registers: int | None
 
     @property
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, int | None]:
         """What Triton is told, at a launch as ahead of time."""
-        # Without a cap the assembler spills registers to fit one more program on a multiprocessor.
-        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": 255}
+        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
 
 
 PACKS = {
-    torch.float32: (Pack(8, 2, 1), Pack(16, 1, 1), Pack(32, 1, 4), Pack(64, 1, 4)),
-    torch.float64: (Pack(8, 1, 1), Pack(16, 1, 2)),
+    torch.float32: (Pack(8, 8, 1, 168), Pack(16, 1, 1, 96), Pack(32, 1, 2, 126), Pack(64, 1, 4, 168)),
+    torch.float64: (Pack(8, 4, 1, 168), Pack(16, 1, 2, 144), Pack(32, 1, 4, 255)),
 }
 
 
 def pack_for(n: int, m: int, dtype: torch.dtype) -> Pack | None:
     """Return the smallest pack that holds problems of n and m points; None where none does without spilling."""
     return next((pack for pack in PACKS.get(dtype, ()) if max(n, m) <= pack.side), None)
+
+
+def adjoint_pack(pack: Pack) -> Pack:
+    """Return the same for gradients, whose registers the compiler chooses well by itself."""
+    return replace(pack, registers=None)
 
 
 def splits(terms: int, programs: int) -> tuple[int, int]:
@@ -255,16 +260,22 @@ _PACK_OPS: tuple[PackOp, ...] = ("solve", "solve_adjoint")
 
 @dataclass(frozen=True)
 class PackVariant:
-    """One compiled kernel for whole problems, with all its inputs, or all its cotangents and gradients."""
+    """One compiled kernel for whole problems, with all its inputs, or all its cotangents and gradients.
+
+    A `bare` solve has structures alone: marginals are uniform, weights are those of the whole batch, no linear cost
+    and no start. Solves with some of the inputs lie between.
+    """
 
     op: PackOp
     loss: str
     dtype: torch.dtype
     tile: Pack
+    bare: bool = False
     aligned = False  # problems of any size: their distances are not multiples of 16
 
     def __str__(self) -> str:
-        return f"{self.op}-{self.loss}-float{torch.finfo(self.dtype).bits}-{self.tile.side}"
+        name = f"{self.op}-{self.loss}-float{torch.finfo(self.dtype).bits}-{self.tile.side}"
+        return name + ("-bare" if self.bare else "")
 
     @property
     def constants(self) -> dict[str, object]:
@@ -273,6 +284,8 @@ class PackVariant:
         if self.op == "solve":
             double = self.dtype == torch.float64
             constants |= {"EPS": torch.finfo(self.dtype).eps, "TINY": 1e-200 if double else 1e-30}
+        if self.bare:
+            constants |= dict.fromkeys(("M", "p", "q", "start", "start_g", "alphas", "epsilons"))
         return constants
 
     @property
@@ -282,11 +295,11 @@ class PackVariant:
 
 
 PACK_VARIANTS = [
-    PackVariant(op, loss, dtype, tile)
+    PackVariant(op, loss, dtype, tile if op == "solve" else adjoint_pack(tile))
     for op in _PACK_OPS
     for loss, (dtype, tiles) in product(("square", "kl"), PACKS.items())
     for tile in tiles
-]
+] + [PackVariant("solve", "square", dtype, tile, bare=True) for dtype, tiles in PACKS.items() for tile in tiles]
 
 
 SWEEP_VARIANTS = [

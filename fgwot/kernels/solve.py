@@ -9,17 +9,43 @@ import triton.language as tl
 from torch import Tensor
 
 from fgwot.kernels.common import batch_stride, check_device
-from fgwot.kernels.pack import CHUNK, f1, f2, h1, h2, largest, locate_pack, of_problem, pad, read, shared, total
+from fgwot.kernels.pack import (
+    CHUNK,
+    f1,
+    f2,
+    h1,
+    h2,
+    largest,
+    locate_pack,
+    of_problem,
+    pad,
+    put,
+    read,
+    sandwich,
+    shared,
+    total,
+)
 from fgwot.kernels.shapes import SWEEPS, pack_for
 from fgwot.problem import allowed_imbalance
 
-# What a problem keeps in memory between steps, SIDE x SIDE values each: the caches hold it, registers need not.
-_SYMMETRIC1, _SKEW1, _SYMMETRIC2, _SKEW2, _LINEAR, _PLAN, _PRODUCT, _X, _TRIAL, _TRIAL_X, _HALF, _VECTORS = map(
-    tl.constexpr, range(12)
+# What a problem keeps in memory between the phases of a step, SIDE x SIDE values each. Caches hold it: what is live
+# across a phase that does not need it would cost registers, and with them programs on a multiprocessor.
+_SYMMETRIC1, _SKEW1, _SYMMETRIC2, _SKEW2, _LINEAR, _PLAN, _PRODUCT, _X, _TRIAL, _TRIAL_X, _HALF, _VECTORS, _NUMBERS = (
+    map(tl.constexpr, range(13))
 )
-SLOTS = tl.constexpr(12)
-# Rows of the last one: what only shifts the potentials, potentials of the step after a plan, and of a warm start.
-_SHIFT1, _SHIFT2, _F, _G, _WARM = map(tl.constexpr, range(5))
+SLOTS = tl.constexpr(13)
+# Rows of _VECTORS: marginals, what only shifts the potentials, potentials of the step after a plan and of a warm
+# start, and the g where the next sweeps begin.
+_ROW_MASS, _COLUMN_MASS, _SHIFT1, _SHIFT2, _F, _G, _WARM, _POTENTIAL = map(tl.constexpr, range(8))
+# Entries of _NUMBERS. Of the problem:
+_WEIGHT, _MASS, _VALID = map(tl.constexpr, range(3))
+# of the present plan and the search for the next one (settle: that step only meets the marginals):
+_ACTIVE, _STATUS, _STEPS, _ERROR, _MOVED, _OBJECTIVE, _NOISE, _THETA, _CHANGE, _BEST, _IDLE, _SETTLE = map(
+    tl.constexpr, range(3, 15)
+)
+# and of the step being made.
+_SIZE, _INNER, _ENDING, _TRIAL_ERROR, _DUAL = map(tl.constexpr, range(15, 20))
+
 _SWEEPS = tl.constexpr(SWEEPS - 1)  # whole Sinkhorn sweeps before one that measures the error
 _LOOKS = tl.constexpr(400)  # looks before an inner problem is left to a method better than sweeps
 _PATIENCE = tl.constexpr(20)  # steps without progress before a problem counts as stalled
@@ -42,10 +68,10 @@ def _prepare(
 
     The skew part of the second structure comes transposed.
     """
-    k = tl.arange(0, ROWS)[None, :, None]
-    j = tl.arange(0, SIDE)[None, None, :]
+    k = tl.arange(0, ROWS)[:, None, None]
+    j = tl.arange(0, SIDE)[None, :, None]
     weights = tl.load(marginal + base + j)
-    scale = tl.zeros([PACK, 1, 1], C.dtype.element_ty)
+    scale = tl.zeros([1, 1, PACK], C.dtype.element_ty)
     asymmetry = scale
     for start in range(0, SIDE, ROWS):
         i = start + k
@@ -56,7 +82,7 @@ def _prepare(
         else:
             f, h, ht = f1(c, LOSS) + f1(ct, LOSS), h1(c, LOSS), h1(ct, LOSS)
         h, ht = tl.where(mask, h, 0), tl.where(mask, ht, 0)
-        tl.store(shift + base + i, tl.sum(tl.where(mask, f, 0) * weights, 2, keep_dims=True))
+        tl.store(shift + base + i, tl.sum(tl.where(mask, f, 0) * weights, 1, keep_dims=True))
         tl.store(symmetric + base + i * SIDE + j, (h + ht) / 2)
         tl.store(skew + base + i * SIDE + j, (h - ht) / 2)
         scale = tl.maximum(scale, largest(tl.abs(h)))
@@ -66,43 +92,113 @@ def _prepare(
 
 
 @triton.jit
-def _product(scratch, base, i, j, sides, DTYPE: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr):
-    r"""C1 T C2' + C1' T C2 = 2 (S1 T S2' + K1 T K2'), with symmetric parts S and skew parts K, of the trial plan."""
+def _aim(scratch, base, max_iter, begun, tol, EPS: tl.constexpr, SIDE: tl.constexpr):
+    """Size of the next step, its inner tolerance, and the status of a problem for which it is the last one."""
     area: tl.constexpr = SIDE * SIDE
-    inner = tl.arange(0, CHUNK)
-    columns = base + i * SIDE + inner[None, None, :]
-    rows = base + inner[None, :, None] * SIDE + j
-    result = tl.zeros([PACK, SIDE, SIDE], DTYPE)
-    for side in range(sides):
-        half = tl.zeros([PACK, SIDE, SIDE], DTYPE)
-        for start in range(0, SIDE, CHUNK):
-            left = tl.load(scratch + (_SYMMETRIC1 + side) * area + start + columns)
-            right = tl.load(scratch + _TRIAL * area + start * SIDE + rows)
-            half = tl.dot(left, right, half, input_precision="ieee", out_dtype=DTYPE)
-        tl.debug_barrier()
-        tl.store(scratch + _HALF * area + base + i * SIDE + j, half)
-        tl.debug_barrier()
-        for start in range(0, SIDE, CHUNK):
-            left = tl.load(scratch + _HALF * area + start + columns)
-            right = tl.load(scratch + (_SYMMETRIC2 + side) * area + start * SIDE + rows)
-            result = tl.dot(left, right, result, input_precision="ieee", out_dtype=DTYPE)
+    numbers = scratch + _NUMBERS * area + base
+    settling = tl.load(numbers + _SETTLE) == 1
+    idle, theta = tl.load(numbers + _IDLE), tl.load(numbers + _THETA)
+    steps = tl.load(numbers + _STEPS)
+    steps += tl.where((tl.load(numbers + _ACTIVE) == 1) & (settling == 0), 1, 0)
+    ending = tl.where((idle >= _PATIENCE) | (theta < _SMALLEST_THETA), _STALLED, 0)
+    ending = tl.where(settling, 0, tl.where(steps == max_iter, _MAX_ITER, ending))
+    # Inner accuracy follows the residual; rejected steps compare objectives that loose plans do not resolve.
+    reached = _limit(tol, tl.load(numbers + _NOISE), EPS)
+    inner = tl.maximum(tl.minimum(0.02 * tl.load(numbers + _CHANGE), 1e-3), reached * _TIGHT)
+    inner = tl.where(settling | (idle > 0), reached * _TIGHTEST, inner)
+    inner = tl.where(begun == 1, inner, 1e-6)
+    g = tl.load(scratch + _VECTORS * area + base + _POTENTIAL * SIDE + tl.arange(0, SIDE)[None, :, None])
     tl.debug_barrier()
-    tl.store(scratch + _HALF * area + base + i * SIDE + j, 2 * result)
+    tl.store(numbers + _INNER, tl.maximum(inner, EPS * (8 + 2 * largest(tl.abs(g)))))
+    tl.store(numbers + _SIZE, tl.where(settling, 0.0, tl.where(ending > 0, 1.0, theta)))
+    tl.store(numbers + _ENDING, ending)
+    tl.store(numbers + _STEPS, steps)
     tl.debug_barrier()
 
 
 @triton.jit
+def _limit(tol, noise, EPS: tl.constexpr):
+    """Residual and marginal error that a converged plan may have together."""
+    given = tl.full([1, 1, 1], tol, noise.dtype)
+    return tl.where(given > 0, given, (1e-5 if EPS > 1e-10 else 1e-7) + 2 * noise)
+
+
+@triton.jit
+def _couple(scratch, base, TINY: tl.constexpr, SIDE: tl.constexpr):
+    """The trial plan Sinkhorn(X + size (G - X)), its potentials, their error, and <f, p> + <g, q>."""
+    area: tl.constexpr = SIDE * SIDE
+    i, j = tl.arange(0, SIDE)[:, None, None], tl.arange(0, SIDE)[None, :, None]
+    tile = base + i * SIDE + j
+    vectors, numbers = scratch + _VECTORS * area + base, scratch + _NUMBERS * area + base
+    x = tl.load(scratch + _X * area + tile)
+    G = tl.load(scratch + _LINEAR * area + tile)
+    G -= tl.load(numbers + _WEIGHT) * tl.load(scratch + _PRODUCT * area + tile)
+    x += tl.load(numbers + _SIZE) * (G - x)
+    tl.store(scratch + _TRIAL_X * area + tile, x)
+    # Read as whole tiles, vectors take the tiles' layout, and so do the sweeps: fewer of their sums cross threads.
+    across = tl.zeros([SIDE, SIDE, 1], tl.int32)
+    rows = tl.max(tl.load(vectors + _ROW_MASS * SIDE + i + across), 1, keep_dims=True)
+    columns = tl.max(tl.load(vectors + _COLUMN_MASS * SIDE + j + across), 0, keep_dims=True)
+    potential = tl.max(tl.load(vectors + _POTENTIAL * SIDE + j + across), 0, keep_dims=True)
+    logits = tl.where(columns > 0, potential - x, _NEVER)
+    top = tl.max(logits, 1, keep_dims=True)
+    K = tl.exp(logits - top)
+    inner = tl.load(numbers + _INNER)
+    v = tl.where(columns > 0, 1.0, 0.0).to(K.dtype)
+    active = tl.load(numbers + _ACTIVE) == 1
+    open_ = active
+    looks = 0
+    while (looks < _LOOKS) & (tl.max(open_.to(tl.int32)) > 0):
+        w = v
+        for _ in tl.static_range(_SWEEPS):
+            u = rows / tl.maximum(tl.sum(K * w, 1, keep_dims=True), TINY)
+            w = columns / tl.maximum(tl.sum(K * u, 0, keep_dims=True), TINY)
+        u = rows / tl.maximum(tl.sum(K * w, 1, keep_dims=True), TINY)
+        s = tl.maximum(tl.sum(K * u, 0, keep_dims=True), TINY)
+        close = tl.sum(tl.abs(w * s - columns), 1, keep_dims=True) <= inner
+        v = tl.where(open_, tl.where(close, w, columns / s), v)
+        open_ = open_ & (close == 0)
+        looks += 1
+
+    u = rows / tl.maximum(tl.sum(K * v, 1, keep_dims=True), TINY)
+    T = u * K * v
+    error = tl.sum(tl.abs(tl.sum(T, 1, keep_dims=True) - rows), 0, keep_dims=True)
+    error += tl.sum(tl.abs(tl.sum(T, 0, keep_dims=True) - columns), 1, keep_dims=True)
+    g = tl.where(columns > 0, potential + tl.log(tl.maximum(v, TINY)), 0)
+    f = tl.where(rows > 0, tl.log(tl.maximum(u, TINY)) - top, 0)
+    tl.store(scratch + _TRIAL * area + tile, T)
+    # The potentials of an undamped step are those of the plan it left.
+    tl.store(vectors + _F * SIDE + i, f, mask=active)
+    tl.store(vectors + _G * SIDE + j, g, mask=active)
+    tl.store(numbers + _TRIAL_ERROR, error)
+    tl.store(numbers + _DUAL, tl.sum(f * rows, 0, keep_dims=True) + tl.sum(g * columns, 1, keep_dims=True))
+    tl.debug_barrier()
+
+
+@triton.jit
+def _product(scratch, sides, DTYPE: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr):
+    """C1 T C2' + C1' T C2 = 2 (S1 T S2' + K1 T K2'), with symmetric parts S and skew parts K, of the trial plan."""
+    area: tl.constexpr = SIDE * SIDE
+    trial, half = scratch + _TRIAL * area, scratch + _HALF * area
+    result = tl.zeros([PACK, SIDE, SIDE], DTYPE)
+    for side in range(sides):
+        left, right = scratch + (_SYMMETRIC1 + side) * area, scratch + (_SYMMETRIC2 + side) * area
+        result = sandwich(left, trial, right, half, result, SLOTS * area, SIDE)
+    put(2 * result, half, SLOTS * area, SIDE)
+
+
+@triton.jit
 def _compare(
-    scratch, base, weight, TINY, DTYPE: tl.constexpr, ROWS: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr
+    scratch, base, TINY: tl.constexpr, DTYPE: tl.constexpr, ROWS: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr
 ):
     """Compare the trial plan with the present one.
 
     |delta|_1, <delta, delta / T>, -<delta, change of G> / weight; then the trial's <(L + G) / 2 - X, T> and max |G|.
     """
     area: tl.constexpr = SIDE * SIDE
-    k = tl.arange(0, ROWS)[None, :, None]
-    j = tl.arange(0, SIDE)[None, None, :]
-    moved = tl.zeros([PACK, ROWS, SIDE], DTYPE)
+    weight = tl.load(scratch + _NUMBERS * area + base + _WEIGHT)
+    k, j = tl.arange(0, ROWS)[:, None, None], tl.arange(0, SIDE)[None, :, None]
+    moved = tl.zeros([ROWS, SIDE, PACK], DTYPE)
     metric, turn, energy, steepest = moved, moved, moved, moved
     for start in range(0, SIDE, ROWS):
         at = base + (start + k) * SIDE + j
@@ -119,11 +215,66 @@ def _compare(
 
 
 @triton.jit
-def _keep(scratch, base, accept, ROWS: tl.constexpr, SIDE: tl.constexpr):
-    """Make the accepted trial plans the present ones."""
+def _judge(
+    scratch, base, begun, tol, EPS: tl.constexpr, TINY: tl.constexpr,
+    DTYPE: tl.constexpr, ROWS: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr,
+):  # fmt: skip
+    """Take the trial plan or not, choose the length of the next step, and end what is certified or cannot go on.
+
+    Return which problems take it and how many go on.
+    """
+    numbers = scratch + _NUMBERS * SIDE * SIDE + base
+    moved, metric, turn, energy, steepest = _compare(scratch, base, TINY, DTYPE, ROWS, PACK, SIDE)
+    ratio = tl.load(numbers + _WEIGHT) * turn / tl.maximum(metric, TINY)
+    # J / epsilon up to a constant: log T = f (+) g - X, with <g, q> for <g, T' 1>, as in the Lagrangian.
+    trial_objective = tl.load(numbers + _DUAL) + energy
+    # log T is a difference of numbers as large as G: so much of it is rounding.
+    noise = tl.where(begun == 1, tl.load(numbers + _NOISE), EPS * (1 + steepest))
+    reached = _limit(tol, noise, EPS)
+    size, ending, error = tl.load(numbers + _SIZE), tl.load(numbers + _ENDING), tl.load(numbers + _ERROR)
+    trial_error = tl.load(numbers + _TRIAL_ERROR)
+
+    active = tl.load(numbers + _ACTIVE) == 1
+    broken = ((tl.abs(trial_objective) < 1e30) & (moved < 1e30)) == 0
+    certified = (size == 1) & (moved + trial_error + error <= reached)
+    stop = active & (certified | (ending > 0) | broken)
+    status = tl.where(certified, 0, tl.where(broken, _NUMERICAL, ending))
+    active = active & (stop == 0)
+
+    objective, theta, idle = tl.load(numbers + _OBJECTIVE), tl.load(numbers + _THETA), tl.load(numbers + _IDLE)
+    best, settling = tl.load(numbers + _BEST), tl.load(numbers + _SETTLE) == 1
+    accept = active & (settling | (trial_objective <= objective + 16 * noise))
+    held = active & (accept == 0)
+    advanced = accept & (settling == 0)
+    estimate = moved / tl.maximum(size, TINY)
+    progress = (estimate < 0.9 * best) | (trial_objective < objective - 16 * noise)
+    stable = tl.minimum(tl.where(ratio > 0.5, 1 / (1 + tl.maximum(ratio, 0)), 1), 2 * theta)
+    stable = tl.where(estimate <= 0.5 * reached, 1, stable)  # close to the end an undamped step certifies
+    rough = error > reached * (2 * _TIGHTEST)
+    idle = tl.where(held | (advanced & (progress == 0)), idle + 1, tl.where(advanced, 0, idle))
+    tl.debug_barrier()
+    # The change made by an undamped step is the residual of the plan it left.
+    tl.store(numbers + _MOVED, moved + trial_error, mask=stop)
+    tl.store(numbers + _STATUS, status, mask=stop)
+    tl.store(numbers + _ACTIVE, active)
+    tl.store(numbers + _THETA, tl.where(advanced, stable, tl.where(held & (rough == 0), theta / 2, theta)))
+    tl.store(numbers + _IDLE, idle)
+    tl.store(numbers + _BEST, tl.minimum(best, estimate), mask=advanced)
+    tl.store(numbers + _CHANGE, estimate, mask=advanced)
+    tl.store(numbers + _SETTLE, held & rough)
+    tl.store(numbers + _ERROR, trial_error, mask=accept)
+    tl.store(numbers + _OBJECTIVE, trial_objective, mask=accept)
+    tl.store(numbers + _NOISE, noise)
+    return accept, tl.sum(active.to(tl.int32))
+
+
+@triton.jit
+def _keep(scratch, base, accept, potential, ROWS: tl.constexpr, SIDE: tl.constexpr):
+    """Make the accepted trial plans the present ones; sweeps then begin at `potential`, a row of _VECTORS."""
     area: tl.constexpr = SIDE * SIDE
-    k = tl.arange(0, ROWS)[None, :, None]
-    j = tl.arange(0, SIDE)[None, None, :]
+    k, j = tl.arange(0, ROWS)[:, None, None], tl.arange(0, SIDE)[None, :, None]
+    vectors = scratch + _VECTORS * area + base + j
+    tl.store(vectors + _POTENTIAL * SIDE, tl.load(vectors + potential * SIDE), mask=accept)
     for start in range(0, SIDE, ROWS):
         at = base + (start + k) * SIDE + j
         tl.store(scratch + _PRODUCT * area + at, tl.load(scratch + _HALF * area + at), mask=accept)
@@ -184,9 +335,11 @@ def solve_kernel(
 
     Tiles
         A program owns PACK problems padded to SIDE x SIDE. The Sinkhorn kernel K = exp(g - X - rowmax) and its scalings
-        u, v stay in registers for all inner sweeps u = p / (K v), v = q / (K' u); the other arrays, padded and with
-        constant strides, wait in `scratch`. Products run over CHUNK columns at a time. Potentials move to g after every
-        step. A problem that has ended is not touched by the others of its pack.
+        u, v stay in registers for all inner sweeps u = p / (K v), v = q / (K' u). All else, padded and with constant
+        strides, waits in `scratch`, also the numbers that steer the iteration: a step is a row of phases, each of which
+        loads what it needs, so that registers hold the largest phase and not the sum. Products run over CHUNK columns
+        at a time. Potentials move to g after every step. A problem that has ended is not touched by the others of its
+        pack.
     Cost
         Per inner sweep 4 n m multiplications and additions, from registers; per step 4 n m (n + m), twice that for
         asymmetric structures; from memory, the inputs and outputs once, and SLOTS SIDE^2 values of scratch.
@@ -197,16 +350,15 @@ def solve_kernel(
     "Stabilized sparse scaling algorithms for entropy regularized transport problems", 2019.
     """
     DTYPE: tl.constexpr = C1.dtype.element_ty
+    ROWS: tl.constexpr = CHUNK if PACK == 1 else 2
     area: tl.constexpr = SIDE * SIDE
     problem, exists = locate_pack(batch, PACK)
-    i = tl.arange(0, SIDE)[None, :, None]
-    j = tl.arange(0, SIDE)[None, None, :]
+    i, j = tl.arange(0, SIDE)[:, None, None], tl.arange(0, SIDE)[None, :, None]
     # One wide address for the program; offsets from it stay 32 bits wide.
     scratch += tl.program_id(0).to(tl.int64) * (PACK * SLOTS * area)
-    base = tl.arange(0, PACK)[:, None, None] * (SLOTS * area)
+    base = tl.arange(0, PACK)[None, None, :] * (SLOTS * area)
     tile = base + i * SIDE + j
-    vectors = scratch + _VECTORS * area
-    row, column = base + i, base + j
+    vectors, numbers = scratch + _VECTORS * area + base, scratch + _NUMBERS * area + base
 
     a = of_problem(alphas, alpha, problem, DTYPE, PACK)
     eps = of_problem(epsilons, epsilon, problem, DTYPE, PACK)
@@ -216,15 +368,15 @@ def solve_kernel(
     # Marginals: uniform, of the other one's mass, where none is given. Below, plans have mass 1.
     if p is not None:
         rows, valid = read(p, valid, problem * p_batch + i, i < n)
-        mass = tl.sum(rows, 1, keep_dims=True)
+        mass = tl.sum(rows, 0, keep_dims=True)
     if q is not None:
         columns, valid = read(q, valid, problem * q_batch + j, j < m)
-        column_mass = tl.sum(columns, 2, keep_dims=True)
+        column_mass = tl.sum(columns, 1, keep_dims=True)
         if p is None:
             mass = column_mass
     else:
         if p is None:
-            mass = tl.full([PACK, 1, 1], 1, DTYPE)
+            mass = tl.full([1, 1, PACK], 1, DTYPE)
         column_mass = mass
         columns = tl.where(j < m, mass / m.to(DTYPE), 0)
     if p is None:
@@ -232,34 +384,31 @@ def solve_kernel(
     valid = valid & (largest(-rows) <= 0) & (largest(-columns) <= 0) & (mass > 0)
     valid = valid & (tl.abs(mass - column_mass) <= tl.full([1, 1, 1], allowed, DTYPE) * mass)
     mass = tl.where(valid, mass, 1)
-    rows = rows / mass
     columns = columns / tl.where(valid, column_mass, 1)
-    tl.store(vectors + _F * SIDE + row, rows)
-    tl.store(vectors + _G * SIDE + column, columns)
+    tl.store(vectors + _ROW_MASS * SIDE + i, rows / mass)
+    tl.store(vectors + _COLUMN_MASS * SIDE + j, columns)
     tl.debug_barrier()
 
     # Structures.
-    ROWS: tl.constexpr = CHUNK if PACK == 1 else 4
     slot = scratch + _TRIAL * area
     valid, lowest1 = pad(C1 + problem * C1_batch, n, n, valid, slot, base, ROWS, PACK, SIDE)
     asymmetric = _prepare(
-        slot, n, vectors + _F * SIDE, vectors + _SHIFT1 * SIDE, scratch + _SYMMETRIC1 * area, scratch + _SKEW1 * area,
-        base, EPS, LOSS, False, ROWS, PACK, SIDE,
+        slot, n, scratch + _VECTORS * area + _ROW_MASS * SIDE, scratch + _VECTORS * area + _SHIFT1 * SIDE,
+        scratch + _SYMMETRIC1 * area, scratch + _SKEW1 * area, base, EPS, LOSS, False, ROWS, PACK, SIDE,
     )  # fmt: skip
     valid, lowest2 = pad(C2 + problem * C2_batch, m, m, valid, slot, base, ROWS, PACK, SIDE)
     asymmetric &= _prepare(
-        slot, m, vectors + _G * SIDE, vectors + _SHIFT2 * SIDE, scratch + _SYMMETRIC2 * area, scratch + _SKEW2 * area,
-        base, EPS, LOSS, True, ROWS, PACK, SIDE,
+        slot, m, scratch + _VECTORS * area + _COLUMN_MASS * SIDE, scratch + _VECTORS * area + _SHIFT2 * SIDE,
+        scratch + _SYMMETRIC2 * area, scratch + _SKEW2 * area, base, EPS, LOSS, True, ROWS, PACK, SIDE,
     )  # fmt: skip
     if LOSS == "kl":
         valid = valid & (lowest1 >= 0) & (lowest2 >= 0)
     # Without the other, one skew part is nothing: it may be there for another problem of the pack.
-    tl.store(scratch + _SKEW1 * area + tile, tl.zeros([PACK, SIDE, SIDE], DTYPE), mask=asymmetric == 0)
+    zero = tl.zeros([SIDE, SIDE, PACK], DTYPE)
+    tl.store(scratch + _SKEW1 * area + tile, zero, mask=asymmetric == 0)
     sides = 1 + tl.max(asymmetric.to(tl.int32))
 
-    inside = (i < n) & (j < m)
     # Linear cost, and the first plan Sinkhorn(X).
-    zero = tl.zeros([PACK, SIDE, SIDE], DTYPE)
     linear_slot, x_slot = scratch + _LINEAR * area, scratch + _X * area
     if M is None:
         tl.store(linear_slot + tile, zero)
@@ -268,149 +417,79 @@ def solve_kernel(
         tl.store(linear_slot + tile, (1 - a) / eps * tl.load(linear_slot + tile))
     if start is None:
         tl.store(x_slot + tile, zero)
-        potential = tl.where(columns > 0, tl.log(tl.maximum(columns, TINY)), 0)
-        change = tl.full([PACK, 1, 1], 1, DTYPE)
+        tl.store(vectors + _POTENTIAL * SIDE + j, tl.where(columns > 0, tl.log(tl.maximum(columns, TINY)), 0))
     else:
         valid, lowest = pad(start + problem * n * m, n, m, valid, x_slot, base, ROWS, PACK, SIDE)
         valid = valid & (lowest >= 0)
         tl.store(x_slot + tile, -tl.log(tl.maximum(tl.load(x_slot + tile), TINY)))
-        potential = tl.zeros([PACK, 1, SIDE], DTYPE)
-        change = tl.zeros([PACK, 1, 1], DTYPE)
+        tl.store(vectors + _POTENTIAL * SIDE + j, tl.zeros([1, SIDE, PACK], DTYPE))
     if start_g is not None:
         warm, valid = read(start_g, valid, problem * m + j, j < m)
-        tl.debug_barrier()
-        warm = (warm - a * mass * tl.load(vectors + _SHIFT2 * SIDE + column)) / eps
-        tl.store(vectors + _WARM * SIDE + column, warm)
+        warm = (warm - a * mass * tl.load(vectors + _SHIFT2 * SIDE + j)) / eps
+        tl.store(vectors + _WARM * SIDE + j, warm)
     tl.store(scratch + _PLAN * area + tile, zero)
     tl.store(scratch + _PRODUCT * area + tile, zero)
+
+    active = valid & exists
+    nought = tl.zeros([1, 1, PACK], DTYPE)
+    tl.store(numbers + _WEIGHT, a * mass / eps)
+    tl.store(numbers + _MASS, mass)
+    tl.store(numbers + _VALID, valid)
+    tl.store(numbers + _ACTIVE, active)
+    tl.store(numbers + _STATUS, tl.where(valid, 0, _NUMERICAL))
+    tl.store(numbers + _STEPS, nought)
+    tl.store(numbers + _ERROR, nought)
+    tl.store(numbers + _MOVED, nought)
+    tl.store(numbers + _OBJECTIVE, nought + 1e30)
+    tl.store(numbers + _NOISE, nought)
+    tl.store(numbers + _THETA, nought + 1)
+    tl.store(numbers + _CHANGE, nought + (1 if start is None else 0))
+    tl.store(numbers + _BEST, nought + 1e30)
+    tl.store(numbers + _IDLE, nought)
+    tl.store(numbers + _SETTLE, nought + 1)
     tl.debug_barrier()
 
-    weight = a * mass / eps
-    active = valid & exists
-    ended = tl.where(valid, 0, _NUMERICAL)
-    steps = tl.zeros([PACK, 1, 1], tl.int32)
-    idle = tl.zeros([PACK, 1, 1], tl.int32)
-    settle = tl.full([PACK, 1, 1], 1, tl.int32)  # the next step only meets the marginals
+    open_ = tl.sum(active.to(tl.int32))
     begun = 0
-    theta = tl.full([PACK, 1, 1], 1, DTYPE)
-    error = tl.zeros([PACK, 1, 1], DTYPE)
-    moved = tl.zeros([PACK, 1, 1], DTYPE)
-    best = tl.full([PACK, 1, 1], 1e30, DTYPE)
-    objective = tl.full([PACK, 1, 1], 1e30, DTYPE)
-    noise = tl.zeros([PACK, 1, 1], DTYPE)
-
-    while tl.max(active.to(tl.int32)) > 0:
-        settling = settle == 1
-        steps += tl.where(active & (settling == 0), 1, 0)
-        ending = tl.where((idle >= _PATIENCE) | (theta < _SMALLEST_THETA), _STALLED, 0)
-        ending = tl.where(settling, 0, tl.where(steps == max_iter, _MAX_ITER, ending))
-        size = tl.where(settling, 0.0, tl.where(ending > 0, 1.0, theta)).to(DTYPE)
-        given = tl.full([1, 1, 1], tol, DTYPE)
-        # Inner accuracy follows the residual; rejected steps compare objectives that loose plans do not resolve.
-        reached = tl.where(given > 0, given, (1e-5 if EPS > 1e-10 else 1e-7) + 2 * noise)
-        inner = tl.maximum(tl.minimum(0.02 * change, 1e-3), reached * _TIGHT)
-        inner = tl.where(settling | (idle > 0), reached * _TIGHTEST, inner)
-        inner = tl.where(begun == 1, inner, 1e-6)
-        inner = tl.maximum(inner, EPS * (8 + 2 * largest(tl.abs(potential))))
-
-        x = tl.load(scratch + _X * area + tile)
-        G = tl.load(scratch + _LINEAR * area + tile) - weight * tl.load(scratch + _PRODUCT * area + tile)
-        x += size * (G - x)
-        tl.store(scratch + _TRIAL_X * area + tile, x)
-        logits = tl.where(columns > 0, potential - x, _NEVER)
-        top = tl.max(logits, 2, keep_dims=True)
-        K = tl.exp(logits - top)
-        v = tl.where(columns > 0, 1.0, 0.0).to(DTYPE)
-        open_ = active
-        looks = 0
-        while (looks < _LOOKS) & (tl.max(open_.to(tl.int32)) > 0):
-            w = v
-            for _ in tl.static_range(_SWEEPS):
-                u = rows / tl.maximum(tl.sum(K * w, 2, keep_dims=True), TINY)
-                w = columns / tl.maximum(tl.sum(K * u, 1, keep_dims=True), TINY)
-            u = rows / tl.maximum(tl.sum(K * w, 2, keep_dims=True), TINY)
-            s = tl.maximum(tl.sum(K * u, 1, keep_dims=True), TINY)
-            close = tl.sum(tl.abs(w * s - columns), 2, keep_dims=True) <= inner
-            v = tl.where(open_, tl.where(close, w, columns / s), v)
-            open_ = open_ & (close == 0)
-            looks += 1
-
-        u = rows / tl.maximum(tl.sum(K * v, 2, keep_dims=True), TINY)
-        T = u * K * v
-        trial_error = tl.sum(tl.abs(tl.sum(T, 2, keep_dims=True) - rows), 1, keep_dims=True)
-        trial_error += tl.sum(tl.abs(tl.sum(T, 1, keep_dims=True) - columns), 2, keep_dims=True)
-        trial_g = tl.where(columns > 0, potential + tl.log(tl.maximum(v, TINY)), 0)
-        trial_f = tl.where(rows > 0, tl.log(tl.maximum(u, TINY)) - top, 0)
-        # J / epsilon up to a constant: log T = f (+) g - X, with <g, q> for <g, T' 1>, as in the Lagrangian.
-        trial_objective = tl.sum(trial_f * rows, 1, keep_dims=True) + tl.sum(trial_g * columns, 2, keep_dims=True)
-        # The potentials of an undamped step are those of the plan it left.
-        tl.store(vectors + _F * SIDE + row, trial_f, mask=active)
-        tl.store(vectors + _G * SIDE + column, trial_g, mask=active)
-        tl.store(scratch + _TRIAL * area + tile, T)
-        tl.debug_barrier()
-        _product(scratch, base, i, j, sides, DTYPE, PACK, SIDE)
-
-        trial_moved, metric, turn, energy, steepest = _compare(scratch, base, weight, TINY, DTYPE, ROWS, PACK, SIDE)
-        ratio = weight * turn / tl.maximum(metric, TINY)
-        trial_objective += energy
-        # log T is a difference of numbers as large as G: so much of it is rounding.
-        noise = tl.where(begun == 1, noise, EPS * (1 + steepest))
-        reached = tl.where(given > 0, given, (1e-5 if EPS > 1e-10 else 1e-7) + 2 * noise)
-
-        broken = ((tl.abs(trial_objective) < 1e30) & (trial_moved < 1e30)) == 0
-        certified = (size == 1) & (trial_moved + trial_error + error <= reached)
-        stop = active & (certified | (ending > 0) | broken)
-        # The change made by an undamped step is the residual of the plan it left.
-        moved = tl.where(stop, trial_moved + trial_error, moved)
-        ended = tl.where(stop, tl.where(certified, 0, tl.where(broken, _NUMERICAL, ending)), ended)
-        active = active & (stop == 0)
-
-        lower = trial_objective <= objective + 16 * noise
-        accept = active & (settling | lower)
-        held = active & (accept == 0)
-        advanced = accept & (settling == 0)
-        estimate = trial_moved / tl.maximum(size, TINY)
-        progress = (estimate < 0.9 * best) | (trial_objective < objective - 16 * noise)
-        stable = tl.minimum(tl.where(ratio > 0.5, 1 / (1 + tl.maximum(ratio, 0)), 1), 2 * theta)
-        stable = tl.where(estimate <= 0.5 * reached, 1, stable)  # close to the end an undamped step certifies
-        rough = error > reached * (2 * _TIGHTEST)
-        theta = tl.where(advanced, stable, tl.where(held & (rough == 0), theta / 2, theta))
-        idle = tl.where(held | (advanced & (progress == 0)), idle + 1, tl.where(advanced, 0, idle))
-        best = tl.where(advanced, tl.minimum(best, estimate), best)
-        change = tl.where(advanced, estimate, change)
-        settle = tl.where(held & rough, 1, 0)
-        error = tl.where(accept, trial_error, error)
-        objective = tl.where(accept, trial_objective, objective)
-        trial_g = tl.load(vectors + _G * SIDE + column)
-        if start_g is not None:
-            trial_g = tl.where(begun == 1, trial_g, tl.load(vectors + _WARM * SIDE + column))
-        potential = tl.where(accept, trial_g, potential)
+    while open_ > 0:
+        _aim(scratch, base, max_iter, begun, tol, EPS, SIDE)
+        _couple(scratch, base, TINY, SIDE)
+        _product(scratch, sides, DTYPE, PACK, SIDE)
+        accept, open_ = _judge(scratch, base, begun, tol, EPS, TINY, DTYPE, ROWS, PACK, SIDE)
+        if start_g is None:
+            _keep(scratch, base, accept, _G, ROWS, SIDE)
+        else:
+            _keep(scratch, base, accept, tl.where(begun == 1, _G, _WARM), ROWS, SIDE)
         begun = 1
-        _keep(scratch, base, accept, ROWS, SIDE)
 
-    nan = tl.full([PACK, 1, 1], float("nan"), DTYPE)
-    tl.store(residual + problem, tl.where(valid, moved, nan), mask=exists)
-    tl.store(marginal_error + problem, tl.where(valid, error, nan), mask=exists)
-    tl.store(status + problem, ended.to(tl.int64), mask=exists)
-    tl.store(n_iter + problem, steps.to(tl.int64), mask=exists)
-    shift1, shift2 = tl.load(vectors + _SHIFT1 * SIDE + row), tl.load(vectors + _SHIFT2 * SIDE + column)
-    f_ = tl.load(vectors + _F * SIDE + row) + tl.log(mass)
+    a = of_problem(alphas, alpha, problem, DTYPE, PACK)
+    eps = of_problem(epsilons, epsilon, problem, DTYPE, PACK)
+    mass, valid = tl.load(numbers + _MASS), tl.load(numbers + _VALID) == 1
+    nan = tl.full([1, 1, PACK], float("nan"), DTYPE)
+    tl.store(residual + problem, tl.where(valid, tl.load(numbers + _MOVED), nan), mask=exists)
+    tl.store(marginal_error + problem, tl.where(valid, tl.load(numbers + _ERROR), nan), mask=exists)
+    tl.store(status + problem, tl.load(numbers + _STATUS).to(tl.int64), mask=exists)
+    tl.store(n_iter + problem, tl.load(numbers + _STEPS).to(tl.int64), mask=exists)
+    rows, columns = tl.load(vectors + _ROW_MASS * SIDE + i), tl.load(vectors + _COLUMN_MASS * SIDE + j)
+    shift1, shift2 = tl.load(vectors + _SHIFT1 * SIDE + i), tl.load(vectors + _SHIFT2 * SIDE + j)
+    f_ = tl.load(vectors + _F * SIDE + i) + tl.log(mass)
     f_ = tl.where(rows > 0, eps * f_ + a * mass * shift1, 0)
-    g_ = tl.where(columns > 0, eps * tl.load(vectors + _G * SIDE + column) + a * mass * shift2, 0)
+    g_ = tl.where(columns > 0, eps * tl.load(vectors + _G * SIDE + j) + a * mass * shift2, 0)
     tl.store(f + problem * n + i, tl.where(valid, f_, nan), mask=exists & (i < n))
     tl.store(g + problem * m + j, tl.where(valid, g_, nan), mask=exists & (j < m))
     T = tl.load(scratch + _PLAN * area + tile)
     # With row sums r = p + e, <f1(C1), r r'> is <2 r - p, (f1(C1) + f1(C1)') p> / 2 up to e^2; columns likewise.
-    quad_ = tl.sum((2 * tl.sum(T, 2, keep_dims=True) - rows) * shift1, 1, keep_dims=True)
-    quad_ += tl.sum((2 * tl.sum(T, 1, keep_dims=True) - columns) * shift2, 2, keep_dims=True)
+    quad_ = tl.sum((2 * tl.sum(T, 1, keep_dims=True) - rows) * shift1, 0, keep_dims=True)
+    quad_ += tl.sum((2 * tl.sum(T, 0, keep_dims=True) - columns) * shift2, 1, keep_dims=True)
     quad_ = mass * mass * (quad_ - total(tl.load(scratch + _PRODUCT * area + tile) * T)) / 2
     T = mass * T
-    tl.store(plan + problem * n * m + i * m + j, tl.where(valid, T, nan), mask=exists & inside)
+    inside = exists & (i < n) & (j < m)
+    tl.store(plan + problem * n * m + i * m + j, tl.where(valid, T, nan), mask=inside)
     entropy_ = total(T) - total(T * tl.log(tl.maximum(T, TINY)))
     tl.store(quad + problem, tl.where(valid, quad_, nan), mask=exists)
     tl.store(entropy + problem, tl.where(valid, entropy_, nan), mask=exists)
     if M is None:
-        linear_ = tl.zeros([PACK, 1, 1], DTYPE)
+        linear_ = tl.zeros([1, 1, PACK], DTYPE)
     else:
         linear_ = total(tl.load(M + problem * M_batch + i * m + j, mask=inside, other=0) * T)
     cost_ = (1 - a) * linear_ + a * quad_

@@ -10,33 +10,11 @@ import triton.language as tl
 from torch import Tensor
 
 from fgwot.kernels.common import batch_stride, check_device
-from fgwot.kernels.pack import CHUNK, df1, df2, dh2, h2, locate_pack, of_problem, pad, shared
-from fgwot.kernels.shapes import pack_for
+from fgwot.kernels.pack import CHUNK, df1, df2, dh2, h2, locate_pack, of_problem, pad, put, sandwich, shared
+from fgwot.kernels.shapes import adjoint_pack, pack_for
 
 _PLAN, _TURNED, _FACTOR, _HALF, _SUMS = map(tl.constexpr, range(5))
 SLOTS = tl.constexpr(5)
-
-
-@triton.jit
-def _sandwich(left, inner, right, half, base, DTYPE: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr):
-    """Replace `half` by left @ inner @ right."""
-    i = tl.arange(0, SIDE)[None, :, None]
-    j = tl.arange(0, SIDE)[None, None, :]
-    k = tl.arange(0, CHUNK)
-    columns, rows = base + i * SIDE + k[None, None, :], base + k[None, :, None] * SIDE + j
-    product = tl.zeros([PACK, SIDE, SIDE], DTYPE)
-    for start in range(0, SIDE, CHUNK):
-        a, b = tl.load(left + start + columns), tl.load(inner + start * SIDE + rows)
-        product = tl.dot(a, b, product, input_precision="ieee", out_dtype=DTYPE)
-    tl.store(half + base + i * SIDE + j, product)
-    tl.debug_barrier()
-    product = tl.zeros([PACK, SIDE, SIDE], DTYPE)
-    for start in range(0, SIDE, CHUNK):
-        a, b = tl.load(half + start + columns), tl.load(right + start * SIDE + rows)
-        product = tl.dot(a, b, product, input_precision="ieee", out_dtype=DTYPE)
-    tl.debug_barrier()
-    tl.store(half + base + i * SIDE + j, product)
-    tl.debug_barrier()
 
 
 @triton.jit(do_not_specialize=["batch", "n", "m"])
@@ -90,19 +68,17 @@ def solve_adjoint_kernel(
     The envelope theorem; Peyré, Cuturi and Solomon (ICML 2016) for the factors.
     """
     DTYPE: tl.constexpr = C1.dtype.element_ty
-    ROWS: tl.constexpr = CHUNK if PACK == 1 else 4
+    ROWS: tl.constexpr = CHUNK if PACK == 1 else 2
     area: tl.constexpr = SIDE * SIDE
     problem, exists = locate_pack(batch, PACK)
-    i = tl.arange(0, SIDE)[None, :, None]
-    j = tl.arange(0, SIDE)[None, None, :]
-    k = tl.arange(0, ROWS)[None, :, None]
+    i, j, k = tl.arange(0, SIDE)[:, None, None], tl.arange(0, SIDE)[None, :, None], tl.arange(0, ROWS)[:, None, None]
     scratch += tl.program_id(0).to(tl.int64) * (PACK * SLOTS * area)
-    base = tl.arange(0, PACK)[:, None, None] * (SLOTS * area)
+    base = tl.arange(0, PACK)[None, None, :] * (SLOTS * area)
     T, turned, factor = scratch + _PLAN * area, scratch + _TURNED * area, scratch + _FACTOR * area
     half, sums = scratch + _HALF * area, scratch + _SUMS * area
 
     a = of_problem(alphas, alpha, problem, DTYPE, PACK)
-    none = tl.zeros([PACK, 1, 1], DTYPE)
+    none = tl.zeros([1, 1, PACK], DTYPE)
     value_, cost_, linear_, quad_ = none, none, none, none
     if dvalue is not None:
         value_ = tl.load(dvalue + problem * dvalue_batch)
@@ -122,7 +98,7 @@ def solve_adjoint_kernel(
         inside = j < m
         g_ = tl.load(g + problem * m + j, mask=inside, other=0)
         tl.store(dq + problem * m + j, value_ * g_, mask=exists & inside)
-    known = tl.full([PACK, 1, 1], 1, tl.int1)
+    known = tl.full([1, 1, PACK], 1, tl.int1)
     pad(plan + problem * n * m, n, m, known, T, base, ROWS, PACK, SIDE)
     if dM is not None:
         scale = (1 - a) * (value_ + cost_) + linear_
@@ -131,10 +107,11 @@ def solve_adjoint_kernel(
             tl.store(dM + problem * n * m + at * m + j, scale * tl.load(T + base + at * SIDE + j), mask=mask)
     entries = tl.load(T + base + j * SIDE + i)
     tl.store(turned + base + i * SIDE + j, entries)
-    tl.store(sums + base + j, tl.sum(entries, 1, keep_dims=True))
-    tl.store(sums + base + SIDE + i, tl.sum(entries, 2, keep_dims=True))
+    tl.store(sums + base + j, tl.sum(entries, 0, keep_dims=True))
+    tl.store(sums + base + SIDE + i, tl.sum(entries, 1, keep_dims=True))
     tl.debug_barrier()
 
+    zero = tl.zeros([PACK, SIDE, SIDE], DTYPE)
     if dC1 is not None:
         pad(C2 + problem * C2_batch, m, m, known, factor, base, ROWS, PACK, SIDE)
         for start in range(0, SIDE, ROWS):
@@ -142,7 +119,7 @@ def solve_adjoint_kernel(
             h = tl.where((start + k < m) & (j < m), h2(tl.load(factor + at), LOSS), 0)
             tl.store(factor + at, h)
         tl.debug_barrier()
-        _sandwich(T, factor, turned, half, base, DTYPE, PACK, SIDE)
+        put(sandwich(T, factor, turned, half, zero, SLOTS * area, SIDE), half, SLOTS * area, SIDE)
         for start in range(0, SIDE, ROWS):
             at, mask = start + k, (start + k < n) & (j < n)
             c = tl.load(C1 + problem * C1_batch + at * n + j, mask=mask, other=0)
@@ -152,7 +129,7 @@ def solve_adjoint_kernel(
         tl.debug_barrier()
     if dC2 is not None:
         pad(C1 + problem * C1_batch, n, n, known, factor, base, ROWS, PACK, SIDE)
-        _sandwich(turned, factor, T, half, base, DTYPE, PACK, SIDE)
+        put(sandwich(turned, factor, T, half, zero, SLOTS * area, SIDE), half, SLOTS * area, SIDE)
         for start in range(0, SIDE, ROWS):
             at, mask = start + k, (start + k < m) & (j < m)
             c = tl.load(C2 + problem * C2_batch + at * m + j, mask=mask, other=0)
@@ -207,6 +184,6 @@ def solve_adjoint(
         LOSS=loss,
         PACK=pack.problems,
         SIDE=pack.side,
-        **pack.options,
+        **adjoint_pack(pack).options,
     )
     return [x for x in gradients if x is not None]

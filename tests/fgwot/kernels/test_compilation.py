@@ -27,6 +27,17 @@ PRODUCTS = {
     "factored-tf32x3-float32-64": (128, 1.0),
     "factored-tf32x3-float32-128": (255, 0.85),
 }
+# Whole solves: registers, programs on a multiprocessor and instructions of warps per problem and inner sweep, which
+# include its part of the look at the error. A layout of the sweeps that shuffles more shows in the last.
+SOLVES = {
+    "float32-8": (168, 12, 17.5),
+    "float32-16": (96, 21, 112),
+    "float32-32": (126, 8, 346),
+    "float32-64": (168, 3, 1210),
+    "float64-8": (168, 12, 70),
+    "float64-16": (144, 7, 370),
+    "float64-32": (255, 2, 1170),
+}
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 
 
@@ -74,4 +85,9 @@ def test_sweep_fits(variant, capability):
 @pytest.mark.parametrize("capability", SHARED_LIMIT)
 @pytest.mark.parametrize("variant", PACK_VARIANTS, ids=str)
 def test_whole_problems_stay_in_registers(variant, capability):
-    compiled(variant, capability)
+    used = compiled(variant, capability)
+    if variant.op == "solve":
+        registers, programs, instructions = SOLVES["-".join(str(variant).split("-")[2:4])]
+        assert used.registers <= registers
+        assert used.programs_per_multiprocessor(variant.tile.warps, capability) >= programs
+        assert used.instructions / 32 <= instructions
