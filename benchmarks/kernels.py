@@ -3,104 +3,37 @@
 Writes docs/kernels.md. Needs no GPU; where there is one, it also times the kernels and adds the measurements.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from fgwot.kernels.resources import Resources, compile_variant
+from benchmarks.kernel_times import BATCHES, PRECISIONS, SIZES, WHOLE, measured, readable
+from benchmarks.roofline import (
+    CHIPS,
+    modelled_product,
+    modelled_seconds,
+    modelled_solve,
+    modelled_sweep,
+    moved_bytes,
+    padded_terms,
+)
+from fgwot.kernels.resources import compile_variant
 from fgwot.kernels.shapes import (
     PACK_VARIANTS,
     PRODUCT_VARIANTS,
     SWEEP_VARIANTS,
     VARIANTS,
+    PackVariant,
     ProductVariant,
     SweepVariant,
     Variant,
+    pack_for,
     product_tile_for,
     row_tile_for,
-    splits,
     tile_for,
 )
 
 PAGE = Path(__file__).parents[1] / "docs" / "kernels.md"
-SIZES = (16, 100, 300, 1000)
-PRECISIONS = ("ieee", "tf32x3")
-
-
-@dataclass(frozen=True)
-class Chip:
-    """Published figures: multiprocessors, clock in Hz, arithmetic lanes per multiprocessor, bytes per second."""
-
-    name: str
-    capability: int
-    multiprocessors: int
-    clock: float
-    lanes: dict[torch.dtype, int]
-    bandwidth: float
-    tf32: float  # tensor-core operations per second, without sparsity
-
-
-CHIPS = (
-    Chip("A100", 80, 108, 1.41e9, {torch.float32: 64, torch.float64: 32}, 1.555e12, 156e12),
-    Chip("H100", 90, 132, 1.755e9, {torch.float32: 128, torch.float64: 64}, 3.35e12, 494e12),
-)
-ISSUE_LANES = 128  # four schedulers, one instruction for 32 threads each
-
-
-def padded_terms(variant: Variant, n: int) -> int:
-    """Terms (i, j, k, l) that the kernel works through for n = m, with the unused ones of tiles and steps."""
-    side, unroll = variant.tile.side, variant.tile.unroll
-    return (-(-n // side) * side) ** 2 * n * (-(-n // unroll) * unroll)
-
-
-def moved_bytes(variant: Variant, n: int) -> int:
-    """Bytes that must cross the memory bus for n = m: each input once, partial sums written and read."""
-    parts, _ = splits(n, (-(-n // variant.tile.side)) ** 2)
-    inputs = 3 if variant.op == "contraction" else 4
-    return (inputs + 2 * parts + 1) * n * n * torch.finfo(variant.dtype).bits // 8
-
-
-def modelled_seconds(variant: Variant, used: Resources, chip: Chip, n: int) -> float:
-    """Largest of the times for issuing, for arithmetic and for memory, each at its peak."""
-    per_second = padded_terms(variant, n) / (chip.multiprocessors * chip.clock)
-    return max(
-        per_second * used.instructions / ISSUE_LANES,
-        per_second * used.arithmetic / chip.lanes[variant.dtype],
-        moved_bytes(variant, n) / chip.bandwidth,
-    )
-
-
-def modelled_product(variant: ProductVariant, used: Resources, chip: Chip, n: int) -> tuple[float, float, float]:
-    """Operations, bytes and seconds of one factored contraction of n = m = k in float32."""
-    terms = (-(-n // variant.tile.side) * variant.tile.side) ** 2 * (-(-n // variant.tile.depth) * variant.tile.depth)
-    moved = 4 * 4 * n * n  # W, H and M are read, the result is written
-    per_second = terms / (chip.multiprocessors * chip.clock)
-    arithmetic = (
-        per_second * used.arithmetic / chip.lanes[variant.dtype]
-        if variant.precision == "ieee"
-        else 3 * 2 * terms / chip.tf32
-    )
-    return 2 * terms, moved, max(per_second * used.instructions / ISSUE_LANES, arithmetic, moved / chip.bandwidth)
-
-
-def modelled_sweep(variant: SweepVariant, used: Resources, chip: Chip, n: int) -> tuple[float, float, float]:
-    """Operations, bytes and seconds of one update of rows and columns of n = m in float32, without the merge."""
-    entries = -(-n // variant.tile.rows) * variant.tile.rows * n
-    parts = -(-n // variant.tile.rows)
-    moved = 4 * (n * n + 2 * parts * n)  # costs once; column parts written, and read by the second kernel
-    per_second = entries / (chip.multiprocessors * chip.clock)
-    arithmetic = per_second * used.arithmetic / chip.lanes[variant.dtype]
-    issue = per_second * used.instructions / ISSUE_LANES
-    return entries * used.arithmetic, moved, max(issue, arithmetic, moved / chip.bandwidth)
-
-
-def readable(seconds: float) -> str:
-    """Two digits with a unit."""
-    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.2g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
-    return f"{seconds * 1e6:.2g} us"
 
 
 def table(header: str, rows: list[list[str]]) -> str:
@@ -114,28 +47,8 @@ def measurements() -> str:
     """Times on this machine's GPU, or that there is none."""
     if not torch.cuda.is_available():
         return "None: the machine that wrote this page has no GPU."
-    from triton.testing import do_bench
-
-    from fgwot.kernels.adjoint import adjoint
-    from fgwot.kernels.contraction import contraction
-    from fgwot.kernels.factored import factored
-
-    rows = []
-    for n in SIZES:
-        C1, C2, W, T = torch.rand(4, n, n, device="cuda")
-        for loss in ("abs", "huber"):
-            forward = do_bench(lambda: contraction(C1, C2, T, loss, 1.0)) / 1e3  # noqa: B023
-            backward = do_bench(lambda: adjoint(C1, C2, W, T, loss, 1.0)) / 1e3  # noqa: B023
-            rows.append([f"{n}", loss, readable(forward), readable(backward)])
-    direct = table("n = m | loss | contraction | adjoint", rows)
-    rows = []
-    for n in SIZES:
-        W, H, M = torch.rand(3, n, n, device="cuda")
-        one = torch.ones((), device="cuda")
-        times = [do_bench(lambda: factored(W, H, None, None, M, one, one, p)) / 1e3 for p in PRECISIONS]  # noqa: B023
-        rows.append([f"{n}", *map(readable, times)])
-    products = table(f"n = m | factored, {' | factored, '.join(PRECISIONS)}", rows)
-    return f"{torch.cuda.get_device_name()}, float32.\n\n{direct}\n\n{products}"
+    rows = table("kernel | n = m | problems | time", measured(torch.device("cuda")))
+    return f"{torch.cuda.get_device_name()}, float32.\n\n{rows}"
 
 
 TEXT = """# Triton kernels
@@ -159,10 +72,10 @@ costs per sweep: a program takes a few full rows, updates their potentials, and 
 the rows are still in a cache. The plan is written once, by the last half sweep. Newton's method, for problems that need
 many sweeps, is torch's.
 
-Small problems (square and kl, n and m up to 64 in float32 and 16 in float64, uniform or given marginals, envelope
+Small problems (square and kl, n and m up to 64 in float32 and 32 in float64, uniform or given marginals, envelope
 gradients) are solved by one launch for the whole batch: outer steps, sweeps, stopping test, values and status in one
-kernel, two problems per program up to 8 x 8 in float32. A second kernel differentiates the values: a step of K-MaT's
-loss is these two and the read of the status. What the kernel leaves unfinished, the solver goes on with; other
+kernel, eight problems per program up to 8 x 8 (four in float64). A second kernel differentiates the values: a step of
+K-MaT's loss is these two and the read of the status. What the kernel leaves unfinished, the solver goes on with; other
 options, `torch.func` and invalid values go to the solver at once.
 
 ## Resources
@@ -178,10 +91,6 @@ loop.
 
 Against the compile-time study of single loops that preceded the kernels, these are short of what was hoped for:
 
-- Whole solve: more registers than loops without the outer iteration had, 96 (16 x 16), 126 (32 x 32) and 168
-  (64 x 64). A bound of 255 registers is asked for, and none spills.
-- Whole solve of packs up to 8 x 8: two problems a program need {pack:.0f} instructions of a warp per problem and sweep,
-  the study's packs of eight 20; those spill once the outer iteration and its optional inputs are compiled in.
 - Sweeps: the study had 96 registers and 5 programs per multiprocessor in log form, and 6.7 instructions per entry in
   scaling form.
 
@@ -245,6 +154,15 @@ def main() -> None:
             times = [readable(first), readable(second)]
             name = f"one sweep, {'log' if log else 'scaling'}"
             model.append([name, f"{n}", f"{operations:.2g}", f"{moved:.2g}", *times])
+    for n in WHOLE:
+        pack = pack_for(n, n, torch.float32)
+        assert pack is not None
+        w = PackVariant("solve", "square", torch.float32, pack)
+        (operations, moved, first), (*_, second) = (
+            modelled_solve(w, used[w, c.capability], c, BATCHES[-1]) for c in CHIPS
+        )
+        name = f"one inner sweep of {BATCHES[-1]} whole solves"
+        model.append([name, f"{n}", f"{operations:.2g}", f"{moved:.2g}", readable(first), readable(second)])
     page = TEXT.format(
         resources=table(
             "variant | warps | registers | shared bytes | programs | instructions per term | arithmetic per term",
@@ -252,7 +170,6 @@ def main() -> None:
         ),
         model=table("kernel | n = m | operations | bytes | A100 | H100", model),
         measured=measurements(),
-        pack=used[PACK_VARIANTS[0], 80].instructions / 32,
     )
     print(page)
     PAGE.write_text(page)

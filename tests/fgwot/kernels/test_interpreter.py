@@ -16,7 +16,8 @@ pytest.importorskip("triton", reason="triton is not installed")
 @pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="already in the interpreter")
 @pytest.mark.parametrize(
-    "name", ["test_kernels.py", "test_factored.py", "test_sinkhorn_kernels.py", "test_whole_solve.py"]
+    "name",
+    ["test_kernels.py", "test_factored.py", "test_sinkhorn_kernels.py", "test_whole_solve.py", "test_timed_calls.py"],
 )
 def test_kernels_in_the_interpreter(name):
     kernels = Path(__file__).with_name(name)

@@ -1,0 +1,70 @@
+"""The kernels' times on a CUDA device."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+SIZES = (16, 100, 300, 1000)
+WHOLE = (4, 8, 16, 32, 64)
+BATCHES = (1, 1024)
+PRECISIONS = ("ieee", "tf32x3")
+
+
+def readable(seconds: float) -> str:
+    """Two digits with a unit."""
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.2g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
+    return f"{seconds * 1e6:.2g} us"
+
+
+def large(n: int, device: torch.device) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Names and calls of the kernels of large problems, for one problem of n = m in float32."""
+    from fgwot.kernels.adjoint import adjoint
+    from fgwot.kernels.contraction import contraction
+    from fgwot.kernels.factored import factored
+    from fgwot.kernels.sinkhorn import couple, sweep
+
+    C1, C2, W, T = torch.rand(4, n, n, device=device)
+    for loss in ("abs", "huber"):
+        yield f"contraction, {loss}", lambda loss=loss: contraction(C1, C2, T, loss, 1.0)
+        yield f"adjoint, {loss}", lambda loss=loss: adjoint(C1, C2, W, T, loss, 1.0)
+    one = torch.ones((), device=device)
+    for precision in PRECISIONS:
+        yield f"factored, {precision}", lambda p=precision: factored(W, C2, None, None, C1, one, one, p)
+    p, y = torch.full((1, n), 1 / n, device=device), torch.zeros(1, n, device=device)
+    for name, log in (("log", True), ("scaling", False)):
+        X = W[None] if log else (-W[None]).exp()
+        start = y if log else y.exp()
+        yield f"one sweep, {name}", lambda X=X, y=start, log=log: sweep(X, p, p, y, 1, log)
+        yield f"last half sweep and plan, {name}", lambda X=X, y=start, log=log: couple(X, p, p, y, log)
+
+
+def whole(n: int, batch: int, device: torch.device) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Names and calls of the kernels of small problems, for clouds of n points in float32, uniform, epsilon 0.05."""
+    from fgwot.kernels.solve import solve
+    from fgwot.kernels.solve_adjoint import solve_adjoint
+
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(batch, n, 2, generator=generator).to(device) for _ in range(2))
+    C1, C2, M = torch.cdist(x, x), torch.cdist(y, y), torch.cdist(x, y).square()
+
+    def solved() -> list[Tensor]:
+        return solve(M, C1, C2, *[None] * 6, 0.5, 0.05, "square", 0.0, 1000)
+
+    yield "whole solve", solved
+    plan, f, g, value, *_ = solved()
+    of_values = [torch.ones_like(value), None, None, None]
+    yield "its gradients", lambda: solve_adjoint(plan, C1, C2, f, g, of_values, None, 0.5, "square", [True] * 5)
+
+
+def measured(device: torch.device) -> list[list[str]]:
+    """Rows (kernel, n = m, problems, time)."""
+    from triton.testing import do_bench
+
+    rows = [[name, f"{n}", "1", readable(do_bench(call) / 1e3)] for n in SIZES for name, call in large(n, device)]
+    for n in WHOLE:
+        for batch in BATCHES:
+            rows += [[name, f"{n}", f"{batch}", readable(do_bench(f) / 1e3)] for name, f in whole(n, batch, device)]
+    return rows
