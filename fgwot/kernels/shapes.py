@@ -89,11 +89,12 @@ class RowTile:
     rows: int
     columns: int
     warps: int
+    registers: int | None = None
 
     @property
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, int | None]:
         """What Triton is told, at a launch as ahead of time."""
-        return {"num_warps": self.warps, "num_stages": 1}
+        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
 
 
 # A thread loads 16 bytes of each row: its warp 128 columns in float32, 64 in float64.
@@ -107,6 +108,17 @@ def row_tile_for(columns: int, dtype: torch.dtype) -> RowTile:
     """Return the smallest tile that holds a row at once, or the largest."""
     tiles = ROW_TILES[dtype]
     return next((tile for tile in tiles if columns <= tile.columns), tiles[-1])
+
+
+def limited(tile: RowTile, dtype: torch.dtype, aligned: bool, write: bool) -> RowTile:
+    """Return the tile as the row kernel takes it: as many programs on a multiprocessor as fit without spilling.
+
+    Rows whose distances are not multiples of 4 values (not `aligned`) load them one by one; to `write` the plan takes
+    a second address per row.
+    """
+    if dtype == torch.float64:  # takes as much by itself
+        return tile
+    return replace(tile, registers=(96 if aligned else 128) if write else (80 if aligned else 88))
 
 
 @dataclass(frozen=True)
@@ -221,7 +233,7 @@ PRODUCT_VARIANTS = [
 
 @dataclass(frozen=True)
 class SweepVariant:
-    """One compiled kernel of the Sinkhorn sweep; `write`: the last one, which writes the plan."""
+    """One compiled kernel of the Sinkhorn sweep; `write`: the last one, which writes the plan; `aligned`: to 4."""
 
     op: Literal["rows", "columns"]
     dtype: torch.dtype
@@ -240,7 +252,8 @@ class SweepVariant:
         """Arguments that are constants of the compilation."""
         if self.op == "columns":
             return {"LOG": self.log, "UPDATE": not self.write, "COLUMNS": self.tile.columns}
-        return {"LOG": self.log, "WRITE": self.write, "ROWS": self.tile.rows, "COLUMNS": self.tile.columns}
+        tile: dict[str, object] = {"ROWS": self.tile.rows, "COLUMNS": self.tile.columns}
+        return tile | {"LOG": self.log, "WRITE": self.write, "ALIGNED": self.aligned}
 
     @property
     def terms(self) -> int:
@@ -290,7 +303,7 @@ PACK_VARIANTS = [
 
 
 SWEEP_VARIANTS = [
-    SweepVariant("rows", dtype, tile, log, write, aligned)
+    SweepVariant("rows", dtype, limited(tile, dtype, aligned, write), log, write, aligned)
     for dtype, tiles in ROW_TILES.items()
     for tile, log, write, aligned in product(tiles, (True, False), (False, True), (True, False))
 ] + [

@@ -91,6 +91,19 @@ def test_costs_far_apart(device):
     check([X, p, q, y], count=3, tile=TINY)
 
 
+@pytest.mark.parametrize("log", [True, False], ids=["log", "scaling"])
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_row_that_reaches_no_column_with_mass(device, log):
+    """Its potential overflows; a column without mass stays without, and nothing becomes NaN."""
+    X, p, q, y = problem(2, 3, 4, dtype=torch.float32, device=device, void=False)
+    X[:, 1], X[:, 1, 2] = torch.inf, -9.0
+    q[:, 2], y[:, 2] = 0, -torch.inf
+    new, error, T, _, left = run(X, p, q, y, 2, TINY, log)
+    assert new[:, 2].isneginf().all()
+    assert (T[:, :, 2] == 0).all()
+    assert not any(x.isnan().any() for x in (new, error, T, left))
+
+
 def test_enough_sweeps_reach_the_plan_of_the_reference(device):
     X, p, q, y = problem(3, 5, 6, device=device, spread=0.5)
     _, _, T, _, left = run(X, p, q, y, 30, TINY)
