@@ -32,7 +32,9 @@ class Tile:
         return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
 
 
-SMALL, MEDIUM, LARGE = Tile(16, 4, 1), Tile(32, 8, 2), Tile(64, 8, 4, registers=144)
+SMALL, MEDIUM, LARGE = Tile(16, 4, 1), Tile(32, 8, 2, registers=80), Tile(64, 8, 4, registers=128)
+# float64 needs twice the registers: a large tile would leave room for one program on a multiprocessor.
+DOUBLE = replace(MEDIUM, registers=None)
 
 
 def tile_for(rows: int, columns: int, dtype: torch.dtype) -> Tile:
@@ -40,8 +42,9 @@ def tile_for(rows: int, columns: int, dtype: torch.dtype) -> Tile:
     longest = max(rows, columns)
     if longest <= SMALL.side:
         return SMALL
-    # float64 needs twice the registers: a large tile would leave room for one program on a multiprocessor.
-    return MEDIUM if longest <= MEDIUM.side or dtype == torch.float64 else LARGE
+    if dtype == torch.float64:
+        return DOUBLE
+    return MEDIUM if longest <= MEDIUM.side else LARGE
 
 
 @dataclass(frozen=True)
@@ -218,9 +221,9 @@ VARIANTS = [
     for op, loss, (dtype, tile) in product(
         _OPS,
         ("abs", "huber"),
-        [(torch.float32, t) for t in (SMALL, MEDIUM, LARGE)] + [(torch.float64, t) for t in (SMALL, MEDIUM)],
+        [(torch.float32, t) for t in (SMALL, MEDIUM, LARGE)] + [(torch.float64, t) for t in (SMALL, DOUBLE)],
     )
-] + [Variant(op, loss, torch.float32, MEDIUM) for op, loss in product(_OPS, ("square", "kl"))]
+] + [Variant(op, loss, torch.float32, replace(MEDIUM, registers=96)) for op, loss in product(_OPS, ("square", "kl"))]
 
 PRODUCT_VARIANTS = [
     ProductVariant(dtype, precision, tile, aligned)

@@ -11,13 +11,13 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from fgwot.kernels.shapes import PACK_VARIANTS, PRODUCT_VARIANTS, SWEEP_VARIANTS, VARIANTS
 
 # At most, by float width and tile side; docs/kernels.md has the figures themselves.
-REGISTERS = {"float32-16": 72, "float32-32": 136, "float32-64": 144, "float64-16": 136, "float64-32": 208}
+REGISTERS = {"float32-16": 64, "float32-32": 96, "float32-64": 128, "float64-16": 112, "float64-32": 200}
 # At most, per term of the sum, in the variants that large problems use.
 INSTRUCTIONS = {
-    "contraction-abs-float32-64": 2.5,
-    "contraction-huber-float32-64": 5.5,
-    "adjoint-abs-float32-64": 4.7,
-    "adjoint-huber-float32-64": 4.7,
+    "contraction-abs-float32-64": 2.4,
+    "contraction-huber-float32-64": 5.4,
+    "adjoint-abs-float32-64": 4.45,
+    "adjoint-huber-float32-64": 4.45,
 }
 # The same by product tile and precision, for aligned rows.
 PRODUCTS = {
