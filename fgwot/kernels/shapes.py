@@ -236,7 +236,10 @@ PRODUCT_VARIANTS = [
 
 @dataclass(frozen=True)
 class SweepVariant:
-    """One compiled kernel of the Sinkhorn sweep; `write`: the last one, which writes the plan; `aligned`: to 4."""
+    """One compiled kernel of the Sinkhorn sweep; `write`: the last one, which writes the plan.
+
+    Rows that are not `aligned` to 4 values load one by one.
+    """
 
     op: Literal["rows", "columns"]
     dtype: torch.dtype

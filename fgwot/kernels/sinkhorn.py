@@ -131,15 +131,15 @@ def rows_kernel(
     row = tl.minimum(tile, n - 1 - part * ROWS)  # rows beyond the last one repeat it, without mass
     if ALIGNED:  # the launcher has seen it; this tells the compiler
         m, X_row, X_batch = m // 4 * 4, X_row // 4 * 4, X_batch // 4 * 4
-    # Offsets inside a tile stay 32 bits wide and bases 64. A thread then goes along one pointer a row, but for values
-    # loaded one by one: their distances are constants for the compiler only if nothing can overflow.
+    # Offsets inside a tile stay 32 bits wide and bases 64; but where a thread loads one value at a time, only offsets
+    # that cannot overflow let the compiler keep one pointer per row, and not one per value.
     at = (row * X_row if ALIGNED else (row * X_row).to(tl.int64))[:, None] + step[None, :]
     X += problem * X_batch + (part * ROWS).to(tl.int64) * X_row
     y += problem * m
     mass = tl.load(p + problem * n + i, mask=i < n, other=0)
     whole = m // COLUMNS * COLUMNS
     left = m - whole
-    THREADS: tl.constexpr = COLUMNS * mass.dtype.primitive_bitwidth // 128
+    THREADS: tl.constexpr = COLUMNS * mass.dtype.primitive_bitwidth // 128  # side by side, 16 bytes each
     highest = tl.full([ROWS, THREADS], FLOOR, mass.dtype)
     total = tl.zeros([ROWS, THREADS], mass.dtype)
     for start in range(0, whole, COLUMNS):

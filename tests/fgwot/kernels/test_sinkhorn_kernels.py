@@ -66,7 +66,7 @@ def check(inputs, count=2, tile=None, log=True):
 
 @pytest.mark.parametrize("log", [True, False], ids=["log", "scaling"])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 1), (1, 3), (5, 7), (9, 130)])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 1), (1, 3), (5, 7), (9, 130), (9, 132)])
 def test_each_form_and_dtype(device, n, m, dtype, log):
     check(problem(0, n, m, batch=2, dtype=dtype, device=device), log=log)
 
