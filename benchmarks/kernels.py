@@ -27,6 +27,7 @@ from fgwot.kernels.shapes import (
     ProductVariant,
     SweepVariant,
     Variant,
+    limited,
     pack_for,
     product_tile_for,
     row_tile_for,
@@ -148,8 +149,8 @@ def main() -> None:
             model.append([f"factored, {precision}", f"{n}", f"{operations:.2g}", f"{moved:.2g}", *times])
     for log in (True, False):
         for n in (1000, 4000):
-            aligned = n % 16 == 0
-            s = SweepVariant("rows", torch.float32, row_tile_for(n, torch.float32), log, write=False, aligned=aligned)
+            row_tile = limited(row_tile_for(n, torch.float32), torch.float32, aligned=True, write=False)
+            s = SweepVariant("rows", torch.float32, row_tile, log, write=False)
             (operations, moved, first), (*_, second) = (modelled_sweep(s, used[s, c.capability], c, n) for c in CHIPS)
             times = [readable(first), readable(second)]
             name = f"one sweep, {'log' if log else 'scaling'}"

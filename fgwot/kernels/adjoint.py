@@ -69,13 +69,15 @@ def adjoint_kernel(
     total = tl.zeros([SIDE, SIDE], out.dtype.element_ty)
     for j in range(part * length, min(part * length + length, m)):
         C2_j = C2 + j * C2_step
+        T_l = Tt + k  # carried, as in the contraction
         inner = tl.zeros_like(total)
         for start in range(0, m, UNROLL):
             for step in tl.static_range(UNROLL):
                 l = start + step  # noqa: E741
                 b = tl.load(C2_j + l, mask=l < m, other=0)
-                t = tl.load(Tt + l * T_step + k, mask=(l < m) & (k < T_row), other=0)
+                t = tl.load(T_l, mask=(l < m) & (k < T_row), other=0)
                 inner += slope(a, b, delta, LOSS) * t[None, :]
+                T_l += T_step
         w = tl.load(Wt + j * W_step + i, mask=i < W_row, other=0)
         total += w[:, None] * inner
     out += (problem * parts + part) * n * n + (row * SIDE).to(tl.int64) * n + column * SIDE

@@ -65,13 +65,15 @@ def contraction_kernel(
     for k in range(part * length, min(part * length + length, n)):
         a = tl.load(C1t + k * C1_step + tile, mask=tile < C1_row - row * SIDE, other=0)
         T_k = T + k * T_step
+        C2_l = C2t + j  # carried: a product per column would take two instructions more
         inner = tl.zeros_like(total)
         for start in range(0, m, UNROLL):
             for step in tl.static_range(UNROLL):
                 l = start + step  # noqa: E741
-                b = tl.load(C2t + l * C2_step + j, mask=(l < m) & (j < C2_row), other=0)
+                b = tl.load(C2_l, mask=(l < m) & (j < C2_row), other=0)
                 t = tl.load(T_k + l, mask=l < m, other=0)
                 inner += value(a[:, None], b[None, :], delta, LOSS) * t
+                C2_l += C2_step
         total += inner
     out += (problem * parts + part) * n * m + (row * SIDE).to(tl.int64) * m + column * SIDE
     mask = (tile < n - row * SIDE)[:, None] & (tile < m - column * SIDE)[None, :]

@@ -94,31 +94,46 @@ def compile_variant(variant: AnyVariant, capability: int) -> Resources:
         usage = _run("cuobjdump", "--dump-resource-usage", binary.name)
         listing = _run("nvdisasm", "-c", binary.name)
     used = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
-    loops = _innermost_loops(listing)
-    loop = _loop_that_counts(variant, loops)
+    work = _work(variant, _innermost_loops(listing))
     terms = variant.terms / (32 * variant.tile.warps)
     return Resources(
         registers=used["REG"],
         stack=used["STACK"],
         local=used["LOCAL"] + len(re.findall(r"\b(?:LDL|STL)\b", listing)),
         shared=used["SHARED"] + compiled.metadata.shared,  # fixed at compilation, and asked for at the launch
-        instructions=len(loop) / terms,
-        arithmetic=sum(re.search(r"\s(?:F(?!2|LO)|D(?!EPBAR))[A-Z0-9]+[. ]", line) is not None for line in loop)
-        / terms,
+        instructions=sum(len(lines) / passes for lines, passes in work) / terms,
+        arithmetic=sum(sum(map(_is_arithmetic, lines)) / passes for lines, passes in work) / terms,
     )
 
 
-def _loop_that_counts(variant: AnyVariant, loops: list[list[str]]) -> list[str]:
-    if variant.op == "rows":  # goes over its matrix in several passes, and does the work of them all
-        return [line for loop in loops for line in loop]
+def _is_arithmetic(line: str) -> bool:
+    return re.search(r"\s(?:F(?!2|LO)|D(?!EPBAR))[A-Z0-9]+[. ]", line) is not None
+
+
+def _work(variant: AnyVariant, loops: list[list[str]]) -> list[tuple[list[str], float]]:
+    """Instructions of the loops that count, and how many passes over the terms they make."""
+    if isinstance(variant, SweepVariant) and variant.op == "rows":
+        # Two loops, of which the second one stores; the compiler may unroll them, with a loop for the rest.
+        bits, tile = torch.finfo(variant.dtype).bits, variant.tile
+        loaded_once = (tile.rows + 1) * tile.columns * bits / (32 * tile.warps)
+        joined = [
+            [line for loop in loops if ("STG" in "".join(loop)) == last for line in loop] for last in (False, True)
+        ]
+        return [(lines, sum(map(_bits_loaded, lines)) / loaded_once) for lines in joined]
     if variant.op != "solve":
-        return max(loops, key=len, default=[])
+        return [(max(loops, key=len, default=[]), 1)]
 
     def divisions(loop: list[str]) -> int:
         return sum("MUFU.RCP" in line for line in loop)
 
     # The sweeps are what divides most: at least once an update.
-    return max((loop for loop in loops if divisions(loop) >= 2 * SWEEPS), key=lambda loop: divisions(loop) / len(loop))
+    divides = (loop for loop in loops if divisions(loop) >= 2 * SWEEPS)
+    return [(max(divides, key=lambda loop: divisions(loop) / len(loop)), 1)]
+
+
+def _bits_loaded(line: str) -> int:
+    load = re.search(r"LDG\.E(?:\.(64|128))?", line)
+    return int(load[1] or 32) if load else 0
 
 
 def _run(tool: str, *arguments: str) -> str:

@@ -32,7 +32,9 @@ class Tile:
         return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
 
 
-SMALL, MEDIUM, LARGE = Tile(16, 4, 1), Tile(32, 8, 2), Tile(64, 8, 4, registers=144)
+SMALL, MEDIUM, LARGE = Tile(16, 4, 1), Tile(32, 8, 2, registers=80), Tile(64, 8, 4, registers=128)
+# float64 needs twice the registers: a large tile would leave room for one program on a multiprocessor.
+DOUBLE = replace(MEDIUM, registers=None)
 
 
 def tile_for(rows: int, columns: int, dtype: torch.dtype) -> Tile:
@@ -40,8 +42,9 @@ def tile_for(rows: int, columns: int, dtype: torch.dtype) -> Tile:
     longest = max(rows, columns)
     if longest <= SMALL.side:
         return SMALL
-    # float64 needs twice the registers: a large tile would leave room for one program on a multiprocessor.
-    return MEDIUM if longest <= MEDIUM.side or dtype == torch.float64 else LARGE
+    if dtype == torch.float64:
+        return DOUBLE
+    return MEDIUM if longest <= MEDIUM.side else LARGE
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,12 @@ class RowTile:
     rows: int
     columns: int
     warps: int
+    registers: int | None = None
 
     @property
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, int | None]:
         """What Triton is told, at a launch as ahead of time."""
-        return {"num_warps": self.warps, "num_stages": 1}
+        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
 
 
 # A thread loads 16 bytes of each row: its warp 128 columns in float32, 64 in float64.
@@ -107,6 +111,17 @@ def row_tile_for(columns: int, dtype: torch.dtype) -> RowTile:
     """Return the smallest tile that holds a row at once, or the largest."""
     tiles = ROW_TILES[dtype]
     return next((tile for tile in tiles if columns <= tile.columns), tiles[-1])
+
+
+def limited(tile: RowTile, dtype: torch.dtype, aligned: bool, write: bool) -> RowTile:
+    """Return the tile as the row kernel takes it: as many programs on a multiprocessor as fit without spilling.
+
+    Rows whose distances are not multiples of 4 values (not `aligned`) load them one by one; to `write` the plan takes
+    a second address per row.
+    """
+    if dtype == torch.float64:  # takes as much by itself
+        return tile
+    return replace(tile, registers=(96 if aligned else 128) if write else (80 if aligned else 88))
 
 
 @dataclass(frozen=True)
@@ -211,9 +226,9 @@ VARIANTS = [
     for op, loss, (dtype, tile) in product(
         _OPS,
         ("abs", "huber"),
-        [(torch.float32, t) for t in (SMALL, MEDIUM, LARGE)] + [(torch.float64, t) for t in (SMALL, MEDIUM)],
+        [(torch.float32, t) for t in (SMALL, MEDIUM, LARGE)] + [(torch.float64, t) for t in (SMALL, DOUBLE)],
     )
-] + [Variant(op, loss, torch.float32, MEDIUM) for op, loss in product(_OPS, ("square", "kl"))]
+] + [Variant(op, loss, torch.float32, replace(MEDIUM, registers=96)) for op, loss in product(_OPS, ("square", "kl"))]
 
 PRODUCT_VARIANTS = [
     ProductVariant(dtype, precision, tile, aligned)
@@ -226,7 +241,10 @@ PRODUCT_VARIANTS = [
 
 @dataclass(frozen=True)
 class SweepVariant:
-    """One compiled kernel of the Sinkhorn sweep; `write`: the last one, which writes the plan."""
+    """One compiled kernel of the Sinkhorn sweep; `write`: the last one, which writes the plan.
+
+    Rows that are not `aligned` to 4 values load one by one.
+    """
 
     op: Literal["rows", "columns"]
     dtype: torch.dtype
@@ -245,7 +263,8 @@ class SweepVariant:
         """Arguments that are constants of the compilation."""
         if self.op == "columns":
             return {"LOG": self.log, "UPDATE": not self.write, "COLUMNS": self.tile.columns}
-        return {"LOG": self.log, "WRITE": self.write, "ROWS": self.tile.rows, "COLUMNS": self.tile.columns}
+        tile: dict[str, object] = {"ROWS": self.tile.rows, "COLUMNS": self.tile.columns}
+        return tile | {"LOG": self.log, "WRITE": self.write, "ALIGNED": self.aligned}
 
     @property
     def terms(self) -> int:
@@ -303,7 +322,7 @@ PACK_VARIANTS = [
 
 
 SWEEP_VARIANTS = [
-    SweepVariant("rows", dtype, tile, log, write, aligned)
+    SweepVariant("rows", dtype, limited(tile, dtype, aligned, write), log, write, aligned)
     for dtype, tiles in ROW_TILES.items()
     for tile, log, write, aligned in product(tiles, (True, False), (False, True), (True, False))
 ] + [

@@ -9,11 +9,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fgwot.kernels.common import batch_stride, check_device, row_major
-from fgwot.kernels.shapes import RowTile, row_tile_for
+from fgwot.kernels.shapes import RowTile, limited, row_tile_for
 
 LOG2E = tl.constexpr(1.4426950408889634)  # the device's exponential and logarithm are those to base 2
 FLOOR = tl.constexpr(-1e30)  # stands for -inf where -inf - -inf could occur
 BOUND = tl.constexpr(1e11)  # of a scaling and its inverse: their products stay in the range of float32
+
+# The conditions are constants of the compilation, where a branch not taken must stay inside its else.
+# ruff: noqa: RET505
 
 
 @triton.jit
@@ -23,17 +26,36 @@ def above_zero(x):
 
 
 @triton.jit
-def block(X, y, X_row, start, m, tile, step, LOG: tl.constexpr, MASKED: tl.constexpr):
-    """Entries of one block of columns without their row potential: log2 of them, or themselves."""
-    j = start + step
-    at = X + tile[:, None] * X_row + j[None, :]
+def block(X, y, at, step, left, LOG: tl.constexpr, MASKED: tl.constexpr):
+    """One block of columns and its potentials: costs and potentials as log2 of what they stand for, or kernel and y."""
+    if MASKED:
+        x = tl.load(X + at, mask=(step < left)[None, :], other=0)
+        y = tl.load(y + step, mask=step < left, other=-float("inf") if LOG else 0)
+    else:
+        x = tl.load(X + at)
+        y = tl.load(y + step)
+    return (x * -LOG2E, y * LOG2E) if LOG else (x, y)
+
+
+@triton.jit
+def by_thread(entries, THREADS: tl.constexpr, ALIGNED: tl.constexpr):
+    """[ROWS, COLUMNS] as [ROWS, THREADS, .]: the last axis is what one thread has loaded of a row, so no data move."""
+    each: tl.constexpr = entries.shape[1] // THREADS
+    if ALIGNED:  # neighbours, in one load
+        return tl.reshape(entries, [entries.shape[0], THREADS, each])
+    else:  # one by one, all threads at once
+        return tl.permute(tl.reshape(entries, [entries.shape[0], each, THREADS]), 0, 2, 1)
+
+
+@triton.jit
+def add(x, y, highest, total, LOG: tl.constexpr, ALIGNED: tl.constexpr):
+    """Add a block to each thread's row sums; if LOG, sums of 2^(entry - highest), and `highest` grows with them."""
     if LOG:
-        potential = tl.load(y + j, mask=j < m, other=-float("inf")) if MASKED else tl.load(y + j)
-        cost = tl.load(at, mask=(j < m)[None, :], other=0) if MASKED else tl.load(at)
-        return (potential * LOG2E)[None, :] - cost * LOG2E
-    scaling = tl.load(y + j, mask=j < m, other=0) if MASKED else tl.load(y + j)
-    kernel = tl.load(at, mask=(j < m)[None, :], other=0) if MASKED else tl.load(at)
-    return kernel * scaling[None, :]
+        entries = by_thread(x + y[None, :], total.shape[1], ALIGNED)
+        higher = tl.maximum(highest, tl.max(entries, 2))
+        return higher, total * tl.exp2(highest - higher) + tl.sum(tl.exp2(entries - higher[:, :, None]), 2)
+    else:
+        return highest, total + tl.sum(by_thread(x * y[None, :], total.shape[1], ALIGNED), 2)
 
 
 @triton.jit
@@ -44,18 +66,23 @@ def logarithms(entries):
 
 
 @triton.jit
-def finish(entries, new, T, partial, tile, j, rows, m, LOG: tl.constexpr, WRITE: tl.constexpr):
+def finish(x, y, new, T, partial, step, rows, left, LOG: tl.constexpr, WRITE: tl.constexpr, MASKED: tl.constexpr):
     """Write the column parts of one block, and its plan if WRITE; the parts are then the sums of what was written."""
     if WRITE:
-        plan = tl.exp2(entries + new[:, None]) if LOG else entries * new[:, None]
-        tl.store(T + tile[:, None] * m + j[None, :], plan, mask=(tile < rows)[:, None] & (j < m)[None, :])
+        plan = tl.exp2(x + y[None, :] + new[:, None]) if LOG else x * y[None, :] * new[:, None]
+        tl.store(T + step[None, :], plan, mask=rows[:, None] & (step < left)[None, :] if MASKED else rows[:, None])
         joined = tl.sum(plan, 0)
+    elif LOG:  # what is the same for a whole column joins at its end
+        joined = y + logarithms(x + new[:, None])
+    else:  # the sum may overflow, but only in a column without mass
+        joined = y * tl.where(y > 0, tl.sum(x * new[:, None], 0), 0)
+    if MASKED:
+        tl.store(partial + step, joined, mask=step < left)
     else:
-        joined = logarithms(entries + new[:, None]) if LOG else tl.sum(entries * new[:, None], 0)
-    tl.store(partial + j, joined, mask=j < m)
+        tl.store(partial + step, joined)
 
 
-@triton.jit(do_not_specialize=["n", "parts"])
+@triton.jit(do_not_specialize=["n", "m", "parts", "X_row", "X_batch"])
 def rows_kernel(
     X,
     p,
@@ -70,6 +97,7 @@ def rows_kernel(
     X_batch,
     LOG: tl.constexpr,
     WRITE: tl.constexpr,
+    ALIGNED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -83,14 +111,14 @@ def rows_kernel(
     then are its sums in either form.
 
     Tiles
-        A program owns ROWS full rows and passes over them COLUMNS at a time: for the largest exponents (log only), for
-        x, and for the column parts, which need x. Later passes find in a cache what the first has read, so that memory
-        is read about once per iteration although rows and columns are updated one after the other, not both from old
-        potentials. The warps stand side by side: a thread has all rows of its columns, adds a column by itself, and
-        keeps its share of the row sums until the pass ends.
+        A program owns ROWS full rows and passes over them COLUMNS at a time: for x, and for the column parts, which
+        need x. The second pass finds in a cache what the first has read, so that memory is read about once per
+        iteration although rows and columns are updated one after the other, not both from old potentials. The warps
+        stand side by side: a thread has all rows of its columns, adds a column by itself, and keeps one sum per row
+        until the pass ends; in the logarithmic form relative to its largest exponent so far.
     Cost
-        2 (scaling) or 3 (log) passes over n m values, with one exponential per value in the last two of the
-        logarithmic form; from memory, at least n m (1 + 1 / ROWS) values, and n m more to write T.
+        2 passes over n m values, with one exponential per value in each in the logarithmic form, and one more per row
+        and block of a thread; from memory, at least n m (1 + 1 / ROWS) values, and n m more to write T.
 
     References
     ----------
@@ -101,42 +129,43 @@ def rows_kernel(
     tile, step = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     i = part * ROWS + tile
     row = tl.minimum(tile, n - 1 - part * ROWS)  # rows beyond the last one repeat it, without mass
-    # Offsets inside a tile stay 32 bits wide and bases 64.
+    if ALIGNED:  # the launcher has seen it; this tells the compiler
+        m, X_row, X_batch = m // 4 * 4, X_row // 4 * 4, X_batch // 4 * 4
+    # Offsets inside a tile stay 32 bits wide and bases 64; but where a thread loads one value at a time, only offsets
+    # that cannot overflow let the compiler keep one pointer per row, and not one per value.
+    at = (row * X_row if ALIGNED else (row * X_row).to(tl.int64))[:, None] + step[None, :]
     X += problem * X_batch + (part * ROWS).to(tl.int64) * X_row
     y += problem * m
     mass = tl.load(p + problem * n + i, mask=i < n, other=0)
     whole = m // COLUMNS * COLUMNS
-    total = tl.zeros([ROWS, COLUMNS], mass.dtype)
+    left = m - whole
+    THREADS: tl.constexpr = COLUMNS * mass.dtype.primitive_bitwidth // 128  # side by side, 16 bytes each
+    highest = tl.full([ROWS, THREADS], FLOOR, mass.dtype)
+    total = tl.zeros([ROWS, THREADS], mass.dtype)
+    for start in range(0, whole, COLUMNS):
+        entries, potentials = block(X + start, y + start, at, step, left, LOG, False)
+        highest, total = add(entries, potentials, highest, total, LOG, ALIGNED)
+    if whole < m:
+        entries, potentials = block(X + whole, y + whole, at, step, left, LOG, True)
+        highest, total = add(entries, potentials, highest, total, LOG, ALIGNED)
     if LOG:
-        highest = tl.full([ROWS, COLUMNS], FLOOR, mass.dtype)
-        for start in range(0, whole, COLUMNS):
-            highest = tl.maximum(highest, block(X, y, X_row, start, m, row, step, LOG, False))
-        if whole < m:
-            highest = tl.maximum(highest, block(X, y, X_row, whole, m, row, step, LOG, True))
         top = tl.max(highest, 1)
-        for start in range(0, whole, COLUMNS):
-            total += tl.exp2(block(X, y, X_row, start, m, row, step, LOG, False) - top[:, None])
-        if whole < m:
-            total += tl.exp2(block(X, y, X_row, whole, m, row, step, LOG, True) - top[:, None])
+        joined = tl.sum(total * tl.exp2(highest - top[:, None]), 1)
         # A row without mass takes part in no column.
-        logarithm = tl.log2(above_zero(mass)) - top - tl.log2(above_zero(tl.sum(total, 1)))
-        new = tl.where(mass > 0, logarithm, -float("inf"))
+        new = tl.where(mass > 0, tl.log2(above_zero(mass)) - top - tl.log2(above_zero(joined)), -float("inf"))
         tl.store(x + problem * n + i, new / LOG2E, mask=i < n)
     else:
-        for start in range(0, whole, COLUMNS):
-            total += block(X, y, X_row, start, m, row, step, LOG, False)
-        if whole < m:
-            total += block(X, y, X_row, whole, m, row, step, LOG, True)
         new = mass / above_zero(tl.sum(total, 1))
         tl.store(x + problem * n + i, new, mask=i < n)
     partial += (problem * parts + part) * m
-    T += problem * n * m + (part * ROWS).to(tl.int64) * m
+    T += problem * n * m + (part * ROWS).to(tl.int64) * m + (tile * m)[:, None]
+    rows = tile < n - part * ROWS
     for start in range(0, whole, COLUMNS):
-        entries = block(X, y, X_row, start, m, row, step, LOG, False)
-        finish(entries, new, T, partial, tile, start + step, n - part * ROWS, m, LOG, WRITE)
+        entries, potentials = block(X + start, y + start, at, step, left, LOG, False)
+        finish(entries, potentials, new, T + start, partial + start, step, rows, left, LOG, WRITE, False)
     if whole < m:
-        entries = block(X, y, X_row, whole, m, row, step, LOG, True)
-        finish(entries, new, T, partial, tile, whole + step, n - part * ROWS, m, LOG, WRITE)
+        entries, potentials = block(X + whole, y + whole, at, step, left, LOG, True)
+        finish(entries, potentials, new, T + whole, partial + whole, step, rows, left, LOG, WRITE, True)
 
 
 @triton.jit(do_not_specialize=["parts"])
@@ -224,6 +253,7 @@ def _iterate(
     batch, n, m = X.shape
     tile = tile or row_tile_for(m, X.dtype)
     parts, blocks = triton.cdiv(n, tile.rows), triton.cdiv(m, tile.columns)
+    aligned = all(distance % 4 == 0 for distance in (m, X.stride(1), batch_stride(X)))
     x, error = torch.empty_like(p), p.new_empty(batch, blocks)
     T = X.new_empty(batch, n, m) if write else x  # which is not touched then
     partial = X.new_empty(batch, parts, m)
@@ -241,9 +271,10 @@ def _iterate(
         batch_stride(X),
         LOG=log,
         WRITE=write,
+        ALIGNED=aligned,
         ROWS=tile.rows,
         COLUMNS=tile.columns,
-        **tile.options,
+        **limited(tile, X.dtype, aligned, write).options,
     )
     columns_kernel[(batch * blocks,)](
         partial,

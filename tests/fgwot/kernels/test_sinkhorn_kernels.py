@@ -66,7 +66,7 @@ def check(inputs, count=2, tile=None, log=True):
 
 @pytest.mark.parametrize("log", [True, False], ids=["log", "scaling"])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 1), (1, 3), (5, 7), (9, 130)])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 1), (1, 3), (5, 7), (9, 130), (9, 132)])
 def test_each_form_and_dtype(device, n, m, dtype, log):
     check(problem(0, n, m, batch=2, dtype=dtype, device=device), log=log)
 
@@ -89,6 +89,19 @@ def test_costs_far_apart(device):
     X, p, q, y = problem(2, 6, 5, dtype=torch.float32, device=device, spread=200.0, void=False)
     X[:, :, 3] += 2000
     check([X, p, q, y], count=3, tile=TINY)
+
+
+@pytest.mark.parametrize("log", [True, False], ids=["log", "scaling"])
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_row_that_reaches_no_column_with_mass(device, log):
+    """Its potential overflows; a column without mass stays without, and nothing becomes NaN."""
+    X, p, q, y = problem(2, 3, 4, dtype=torch.float32, device=device, void=False)
+    X[:, 1], X[:, 1, 2] = torch.inf, -9.0
+    q[:, 2], y[:, 2] = 0, -torch.inf
+    new, error, T, _, left = run(X, p, q, y, 2, TINY, log)
+    assert new[:, 2].isneginf().all()
+    assert (T[:, :, 2] == 0).all()
+    assert not any(x.isnan().any() for x in (new, error, T, left))
 
 
 def test_enough_sweeps_reach_the_plan_of_the_reference(device):
