@@ -15,5 +15,7 @@ collect_ignore = (
         "sinkhorn.py",
         "solve.py",
         "solve_adjoint.py",
+        "solve_memory.py",
+        "solve_phases.py",
     ]
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fgwot.kernels.common import SHIFT
 
-CHUNK = tl.constexpr(8)  # rows or columns of a matrix at a time: more would fill the registers
+CHUNK = tl.constexpr(8)  # terms of a matrix product at a time: more would fill the registers
 
 
 # The conditions are constants of the compilation, where a branch not taken must stay inside its else.
@@ -135,7 +135,7 @@ def pad(x, rows, columns, valid, slot, base, ROWS: tl.constexpr, PACK: tl.conste
 
 @triton.jit
 def sandwich(left, inner, right, half, result, STRIDE: tl.constexpr, SIDE: tl.constexpr):
-    """Add left @ inner @ right to `result` (P, SIDE, SIDE), by way of `half`; problems lie STRIDE apart.
+    """Add left @ inner @ right to `result` (P, SIDE, SIDE), by way of `half`, which is free; problems lie STRIDE apart.
 
     In full precision, CHUNK terms of a sum at a time.
     """
@@ -146,7 +146,6 @@ def sandwich(left, inner, right, half, result, STRIDE: tl.constexpr, SIDE: tl.co
     for start in range(0, SIDE, CHUNK):
         a, b = tl.load(left + start + columns), tl.load(inner + start * SIDE + rows)
         product = tl.dot(a, b, product, input_precision="ieee", out_dtype=result.dtype)
-    tl.debug_barrier()
     tl.store(half + base + i * SIDE + j, product)
     tl.debug_barrier()
     for start in range(0, SIDE, CHUNK):

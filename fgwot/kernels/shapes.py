@@ -126,22 +126,36 @@ def limited(tile: RowTile, dtype: torch.dtype, aligned: bool, write: bool) -> Ro
 
 @dataclass(frozen=True)
 class Pack:
-    """`problems` whole problems of at most `side` points, padded to it, solved by one program."""
+    """`problems` whole problems of at most `side` points, padded to it, solved by one program.
+
+    Left to itself, the assembler may spill registers to fit one program more on a multiprocessor: a thread is given
+    just what it needs.
+    """
 
     side: int
     problems: int
     warps: int
-    registers: int | None
+    rows: int  # at a time, of what is not a sweep or a product
+    registers: int
 
     @property
-    def options(self) -> dict[str, int | None]:
+    def options(self) -> dict[str, int]:
         """What Triton is told, at a launch as ahead of time."""
         return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
 
 
 PACKS = {
-    torch.float32: (Pack(8, 8, 1, 168), Pack(16, 1, 1, 96), Pack(32, 1, 2, 126), Pack(64, 1, 4, 168)),
-    torch.float64: (Pack(8, 4, 1, 168), Pack(16, 1, 2, 144), Pack(32, 1, 4, 255)),
+    torch.float32: (
+        Pack(8, 8, 1, 2, registers=168),
+        Pack(16, 1, 1, 4, registers=80),
+        Pack(32, 1, 2, 8, registers=126),
+        Pack(64, 1, 4, 8, registers=168),
+    ),
+    torch.float64: (
+        Pack(8, 4, 1, 2, registers=168),
+        Pack(16, 1, 2, 8, registers=144),
+        Pack(32, 1, 4, 8, registers=255),
+    ),
 }
 
 
@@ -151,8 +165,8 @@ def pack_for(n: int, m: int, dtype: torch.dtype) -> Pack | None:
 
 
 def adjoint_pack(pack: Pack) -> Pack:
-    """Return the same for gradients, whose registers the compiler chooses well by itself."""
-    return replace(pack, registers=None)
+    """Return the same for gradients: 128 registers hold their products where the solve does not need all there are."""
+    return replace(pack, registers=255 if pack.registers == 255 else 128)
 
 
 def splits(terms: int, programs: int) -> tuple[int, int]:
@@ -281,8 +295,8 @@ _PACK_OPS: tuple[PackOp, ...] = ("solve", "solve_adjoint")
 class PackVariant:
     """One compiled kernel for whole problems, with all its inputs, or all its cotangents and gradients.
 
-    A `bare` solve has structures alone: marginals are uniform, weights are those of the whole batch, no linear cost
-    and no start. Solves with some of the inputs lie between.
+    A `bare` solve has structures alone: uniform marginals, weights of the whole batch, no linear cost and no start.
+    Bare gradients are those of the value alone. What launches compile lies between.
     """
 
     op: PackOp
@@ -299,12 +313,14 @@ class PackVariant:
     @property
     def constants(self) -> dict[str, object]:
         """Arguments that are constants of the compilation."""
-        constants: dict[str, object] = {"LOSS": self.loss, "PACK": self.tile.problems, "SIDE": self.tile.side}
+        tile = {"PACK": self.tile.problems, "SIDE": self.tile.side, "ROWS": self.tile.rows}
+        constants: dict[str, object] = {"LOSS": self.loss, **tile}
         if self.op == "solve":
             double = self.dtype == torch.float64
             constants |= {"EPS": torch.finfo(self.dtype).eps, "TINY": 1e-200 if double else 1e-30}
         if self.bare:
-            constants |= dict.fromkeys(("M", "p", "q", "start", "start_g", "alphas", "epsilons"))
+            solve, adjoint = ("M", "p", "q", "start", "start_g", "epsilons"), ("dcost", "dlinear", "dquad")
+            constants |= dict.fromkeys(("alphas", *(solve if self.op == "solve" else adjoint)))
         return constants
 
     @property
@@ -314,11 +330,13 @@ class PackVariant:
 
 
 PACK_VARIANTS = [
-    PackVariant(op, loss, dtype, tile if op == "solve" else adjoint_pack(tile))
+    PackVariant(op, loss, dtype, tile if op == "solve" else adjoint_pack(tile), bare)
     for op in _PACK_OPS
     for loss, (dtype, tiles) in product(("square", "kl"), PACKS.items())
     for tile in tiles
-] + [PackVariant("solve", "square", dtype, tile, bare=True) for dtype, tiles in PACKS.items() for tile in tiles]
+    for bare in (False, True)
+    if op == "solve_adjoint" or not bare or loss == "square"  # compilations of solves take seconds
+]
 
 
 SWEEP_VARIANTS = [

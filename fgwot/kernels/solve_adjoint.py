@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fgwot.kernels.common import batch_stride, check_device
-from fgwot.kernels.pack import CHUNK, df1, df2, dh2, h2, locate_pack, of_problem, pad, put, sandwich, shared
+from fgwot.kernels.pack import df1, df2, dh2, h2, locate_pack, of_problem, pad, put, sandwich, shared
 from fgwot.kernels.shapes import adjoint_pack, pack_for
 
 _PLAN, _TURNED, _FACTOR, _HALF, _SUMS = map(tl.constexpr, range(5))
@@ -48,6 +48,7 @@ def solve_adjoint_kernel(
     LOSS: tl.constexpr,
     PACK: tl.constexpr,
     SIDE: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""Gradients with the plan T held fixed, for the cotangents of value, cost, <M, T> and <L (x) T, T>.
 
@@ -59,7 +60,7 @@ def solve_adjoint_kernel(
     dp = f and dq = g, times the cotangent of the value. Absent cotangents and unwanted gradients are None.
 
     Tiles
-        As in `solve_kernel`: PACK problems in a program, padded copies in `scratch`, CHUNK rows or columns at a time.
+        As in `solve_kernel`: PACK problems in a program, padded copies in `scratch`, a few rows or terms at a time.
     Cost
         4 n m (n + m) multiplications and additions; from memory, the inputs and outputs once.
 
@@ -68,7 +69,6 @@ def solve_adjoint_kernel(
     The envelope theorem; Peyré, Cuturi and Solomon (ICML 2016) for the factors.
     """
     DTYPE: tl.constexpr = C1.dtype.element_ty
-    ROWS: tl.constexpr = CHUNK if PACK == 1 else 2
     area: tl.constexpr = SIDE * SIDE
     problem, exists = locate_pack(batch, PACK)
     i, j, k = tl.arange(0, SIDE)[:, None, None], tl.arange(0, SIDE)[None, :, None], tl.arange(0, ROWS)[:, None, None]
@@ -184,6 +184,7 @@ def solve_adjoint(
         LOSS=loss,
         PACK=pack.problems,
         SIDE=pack.side,
+        ROWS=pack.rows,
         **adjoint_pack(pack).options,
     )
     return [x for x in gradients if x is not None]

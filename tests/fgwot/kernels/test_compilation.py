@@ -41,7 +41,7 @@ SWEEPS = {
 # include its part of the look at the error. A layout of the sweeps that shuffles more shows in the last.
 SOLVES = {
     "float32-8": (168, 12, 17.5),
-    "float32-16": (96, 21, 112),
+    "float32-16": (80, 25, 112),
     "float32-32": (126, 8, 346),
     "float32-64": (168, 3, 1210),
     "float64-8": (168, 12, 70),
