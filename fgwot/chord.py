@@ -20,7 +20,7 @@ from torch import Tensor
 from fgwot.backend import uses_triton
 from fgwot.problem import take
 from fgwot.sinkhorn import Marginals, sinkhorn
-from fgwot.sweeps import sweep
+from fgwot.sweeps import couple, sweep
 
 _POOR = 0.3  # contraction of the error by a chord step that calls for a fresh matrix
 _FAILED = 0.9  # contraction that says that a step did nothing
@@ -103,16 +103,18 @@ class Chord:
             if self.matrix is not None:
                 v = v * torch.bmm(gap, self.matrix).clamp(-_LONGEST, _LONGEST).exp()
             elif not k and uses_triton(X.device):
-                v = self._swept(P, tol, worst)
+                v, found = self._swept(P, g, tol, worst)
+                if found is not None:
+                    return found
             else:
                 v = v * (q / c)
             u = p / torch.bmm(v, transposed)
         self.matrix = None
-        found = sinkhorn(X, self.marginals, g, tol)
-        return Plan(found.T, found.g, found.error)
+        coupling = sinkhorn(X, self.marginals, g, tol)
+        return Plan(coupling.T, coupling.g, coupling.error)
 
-    def _swept(self, P: Tensor, tol: Tensor, worst: float) -> Tensor:
-        """Scalings v (B, 1, m) after sweeps until the error is at most `tol`, or Newton's steps seem cheaper.
+    def _swept(self, P: Tensor, g: Tensor, tol: Tensor, worst: float) -> tuple[Tensor, Plan | None]:
+        """Sweep until the error is at most `tol`, or Newton's steps seem cheaper: v (B, 1, m), and the plan if found.
 
         `worst` is the largest error now, in units of `tol`.
         """
@@ -124,7 +126,11 @@ class Chord:
             rate = min(worst / before, 1 - 1e-6) ** (1 / _SWEEPS)
             if worst <= 1 or log(worst) > -self._worth * log(rate):
                 break
-        return torch.where(q > 0, v, 1)[:, None, :]
+        v = torch.where(q > 0, v, 1)
+        if not worst <= 1:
+            return v[:, None, :], None
+        T, _, error = couple(P, p, q, v, False)
+        return v[:, None, :], Plan(T, g + v.log(), error)
 
     def row_potential(self, X: Tensor, g: Tensor) -> Tensor:
         """Potential f (B, n) that gives exp(f (+) g - X) the rows p; -inf where p is zero."""
