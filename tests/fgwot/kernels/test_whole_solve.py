@@ -111,8 +111,9 @@ def test_edges_of_the_tiles(device, n, m):
     check(problem(2, n, m, device=device, dtype=torch.float32), epsilon=0.5)
 
 
-def test_largest_tile(device):
-    check(problem(2, 33, 5, device=device, dtype=torch.float32), epsilon=0.4)
+@pytest.mark.parametrize(("n", "dtype"), [(33, torch.float32), (17, torch.float64)])
+def test_largest_tiles(device, n, dtype):
+    check(problem(2, n, 5, device=device, dtype=dtype), epsilon=0.4)
 
 
 @settings(max_examples=6)
