@@ -3,6 +3,8 @@
 Writes docs/kernels.md. Needs no GPU; where there is one, it also times the kernels and adds the measurements.
 """
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -116,7 +118,9 @@ solves move nothing: registers hold the kernel.
 def main() -> None:
     """Compile everything, print and write the page."""
     variants = [*VARIANTS, *PRODUCT_VARIANTS, *SWEEP_VARIANTS, *PACK_VARIANTS]
-    used = {(v, chip.capability): compile_variant(v, chip.capability) for v in variants for chip in CHIPS}
+    keys = [(v, chip.capability) for v in variants for chip in CHIPS]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        used = dict(zip(keys, pool.map(compile_variant, *zip(*keys, strict=True)), strict=True))
     spilled = [str(v) for (v, _), r in used.items() if r.stack or r.local]
     if spilled:
         raise SystemExit(f"these variants spill: {', '.join(spilled)}")

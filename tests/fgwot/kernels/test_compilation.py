@@ -1,6 +1,8 @@
 """Every variant compiles for an A100 and an H100, spills nothing, and stays within its registers. Needs no GPU."""
 
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
@@ -51,11 +53,22 @@ SOLVES = {
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 
 
-def compiled(variant, capability):
-    """Resources of a variant, which spills nothing and fits into shared memory."""
+@pytest.fixture(scope="module")
+def compilations(request):
+    """Compile what the selected tests ask for, on all cores."""
     from fgwot.kernels.resources import compile_variant
 
-    used = compile_variant(variant, capability)
+    asked = [item.callspec.params for item in request.session.items if item.path == request.path]
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        keys = [(params["variant"], params["capability"]) for params in asked]
+        yield {key: pool.submit(compile_variant, *key) for key in keys}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def used(compilations, variant, capability):
+    """Resources of a variant, which spills nothing and fits into shared memory."""
+    used = compilations[variant, capability].result()
     assert used.stack == used.local == 0
     assert used.shared <= SHARED_LIMIT[capability]
     return used
@@ -64,8 +77,7 @@ def compiled(variant, capability):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", SHARED_LIMIT)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_variant_fits(variant, capability):
-    used = compiled(variant, capability)
+def test_variant_fits(variant, used):
     assert used.registers <= REGISTERS["-".join(str(variant).split("-")[2:])]
     assert used.instructions <= INSTRUCTIONS.get(str(variant), 30)
 
@@ -73,8 +85,7 @@ def test_variant_fits(variant, capability):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", SHARED_LIMIT)
 @pytest.mark.parametrize("variant", PRODUCT_VARIANTS, ids=str)
-def test_product_fits(variant, capability):
-    used = compiled(variant, capability)
+def test_product_fits(variant, used):
     registers, instructions = PRODUCTS.get(str(variant), (255, 2))
     assert used.registers <= registers
     assert used.instructions <= instructions
@@ -83,8 +94,7 @@ def test_product_fits(variant, capability):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", SHARED_LIMIT)
 @pytest.mark.parametrize("variant", SWEEP_VARIANTS, ids=str)
-def test_sweep_fits(variant, capability):
-    used = compiled(variant, capability)
+def test_sweep_fits(variant, used):
     op, form, number, _, *role = str(variant).split("-")
     if op == "rows" and number == "float32":
         registers, instructions = SWEEPS["-".join((form, *role))]
@@ -95,8 +105,7 @@ def test_sweep_fits(variant, capability):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", SHARED_LIMIT)
 @pytest.mark.parametrize("variant", PACK_VARIANTS, ids=str)
-def test_whole_problems_stay_in_registers(variant, capability):
-    used = compiled(variant, capability)
+def test_whole_problems_stay_in_registers(variant, capability, used):
     if variant.op == "solve":
         registers, programs, instructions = SOLVES["-".join(str(variant).split("-")[2:4])]
         assert used.registers <= registers
