@@ -18,7 +18,8 @@ from fgwot.problem import allowed_imbalance
 # `if x is None` is decided when a kernel is compiled, where a branch not taken must stay inside its else.
 
 
-@triton.jit(do_not_specialize=["batch", "n", "m", "max_iter"])
+# A launch compiles nothing but what is tested: sizes and distances are not specialised on.
+@triton.jit(do_not_specialize=["batch", "n", "m", "max_iter", *(f"{x}_batch" for x in ("M", "C1", "C2", "p", "q"))])
 def solve_kernel(
     M,
     C1,

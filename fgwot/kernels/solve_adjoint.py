@@ -15,9 +15,10 @@ from fgwot.kernels.shapes import adjoint_pack, pack_for
 
 _PLAN, _TURNED, _FACTOR, _HALF, _SUMS = map(tl.constexpr, range(5))
 SLOTS = tl.constexpr(5)
+_DISTANCES = [f"{x}_batch" for x in ("C1", "C2", "dvalue", "dcost", "dlinear", "dquad")]
 
 
-@triton.jit(do_not_specialize=["batch", "n", "m"])
+@triton.jit(do_not_specialize=["batch", "n", "m", *_DISTANCES])
 def solve_adjoint_kernel(
     plan,
     C1,
