@@ -19,15 +19,14 @@ from torch import Tensor
 
 from fgwot.backend import uses_triton
 from fgwot.problem import take
-from fgwot.sinkhorn import Marginals, sinkhorn
-from fgwot.sweeps import couple, sweep
+from fgwot.sinkhorn import Marginals, kernel_sweeps, sinkhorn
+from fgwot.sweeps import couple
 
 _POOR = 0.3  # contraction of the error by a chord step that calls for a fresh matrix
 _FAILED = 0.9  # contraction that says that a step did nothing
 _LONGEST = 3.0  # chord step of a potential
 _FAR = 30.0  # logarithm of v from which P, computed for v = 1, is too inexact
 _EVALUATIONS = 100
-_SWEEPS = 4  # of the kernel between two looks at the error
 
 
 class Plan(NamedTuple):
@@ -103,34 +102,18 @@ class Chord:
             if self.matrix is not None:
                 v = v * torch.bmm(gap, self.matrix).clamp(-_LONGEST, _LONGEST).exp()
             elif not k and uses_triton(X.device):
-                v, found = self._swept(P, g, tol, worst)
-                if found is not None:
-                    return found
+                swept, error = kernel_sweeps(P, self.marginals, v[:, 0], tol, self._worth, log=False)
+                v = torch.where(self._void > 0, 1, swept[:, None, :])
+                if (error <= tol).all():
+                    # The kernel bounds v: P is never too inexact for it.
+                    T, _, error = couple(P, self.marginals.p, self.marginals.q, v[:, 0], False)
+                    return Plan(T, g + v.log()[:, 0], error)
             else:
                 v = v * (q / c)
             u = p / torch.bmm(v, transposed)
         self.matrix = None
         coupling = sinkhorn(X, self.marginals, g, tol)
         return Plan(coupling.T, coupling.g, coupling.error)
-
-    def _swept(self, P: Tensor, g: Tensor, tol: Tensor, worst: float) -> tuple[Tensor, Plan | None]:
-        """Sweep until the error is at most `tol`, or Newton's steps seem cheaper: v (B, 1, m), and the plan if found.
-
-        `worst` is the largest error now, in units of `tol`.
-        """
-        p, q = self.marginals.p, self.marginals.q
-        v = torch.ones_like(q)
-        for _ in range(_EVALUATIONS // _SWEEPS):
-            v, error = sweep(P, p, q, v, _SWEEPS, False)
-            before, worst = worst, (error / tol).amax().item()
-            rate = min(worst / before, 1 - 1e-6) ** (1 / _SWEEPS)
-            if worst <= 1 or log(worst) > -self._worth * log(rate):
-                break
-        v = torch.where(q > 0, v, 1)
-        if not worst <= 1:
-            return v[:, None, :], None
-        T, _, error = couple(P, p, q, v, False)
-        return v[:, None, :], Plan(T, g + v.log(), error)
 
     def row_potential(self, X: Tensor, g: Tensor) -> Tensor:
         """Potential f (B, n) that gives exp(f (+) g - X) the rows p; -inf where p is zero."""

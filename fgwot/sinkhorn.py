@@ -167,12 +167,24 @@ def _sweeps(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor) -> _Dual:
 def _kernel_sweeps(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Coupling:
     """The same by Triton's kernels, which hold no P and write the plan once, at the end."""
     p, q = marginals.p, marginals.q
-    y = g.masked_fill(q == 0, -torch.inf)
-    worth = max(_SWEEPS, y.shape[-1] / 6)
+    worth = max(_SWEEPS, q.shape[-1] / 6)
+    y, _ = kernel_sweeps(X, marginals, g.masked_fill(q == 0, -torch.inf), tol, worth, log=True)
+    T, f, error = couple(X, p, q, y, True)
+    return Coupling(T, torch.where(p > 0, f, 0), torch.where(q > 0, y, 0), error)
+
+
+def kernel_sweeps(
+    X: Tensor, marginals: Marginals, y: Tensor, tol: Tensor, worth: float, log: bool
+) -> tuple[Tensor, Tensor]:
+    """Sweep each problem by the kernel until it meets its tolerance or seems to need more than `worth` sweeps.
+
+    X (B, n, m) and y (B, m) are those of `fgwot.sweeps.sweep`. Returns y, and the error (B,) before its last update.
+    """
     open_ = torch.arange(len(y), device=y.device)
     before = torch.full_like(tol, torch.inf)
     for _ in range(_LOOKS):
-        swept, error = sweep(take(X, open_), take(p, open_), take(q, open_), take(y, open_), _SWEEPS, True)
+        some = marginals.select(open_)
+        swept, error = sweep(take(X, open_), some.p, some.q, take(y, open_), _SWEEPS, log)
         y = y.index_copy(0, open_, swept)
         rate = (error / before[open_]).clamp(1e-3, 1 - 1e-6) ** (1 / _SWEEPS)
         needed = (tol[open_] / error).log() / rate.log()
@@ -180,8 +192,7 @@ def _kernel_sweeps(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> C
         open_ = open_[(error > tol[open_]) & (needed <= worth)]
         if not len(open_):
             break
-    T, f, error = couple(X, p, q, y, True)
-    return Coupling(T, torch.where(p > 0, f, 0), torch.where(q > 0, y, 0), error)
+    return y, before
 
 
 def _sweep(X: Tensor, marginals: Marginals, dual: _Dual) -> tuple[_Dual, Tensor]:

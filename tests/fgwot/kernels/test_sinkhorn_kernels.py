@@ -1,5 +1,7 @@
 """Sinkhorn sweeps against dense float64 formulas, on a CUDA device or in Triton's interpreter."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -214,14 +216,15 @@ def test_undamped_steps_sweep_by_the_kernel(device, monkeypatch):
     """The first sweeps are the kernel's, in scaling form; a point without mass and a slow problem change no plan."""
     from fgwot import chord
 
+    sinkhorn_module = sys.modules["fgwot.sinkhorn"]
     counts = []
 
     def counted(X, p, q, y, count, log):
         counts.append((count, log))
         return sweep(X, p, q, y, count, log)
 
-    sweep = chord.sweep
-    monkeypatch.setattr(chord, "sweep", counted)
+    sweep = sinkhorn_module.sweep
+    monkeypatch.setattr(sinkhorn_module, "sweep", counted)
     for seed, spread in ((12, 0.5), (13, 6.0)):
         X, p, q, _ = problem(seed, 6, 5, batch=2, device=device, spread=spread)
         plans = []
