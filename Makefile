@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint docs clean
+.PHONY: demo test test-all bench lint docs clean
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -21,7 +21,11 @@ demo: $(VENV)/.demo
 	$(BIN)/kmat demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# What `make test` leaves out.
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'exhaustive and not gpu'
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks

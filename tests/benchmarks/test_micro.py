@@ -1,10 +1,12 @@
-"""Micro-benchmarks of fgwot alone: `pytest tests/benchmarks/test_micro.py --benchmark-only`."""
+"""Micro-benchmarks of fgwot alone: `pytest -m benchmark --benchmark-enable tests/benchmarks`."""
 
 import pytest
 
 from benchmarks.cases import Case
 from benchmarks.methods import load
 from benchmarks.problems import build
+
+pytestmark = pytest.mark.benchmark
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,16 @@ def runs(request):
 
     def run(name):
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-rs", "--strict-markers", str(Path(__file__).with_name(name))],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-rs",
+                "-m",
+                "gpu and not exhaustive",
+                str(Path(__file__).with_name(name)),
+            ],
             env=os.environ | {"TRITON_INTERPRET": "1"},
             capture_output=True,
             text=True,
