@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all bench lint docs clean
+.PHONY: demo test test-all versions lowest bench lint docs clean
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -24,8 +24,30 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # What `make test` leaves out.
-test-all: $(VENV)/.dev
+test-all: $(VENV)/.dev versions lowest
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'exhaustive and not gpu'
+
+# pyproject.toml's lowest torch, with its Triton; and the newest Triton there was.
+LOWEST_TORCH := 2.9.0
+TRITONS := 3.5.0 3.9.0
+
+.cache/triton/%: | $(BIN)/pip
+	$(BIN)/pip install --quiet --no-deps --target $@ triton==$*
+
+# Kernels compile without a GPU, and without another torch.
+versions: $(VENV)/.dev $(TRITONS:%=.cache/triton/%)
+	for version in $(TRITONS); do \
+	  PYTHONPATH=.cache/triton/$$version $(BIN)/python -m pytest -q -rP -m versions tests/fgwot/kernels || exit; \
+	done
+
+# The solver, on the CPU.
+lowest: .venv-lowest/.done
+	.venv-lowest/bin/python -m pytest -q tests/fgwot --ignore=tests/fgwot/kernels
+
+.venv-lowest/.done: Makefile pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet torch==$(LOWEST_TORCH) numba numpy POT hypothesis pytest pytest-benchmark pytest-timeout
+	touch $@
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
@@ -39,4 +61,4 @@ docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) docs/_build runs
+	rm -rf $(VENV) .venv-lowest .cache docs/_build runs

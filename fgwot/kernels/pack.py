@@ -14,8 +14,6 @@ from torch import Tensor
 
 from fgwot.kernels.common import SHIFT
 
-CHUNK = tl.constexpr(8)  # terms of a matrix product at a time: more would fill the registers
-
 
 # The conditions are constants of the compilation, where a branch not taken must stay inside its else.
 # ruff: noqa: RET505
@@ -137,20 +135,17 @@ def pad(x, rows, columns, valid, slot, base, ROWS: tl.constexpr, PACK: tl.conste
 def sandwich(left, inner, right, half, result, STRIDE: tl.constexpr, SIDE: tl.constexpr):
     """Add left @ inner @ right to `result` (P, SIDE, SIDE), by way of `half`, which is free; problems lie STRIDE apart.
 
-    In full precision, CHUNK terms of a sum at a time.
+    In full precision, one term of a sum at a time: a dot of 8 terms is refused by Triton before 3.7.
     """
     base = tl.arange(0, result.shape[0])[:, None, None] * STRIDE
-    i, j, k = tl.arange(0, SIDE)[None, :, None], tl.arange(0, SIDE)[None, None, :], tl.arange(0, CHUNK)
-    columns, rows = base + i * SIDE + k[None, None, :], base + k[None, :, None] * SIDE + j
+    i, j = tl.arange(0, SIDE)[None, :, None], tl.arange(0, SIDE)[None, None, :]
     product = tl.zeros_like(result)
-    for start in range(0, SIDE, CHUNK):
-        a, b = tl.load(left + start + columns), tl.load(inner + start * SIDE + rows)
-        product = tl.dot(a, b, product, input_precision="ieee", out_dtype=result.dtype)
+    for k in range(SIDE):
+        product += tl.load(left + base + i * SIDE + k) * tl.load(inner + base + k * SIDE + j)
     tl.store(half + base + i * SIDE + j, product)
     tl.debug_barrier()
-    for start in range(0, SIDE, CHUNK):
-        a, b = tl.load(half + start + columns), tl.load(right + start * SIDE + rows)
-        result = tl.dot(a, b, result, input_precision="ieee", out_dtype=result.dtype)
+    for k in range(SIDE):
+        result += tl.load(half + base + i * SIDE + k) * tl.load(right + base + k * SIDE + j)
     tl.debug_barrier()
     return result
 
