@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fgwot.problem import allowed_imbalance
-from fgwot.result import default_tolerance
+from fgwot.result import LARGEST_TOLERANCE, default_tolerance
 from fgwot.undamped import MAX_STEPS
 
 try:
@@ -81,7 +81,7 @@ def solve(
 
     def run(first: int, last: int) -> None:
         loops.solve_batch(
-            *arrays, *weights, *starts, loss == "kl", tol, default_tolerance(dtype), torch.finfo(dtype).eps,
+            *arrays, *weights, *starts, loss == "kl", tol, default_tolerance(dtype), torch.finfo(dtype).eps, LARGEST_TOLERANCE,
             min(max_iter, MAX_STEPS), allowed_imbalance(dtype), first, last, plan, f, g, numbers,
         )  # fmt: skip
 

@@ -283,14 +283,32 @@ def _divergence(before, T):
 
 
 @_reordered
-def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, max_iter):
+def _limits(T, X, tol, base, eps):
+    """Attainable and allowed residual + marginal error near T, inner tolerance there, and rounding in these loops.
+
+    log T is a difference of numbers as large as X: so much of it is rounding, to `eps` in the plan that is returned.
+    """
+    size = 1.0
+    for i in range(len(T)):
+        for j in range(T.shape[1]):
+            size += T[i, j] * abs(X[i, j])
+    attainable, noise = base + 2 * eps * size, _EPS * size
+    allowed = tol if tol > 0 else attainable
+    return attainable, allowed, max(0.05 * allowed, min(8 * noise, 0.3 * allowed)), noise
+
+
+@_reordered
+def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, max_iter):
     """Solve one problem from the plan T, or if none is `given` from p q'; f and g are updated.
 
     `L` is (1 - alpha) M / epsilon, and `weight` alpha / epsilon times the mass. ``tol=0`` is `base` and what rounding
-    to `eps` adds. Return the plan, D = h1 T h2' + h1' T h2, status, steps, residual and error of the marginals.
+    to `eps` adds, and problems where that exceeds `largest` are left open. h1 and h2 are made symmetric where that
+    changes nothing. Return the plan, D = h1 T h2' + h1' T h2, status, steps, residual and error of the marginals.
     """
     n, m = L.shape
     symmetric = _skewness(h1) * _skewness(h2) <= 4 * _EPS
+    if symmetric:  # with skew parts A, the product is 2 S1 T S2 - 2 A1 T A2
+        h1, h2 = (h1 + h1.T) / 2, (h2 + h2.T) / 2
     turned1, turned2 = h1.T.copy(), h2.T.copy()
     half, S, root = np.empty((n, m)), np.empty((m, m)), np.zeros(m)
     D, D_next, X, R, R_before = half.copy(), half.copy(), half.copy(), half.copy(), half.copy()
@@ -306,19 +324,19 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, max_iter):
             for j in range(m):
                 T[i, j] = p[i] * q[j]
     _quadratic(h1, h2, turned1, turned2, symmetric, T, half, D)
-    steepest = 0.0
     for i in range(n):
         for j in range(m):
             X[i, j] = L[i, j] - weight * D[i, j]
-            steepest = max(steepest, abs(X[i, j]))
-    allowed = tol if tol > 0 else base + 2 * eps * (1 + steepest)
-    noise = _EPS * (1 + steepest)
-    finest = max(0.05 * allowed, 8 * noise)
     plain, expected, warm = True, change, g.copy()
+    attainable, allowed, finest, noise = _limits(T, X, tol, base, eps)
     for step in range(1, max_iter + 1):
         g_next[:] = warm
         error_next = _couple(X, p, q, min(max(0.02 * expected, finest), 1e-3), f_next, g_next, T_next, S, root)
         moved = _distance(T_next, T)
+        if step == 1:  # p q' may have mass where costs forbid it, its successor has not
+            attainable, allowed, finest, noise = _limits(T_next, X, tol, base, eps)
+            if attainable > max(largest, tol):
+                return T, D, _UNFINISHED, 1, moved + error_next, error
         # The change made by an undamped step is the residual of the plan it left.
         if plain and moved + error + error_next <= allowed:
             f[:], g[:] = f_next, g_next
@@ -400,7 +418,7 @@ def _structure(C, points, weights, kl, second):
 
 @_reordered
 def solve_batch(
-    M, C1, C2, p, q, alphas, epsilons, plans, potentials, kl, tol, base, eps, max_iter, allowed, first, last,
+    M, C1, C2, p, q, alphas, epsilons, plans, potentials, kl, tol, base, eps, largest, max_iter, allowed, first, last,
     plan, f, g, numbers,
 ):  # fmt: skip
     """Solve the problems from `first` to before `last`; arguments of length 1 are shared, of length 0 are absent.
@@ -439,7 +457,7 @@ def solve_batch(
                 own_g[j] = (potential - alpha * mass * shift2[j]) / epsilon
         weight = alpha * mass / epsilon
         T, D, status, steps, residual, error = _iterate(
-            L, h1, h2, weights1, weights2, weight, own_f, own_g, T, len(plans) > 0, tol, base, eps, max_iter
+            L, h1, h2, weights1, weights2, weight, own_f, own_g, T, len(plans) > 0, tol, base, eps, largest, max_iter
         )
 
         linear = quad = total = entropy = 0.0

@@ -36,21 +36,19 @@ _COOLING = 4.0  # factor between temperatures
 
 @dataclass(frozen=True)
 class Marginals:
-    """Marginals p (B, n) and q (B, m) of equal mass (B,)."""
+    """Marginals p (B, n) and q (B, m) of mass one."""
 
     p: Tensor
     q: Tensor
-    mass: Tensor
 
     @staticmethod
     def of(p: Tensor, q: Tensor) -> "Marginals":
-        """Rescale q, by rounding only, to the mass of p."""
-        mass = p.sum(-1)
-        return Marginals(p, q * (mass / q.sum(-1))[:, None], mass)
+        """Scale marginals of any mass."""
+        return Marginals(p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True))
 
     def select(self, index: Tensor) -> "Marginals":
         """Return the marginals of some problems of the batch."""
-        return Marginals(take(self.p, index), take(self.q, index), take(self.mass, index))
+        return Marginals(take(self.p, index), take(self.q, index))
 
 
 class Coupling(NamedTuple):
@@ -96,7 +94,7 @@ def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Couplin
     """
     # No potential resolves a column sum more finely than its own rounding.
     resolution = torch.finfo(g.dtype).eps * (8 + 2 * g.abs().amax(-1))
-    tol = torch.maximum(tol, resolution * marginals.mass)
+    tol = torch.maximum(tol, resolution)
     if not uses_triton(X.device):
         return _after_sweeps(X, marginals, _sweeps(X, marginals, _Dual.at(X, marginals, g), tol), tol)
     coupling = _kernel_sweeps(X, marginals, g, tol)
@@ -225,18 +223,18 @@ def _newton_step(X: Tensor, marginals: Marginals, dual: _Dual) -> _Dual:
     # S in the scaling that makes its diagonal about one; sqrt(c) spans its null space (g is up to a constant).
     root = dual.c.clamp_min(tiny).sqrt()
     half = p.sqrt()[:, :, None] * dual.P / root[:, None, :]
-    null = root / marginals.mass[:, None].sqrt()
-    S = null[:, :, None] * null[:, None, :] - half.mT @ half
+    S = root[:, :, None] * root[:, None, :] - half.mT @ half
     S.diagonal(dim1=-2, dim2=-1).add_(1 + 64 * eps)
     factor, failed = torch.linalg.cholesky_ex(S)
     gap = q - dual.c
     step = torch.cholesky_solve((gap / root)[:, :, None], factor)[:, :, 0] / root
-    sweep = torch.where(q > 0, q / dual.c.clamp_min(tiny), 1).log()
+    # The quotient may overflow; its logarithm does not.
+    sweep = torch.where(q > 0, q.log() - dual.c.clamp_min(tiny).log(), 0)
     step = torch.where((failed == 0)[:, None] & step.isfinite() & (q > 0), step, sweep)
     slope = (step * gap).sum(-1)
     # Parts of the plan that hardly exchange mass make S almost singular and the step far too long.
     size = (_LONGEST_STEP / step.abs().amax(-1).clamp_min(tiny)).clamp(max=1)
-    rounding = 8 * eps * ((q * dual.g.abs()).sum(-1) + (p * dual.lse.abs()).sum(-1) + marginals.mass)
+    rounding = 8 * eps * ((q * dual.g.abs()).sum(-1) + (p * dual.lse.abs()).sum(-1) + 1)
     enough = dual.value(marginals) + 1e-4 * size * slope - rounding
     for _ in range(_BACKTRACKS):
         new = _Dual.at(X, marginals, dual.g + size[:, None] * step)
@@ -254,7 +252,7 @@ def _anneal(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor) -> _Dual:
     g = torch.where(marginals.q > 0, marginals.q, 1).log()
     while True:
         last = scale == 1
-        target = torch.where(last, tol, 1e-2 * marginals.mass)
+        target = torch.where(last, tol, 1e-2)
         scaled = scale[:, None, None] * X
         dual = _newton(scaled, marginals, _Dual.at(scaled, marginals, g), target, _ANNEALED_STEPS)
         if bool(last.all()):

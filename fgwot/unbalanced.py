@@ -21,7 +21,7 @@ from fgwot.initial import check_plan, shaped_plan
 from fgwot.losses import GroundLoss
 from fgwot.operations import folded, outside_graphs
 from fgwot.problem import Problem, Weight
-from fgwot.result import Result, tolerance
+from fgwot.result import Result, Tolerance
 from fgwot.sinkhorn import Marginals
 from fgwot.solution import Solution, Status
 from fgwot.tensor_term import tensor_term
@@ -195,10 +195,10 @@ class _Relaxed:
         """
         problem = self.problem
         G = self.gradient(T)
-        noise, allowed = tolerance(G, torch.ones_like(problem.alpha), tol)
+        noise, allowed, _ = Tolerance.at(G, T / T.sum((-2, -1), keepdim=True), tol)
         one = torch.ones_like(noise)
         state = _State(T, G, torch.zeros_like(self.second), one * torch.inf, theta=one, change=one * change)
-        result = Result.empty(Marginals(problem.p, problem.q, noise))
+        result = Result.empty(Marginals(problem.p, problem.q))
         open_ = torch.arange(len(noise), device=noise.device)
         relaxed = self
         for k in range(1, max_iter + 1):
