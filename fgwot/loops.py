@@ -24,6 +24,7 @@ _POOR = 0.3  # contraction of the error by a chord step that calls for a fresh m
 _FAILED = 0.9  # contraction that says that a step did nothing
 _LONGEST = 3.0  # chord step of a potential
 _FAR = 1e13  # factor of a column from which P, computed for 1, is too inexact
+_ROUNDINGS = 8  # that a residual has, as in fgwot.result
 _REST = 10  # sweeps after a matrix that failed
 _EVALUATIONS = 400
 _TINY = np.finfo(np.float64).tiny
@@ -292,7 +293,7 @@ def _limits(T, X, tol, base, eps):
     for i in range(len(T)):
         for j in range(T.shape[1]):
             size += T[i, j] * abs(X[i, j])
-    attainable, noise = base + 2 * eps * size, _EPS * size
+    attainable, noise = base + _ROUNDINGS * eps * size, _EPS * size
     allowed = tol if tol > 0 else attainable
     return attainable, allowed, max(0.05 * allowed, min(8 * noise, 0.3 * allowed)), noise
 

@@ -120,6 +120,7 @@ def default_tolerance(dtype: torch.dtype) -> float:
 
 
 LARGEST_TOLERANCE = 1e-3  # rounding above it is no convergence
+ROUNDINGS = 8  # of two plans, their difference and their column sums, in a residual
 
 
 class Tolerance(NamedTuple):
@@ -137,7 +138,7 @@ class Tolerance(NamedTuple):
         that forbid a pair do no harm. ``tol=None`` leaves room for it.
         """
         noise = torch.finfo(G.dtype).eps * (1 + inner(T, G.abs()))
-        attainable = default_tolerance(G.dtype) + 2 * noise
+        attainable = default_tolerance(G.dtype) + ROUNDINGS * noise
         allowed = attainable if tol is None else torch.full_like(noise, tol)
         return Tolerance(noise, allowed, attainable > max(LARGEST_TOLERANCE, tol or 0))
 

@@ -92,17 +92,25 @@ def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Couplin
     tol : Tensor (B,)
         Allowed L1 error of the column marginal. The returned ``error`` says what was reached.
     """
-    # No potential resolves a column sum more finely than its own rounding.
-    resolution = torch.finfo(g.dtype).eps * (8 + 2 * g.abs().amax(-1))
-    tol = torch.maximum(tol, resolution)
     if not uses_triton(X.device):
-        return _after_sweeps(X, marginals, _sweeps(X, marginals, _Dual.at(X, marginals, g), tol), tol)
+        dual = _Dual.at(X, marginals, g)
+        tol = torch.maximum(tol, _resolution(marginals, dual))
+        return _after_sweeps(X, marginals, _sweeps(X, marginals, dual, tol), tol)
+    tol = torch.maximum(tol, torch.finfo(g.dtype).eps * (8 + 2 * g.abs().amax(-1)))
     coupling = _kernel_sweeps(X, marginals, g, tol)
     open_ = (coupling.error > tol).nonzero()[:, 0]
     if not len(open_):
         return coupling
     X_, some = take(X, open_), marginals.select(open_)
-    return coupling.put(open_, _after_sweeps(X_, some, _Dual.at(X_, some, take(coupling.g, open_)), take(tol, open_)))
+    dual = _Dual.at(X_, some, take(coupling.g, open_))
+    tol = torch.maximum(take(tol, open_), _resolution(some, dual))
+    return coupling.put(open_, _after_sweeps(X_, some, dual, tol))
+
+
+def _resolution(marginals: Marginals, dual: "_Dual") -> Tensor:
+    """Error of the columns (B,) that is rounding: of g, and where there is mass of costs as large as g - lse."""
+    weighted = (marginals.q * dual.g.abs()).sum(-1) + (marginals.p * dual.lse.abs()).sum(-1)
+    return torch.finfo(dual.g.dtype).eps * (8 + 2 * torch.maximum(dual.g.abs().amax(-1), weighted))
 
 
 def _after_sweeps(X: Tensor, marginals: Marginals, dual: "_Dual", tol: Tensor) -> Coupling:
@@ -252,7 +260,7 @@ def _anneal(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor) -> _Dual:
     g = torch.where(marginals.q > 0, marginals.q, 1).log()
     while True:
         last = scale == 1
-        target = torch.where(last, tol, 1e-2)
+        target = torch.where(last, tol, tol.clamp_min(1e-2))
         scaled = scale[:, None, None] * X
         dual = _newton(scaled, marginals, _Dual.at(scaled, marginals, g), target, _ANNEALED_STEPS)
         if bool(last.all()):

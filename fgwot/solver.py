@@ -30,6 +30,7 @@ _LONGEST = 64.0  # proximal step, in those of epsilon
 _SHORT = 0.1  # change from which proximal steps may be longer than epsilon's
 _DEEPEST = 80.0  # -log of the smallest entry of a proximal plan; what is smaller could hardly come back
 _PATIENCE = 60  # steps without progress in residual or objective before a problem counts as stalled
+_PATIENCE_BLURRED = 5  # the same where rounding hides progress
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,8 @@ class _Iteration:
             rejected = (~accepted).nonzero()[:, 0]
             state = state.put(rejected, self.select(rejected)._held())
         after = replace(self, state=state)
-        stuck = (state.idle >= _PATIENCE) | (state.theta < _SMALLEST_THETA)
+        patience = torch.where(self.tolerance.blurred, _PATIENCE_BLURRED, _PATIENCE)
+        stuck = (state.idle >= patience) | (state.theta < _SMALLEST_THETA)
         stopped = broken | stuck
         left = (~stopped).nonzero()[:, 0]
         if len(left) == len(stopped):
