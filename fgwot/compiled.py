@@ -81,8 +81,8 @@ def solve(
 
     def run(first: int, last: int) -> None:
         loops.solve_batch(
-            *arrays, *weights, *starts, loss == "kl", tol, default_tolerance(dtype), torch.finfo(dtype).eps, LARGEST_TOLERANCE,
-            min(max_iter, MAX_STEPS), allowed_imbalance(dtype), first, last, plan, f, g, numbers,
+            *arrays, *weights, *starts, loss == "kl", tol, default_tolerance(dtype), torch.finfo(dtype).eps,
+            LARGEST_TOLERANCE, min(max_iter, MAX_STEPS), allowed_imbalance(dtype), first, last, plan, f, g, numbers,
         )  # fmt: skip
 
     _over_the_batch(run, batch, n * m)

@@ -158,7 +158,7 @@ def meant(potential: Tensor, r: Tensor, marginal: Tensor) -> Tensor:
 
 
 def _paid(potential: Tensor, r: Tensor, marginal: Tensor) -> Tensor:
-    """Terms of a side in the dual: -r marginal (exp(-potential / r) - 1), or of an exact side potential times marginal."""
+    """Terms of a side in the dual: -r marginal (exp(-potential / r) - 1); of an exact side marginal potential."""
     finite = ~r.isinf() & (r > 0)
     ratio = torch.where(finite & (marginal > 0), -potential / r, 0)
     exact = torch.where(r.isinf() & (marginal > 0), potential * marginal, 0)

@@ -124,7 +124,7 @@ ROUNDINGS = 8  # of two plans, their difference and their column sums, in a resi
 
 
 class Tolerance(NamedTuple):
-    """Rounding of a plan, in L1, the allowed residual + marginal error, and whether rounding hides too much; all (B,)."""
+    """Rounding of a plan in L1, allowed residual + marginal error, and whether rounding hides too much; all (B,)."""
 
     noise: Tensor
     allowed: Tensor

@@ -11,13 +11,14 @@ taken back and halved; a theta small enough descends, whatever C1 and C2.
 """
 
 from dataclasses import dataclass, fields, replace
+from math import inf
 
 import torch
 from torch import Tensor
 
 from fgwot.linearisation import Linearisation, linearisation
 from fgwot.problem import Problem, take
-from fgwot.result import Result, Start, Tolerance
+from fgwot.result import ROUNDINGS, Result, Start, Tolerance
 from fgwot.sinkhorn import Coupling, Marginals, sinkhorn
 from fgwot.solution import Status
 from fgwot.undamped import undamped
@@ -31,6 +32,11 @@ _SHORT = 0.1  # change from which proximal steps may be longer than epsilon's
 _DEEPEST = 80.0  # -log of the smallest entry of a proximal plan; what is smaller could hardly come back
 _PATIENCE = 60  # steps without progress in residual or objective before a problem counts as stalled
 _PATIENCE_BLURRED = 5  # the same where rounding hides progress
+
+
+def _check_damping(damping: float | None) -> None:
+    if damping is not None and not 0 <= damping < inf:
+        raise ValueError(f"damping must be a finite number from 0 on, or None to adapt it; got {damping}")
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,9 @@ class MirrorDescent:
 
     damping: float | None = None
     entropic = True
+
+    def __post_init__(self) -> None:
+        _check_damping(self.damping)
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,9 @@ class ProximalPoint:
 
     damping: float | None = None
     entropic = False
+
+    def __post_init__(self) -> None:
+        _check_damping(self.damping)
 
 
 Solver = MirrorDescent | ProximalPoint
@@ -356,8 +368,9 @@ class _Iteration:
             theta = torch.minimum(self._stable_theta(trial, estimate), 2 * s.theta)
         else:
             theta = self.epsilon / (self.epsilon + self.solver.damping)
-        # Close to the end an undamped step is tried: it certifies the residual.
-        theta = torch.where(estimate <= 0.5 * self.tol, 1, theta)
+        # Close to the end, or to rounding, an undamped step is tried: it certifies the residual.
+        ending = (estimate <= 0.5 * self.tol) | (change <= ROUNDINGS * self.tolerance.noise)
+        theta = torch.where(ending, 1, theta)
         return replace(
             self._paced(trial, theta),
             change=estimate,
