@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fgwot.linearisation import Linearisation
 from fgwot.losses import GroundLoss
-from fgwot.operations import folded, once
+from fgwot.operations import folded, once, without_autocast
 from fgwot.problem import Problem
 from fgwot.result import Result
 from fgwot.solution import ConvergenceWarning
@@ -152,6 +152,7 @@ class _Envelope(torch.autograd.Function):
         ctx.save_for_backward(*tensors, output[2], output[4])
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, dvalue: Tensor, dcost: Tensor, dlinear: Tensor, dquad: Tensor, _: Tensor) -> _Grads:
         *inputs, T, f, g, quad, linear, entropy = ctx.saved_tensors
         _, C1, C2, _, _, alpha, _ = inputs
@@ -192,6 +193,7 @@ class _ImplicitPlan(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, Z: Tensor) -> _Grads:
         T, *tensors = ctx.saved_tensors
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -24,6 +25,22 @@ def outside_graphs(function: Callable[_P, _R]) -> Callable[_P, _R]:
             disabled: Callable[_P, _R] = torch.compiler.disable(function)
             return disabled(*args, **kwargs)
         return function(*args, **kwargs)
+
+    return call
+
+
+def without_autocast(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run `function`, with tensors among its arguments, outside `torch.autocast`: costs keep their precision."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if not torch._C._is_any_autocast_enabled():
+            return function(*args, **kwargs)
+        devices = (getattr(value, "device", None) for value in (*args, *kwargs.values()))
+        with ExitStack() as stack:
+            for kind in {device.type for device in devices if isinstance(device, torch.device)}:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            return function(*args, **kwargs)
 
     return call
 

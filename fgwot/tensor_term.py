@@ -9,12 +9,13 @@ from torch import Tensor
 from fgwot.backend import precision, uses_triton
 from fgwot.factored import factored
 from fgwot.losses import BY_NAME, Factors, GroundLoss, Pairwise, ground_loss, huber
-from fgwot.operations import folded, once
+from fgwot.operations import folded, once, without_autocast
 
 # Losses that do not factor are summed over blocks of pairs (i, k); a block holds about this many values.
 _BLOCK_ENTRIES = 1 << 22
 
 
+@without_autocast
 def tensor_term(C1: Tensor, C2: Tensor, T: Tensor, loss: str | GroundLoss = "square") -> Tensor:
     r"""Contract the ground loss with a plan: sum_kl L(C1_ik, C2_jl) T_kl.
 
@@ -64,6 +65,7 @@ def tensor_term(C1: Tensor, C2: Tensor, T: Tensor, loss: str | GroundLoss = "squ
     return summed.reshape(*batch, n, m)
 
 
+@without_autocast
 def structure_adjoints(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: GroundLoss) -> tuple[Tensor, Tensor]:
     r"""Gradients of <W, L (x) T> with respect to C1 and C2.
 
@@ -132,6 +134,7 @@ def _by_name(name: str, delta: float) -> GroundLoss:
 
 
 @torch.library.custom_op("fgwot::contraction", mutates_args=())
+@without_autocast
 def _contraction(C1: Tensor, C2: Tensor, T: Tensor, loss: str, delta: float, triton: bool) -> Tensor:
     """`tensor_term` for a loss with a kernel: an operator, so that compilers see one node and not its loops."""
     if triton:
@@ -142,6 +145,7 @@ def _contraction(C1: Tensor, C2: Tensor, T: Tensor, loss: str, delta: float, tri
 
 
 @torch.library.custom_op("fgwot::adjoint", mutates_args=())
+@without_autocast
 def _adjoint(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: str, delta: float, triton: bool) -> Tensor:
     """Gradient of <W, L (x) T> in C1."""
     if triton:
@@ -199,6 +203,7 @@ class _Direct(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, W: Tensor) -> tuple[Tensor | None, ...]:
         C1, C2, T = ctx.saved_tensors
         with torch.no_grad():

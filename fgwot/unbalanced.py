@@ -19,7 +19,7 @@ from fgwot.adjoint import envelope_values, with_quadratic
 from fgwot.functional import fused_gromov_wasserstein, warn
 from fgwot.initial import check_plan, shaped_plan
 from fgwot.losses import GroundLoss
-from fgwot.operations import folded, outside_graphs
+from fgwot.operations import folded, outside_graphs, without_autocast
 from fgwot.problem import Problem, Weight
 from fgwot.result import Result, tolerance
 from fgwot.sinkhorn import Marginals
@@ -31,6 +31,7 @@ _SMALLEST_THETA = 2.0**-24
 
 
 @outside_graphs
+@without_autocast
 def unbalanced_fused_gromov_wasserstein(
     M: Tensor | None,
     C1: Tensor,

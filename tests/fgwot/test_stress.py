@@ -24,7 +24,7 @@ def random_options(rng, n, m):
     solver = fgwot.MirrorDescent() if rng.uniform() < 0.8 else fgwot.ProximalPoint()
     kind = rng.integers(3)
     init = [None, fgwot.MultiInit(3, seed=int(rng.integers(100))), torch.from_numpy(rng.uniform(size=(n, m)))][kind]
-    return {"loss": loss, "solver": solver, "init": init, "compile": bool(rng.integers(2))}
+    return {"loss": loss, "solver": solver, "init": init, "backend": "auto" if rng.integers(2) else "torch"}
 
 
 def check(seed):
@@ -44,7 +44,8 @@ def check(seed):
     if rng.uniform() < 0.2 and len(p) > 1:
         p = torch.cat([p[:1] * 0, p[1:] / p[1:].sum()])  # a point without mass
     M = M.clone().requires_grad_()
-    solution = fgwot.fused_gromov_wasserstein(M, C1, C2, p, q, **case.weights, **options, max_iter=300)
+    with fgwot.backend(options.pop("backend")):
+        solution = fgwot.fused_gromov_wasserstein(M, C1, C2, p, q, **case.weights, **options, max_iter=300)
     solution.value.backward()
     for tensor in (solution.plan, solution.value, solution.cost, *solution.potentials, M.grad):
         assert tensor.isfinite().all(), (seed, options)
