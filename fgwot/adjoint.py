@@ -16,7 +16,7 @@ from fgwot.result import Result
 from fgwot.solution import ConvergenceWarning
 from fgwot.solver import Solver
 from fgwot.structure import LowRank, low_rank_quadratic
-from fgwot.tensor_term import structure_adjoints, tensor_term
+from fgwot.tensor_term import contract, structure_adjoints, tensor_term
 
 _Grads = tuple[Tensor | None, ...]
 _Values = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -80,7 +80,7 @@ def differentiable(problem: Problem, result: Result, solver: Solver, adjoint: st
     else:
         plan = _unrolled_plan(problem, result, adjoint)
     linear = (problem.M * plan).sum((-2, -1))
-    quad = (tensor_term(*problem.dense(), plan, problem.loss) * plan).sum((-2, -1))
+    quad = (contract(*problem.dense(), plan, problem.loss) * plan).sum((-2, -1))
     cost = (1 - problem.alpha) * linear + problem.alpha * quad
     return plan, (values[0], cost, linear, quad)
 

@@ -45,6 +45,32 @@ def without_autocast(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return call
 
 
+class _Product(torch.autograd.Function):
+    """A B, whose derivatives keep their precision where the backward pass is inside `torch.autocast`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    @without_autocast
+    def forward(A: Tensor, B: Tensor) -> Tensor:
+        return A @ B
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: _Tensors, output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> _Tensors:
+        A, B = ctx.saved_tensors
+        return product(d, B.mT).sum_to_size(A.shape), product(A.mT, d).sum_to_size(B.shape)
+
+
+def product(A: Tensor, B: Tensor) -> Tensor:
+    """Return A B (..., n, m), outside `torch.autocast` in every derivative too."""
+    result: Tensor = _Product.apply(A, B)
+    return result
+
+
 def transformed() -> bool:
     """Whether this is inside a transform of `torch.func`."""
     active: bool = torch._C._are_functorch_transforms_active()
