@@ -14,7 +14,7 @@ from fgwot.backend import forced, uses_triton
 from fgwot.initial import Init, MultiInit
 from fgwot.losses import BY_NAME, GroundLoss
 from fgwot.operations import transformed
-from fgwot.problem import Weight, computed_in, flatten
+from fgwot.problem import Weight, broadcast, computed_in, flatten
 from fgwot.solution import Solution
 from fgwot.solver import MirrorDescent, Solver
 from fgwot.structure import Structure
@@ -95,7 +95,7 @@ class Call:
         if min(n, m) < 1 or any(t.shape[t.ndim - len(own) :] != own for t, own in given):
             return None
         try:
-            batch = torch.broadcast_shapes(*(t.shape[: t.ndim - len(own)] for t, own in given))
+            batch = broadcast(t.shape[: t.ndim - len(own)] for t, own in given)
             start = self._start(batch, n, m)
         except (RuntimeError, TypeError):
             return None

@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor, nn
 
 from fgwot.functional import fused_gromov_wasserstein
 from fgwot.losses import GroundLoss
-from fgwot.problem import Weight, computed_in
+from fgwot.problem import Weight, broadcast, computed_in
 from fgwot.solver import Solver
 from fgwot.structure import Structure
 
@@ -99,7 +98,7 @@ class FGWLoss(nn.Module):
         leading += [t.shape[:-1] for t in marginals if t is not None]
         leading += [w.shape for w in (self.alpha, self.epsilon) if isinstance(w, Tensor)]
         try:
-            batch = torch.broadcast_shapes(*leading)
+            batch = broadcast(leading)
         except RuntimeError:  # the call itself explains what does not fit together
             return False
         shape = (*batch, C1.shape[-1], C2.shape[-1])

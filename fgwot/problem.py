@@ -85,7 +85,7 @@ class Problem:
         structures = [C.A if isinstance(C, LowRank) else C for C in (C1, C2)]
         parts = [(M, 2), *((C, 2) for C in structures), (p, 1), (q, 1), (alpha_, 0), (epsilon_, 0)]
         try:
-            batch = torch.broadcast_shapes(*(t.shape[: t.ndim - k] for t, k in parts))
+            batch = broadcast(t.shape[: t.ndim - k] for t, k in parts)
         except RuntimeError:
             shapes = {name: tuple(t.shape) for name, t in (given | weights).items()}
             raise ValueError(f"leading (batch) shapes do not broadcast: {shapes}") from None
@@ -162,6 +162,18 @@ def take(t: Tensor, index: Tensor) -> Tensor:
     if t.stride(0) == 0 and len(t):
         return t[:1].expand(len(index), *t.shape[1:])
     return t[index]
+
+
+def broadcast(shapes: Iterable[torch.Size]) -> torch.Size:
+    """`torch.broadcast_shapes`, called only where shapes differ: it imports sympy, and takes a tenth of a small solve.
+
+    Examples
+    --------
+    >>> broadcast([torch.Size([3]), torch.Size([]), torch.Size([3])])
+    torch.Size([3])
+    """
+    different = {shape for shape in shapes if shape}
+    return torch.broadcast_shapes(*different) if len(different) > 1 else next(iter(different), torch.Size())
 
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:
