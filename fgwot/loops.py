@@ -13,7 +13,7 @@ from math import exp, inf, isfinite, log, log1p, nan, sqrt
 from typing import Any
 
 import numpy as np
-from numba import njit  # type: ignore[attr-defined, unused-ignore]
+from numba import njit, types  # type: ignore[attr-defined, unused-ignore]
 
 from fgwot.solution import Status
 
@@ -36,14 +36,23 @@ _ROUNDER = 1.5 * 2.0**52
 _SHIFT = 1e-15  # of logarithms in the kl loss, as in fgwot.losses
 
 
-def _compile(function: Callable[..., Any], freedoms: Collection[str] = ("contract",)) -> Callable[..., Any]:
-    """Compile with some freedoms of LLVM's arithmetic; none that would break tests for infinity and NaN."""
-    compiled: Callable[..., Any] = njit(cache=True, nogil=True, error_model="numpy", fastmath=set(freedoms))(function)
+def _compile(
+    function: Callable[..., Any], freedoms: Collection[str] = ("contract",), types: Any = None
+) -> Callable[..., Any]:
+    """Compile with some freedoms of LLVM's arithmetic; none that would break tests for infinity and NaN.
+
+    For the given types at once, and for no others; without them when it is called.
+    """
+    compiled: Callable[..., Any] = njit(types, cache=True, nogil=True, error_model="numpy", fastmath=set(freedoms))(
+        function
+    )
     return compiled
 
 
 # Sums may be reordered, into vectors.
 _reordered = partial(_compile, freedoms=("contract", "reassoc", "nsz", "arcp"))
+_NUMBER, _COUNT, _FLAG = types.float64, types.int64, types.boolean
+_LINE, _TABLE, _CUBE = (types.Array(types.float64, dimensions, "C") for dimensions in (1, 2, 3))
 
 
 @_reordered
@@ -394,6 +403,15 @@ def _marginal(given, size, mass):
 
 
 @_reordered
+def _is_plan(T):
+    """Whether all entries are finite and none is negative."""
+    valid = True
+    for t in T.flat:
+        valid &= 0 <= t < inf
+    return valid
+
+
+@_reordered
 def _structure(C, points, weights, kl, second):
     """h(C) between some points, (f(C) + f(C)') times their weights, and whether all of C is valid."""
     total = C.sum()
@@ -417,7 +435,14 @@ def _structure(C, points, weights, kl, second):
     return h, shift, valid
 
 
-@_reordered
+@partial(
+    _reordered,
+    types=types.void(
+        _CUBE, _CUBE, _CUBE, _TABLE, _TABLE, _LINE, _LINE, _CUBE, _TABLE,
+        _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _COUNT, _NUMBER, _COUNT, _COUNT,
+        _CUBE, _TABLE, _TABLE, _TABLE,
+    ),
+)  # fmt: skip
 def solve_batch(
     M, C1, C2, p, q, alphas, epsilons, plans, potentials, kl, tol, base, eps, largest, max_iter, allowed, first, last,
     plan, f, g, numbers,
@@ -438,6 +463,7 @@ def solve_batch(
         valid = valid1 and valid2 and finite1 and finite2 and abs(mass - mass2) <= allowed * mass
         valid = valid and 0 <= alpha <= 1 and 0 < epsilon < inf
         valid = valid and (len(M) == 0 or isfinite(M[b % len(M)].sum()))
+        valid = valid and (len(plans) == 0 or _is_plan(plans[b % len(plans)]))
         plan[b], f[b], g[b], numbers[b] = 0, 0, 0, nan
         numbers[b, 7], numbers[b, 8] = _INVALID, 0
         if not valid:
@@ -483,7 +509,13 @@ def solve_batch(
         numbers[b] = np.array([value, cost, linear, quad, entropy, residual, error, status, steps])
 
 
-@_reordered
+@partial(
+    _reordered,
+    types=types.void(
+        _CUBE, _CUBE, _CUBE, _TABLE, _TABLE, _TABLE, _LINE, _FLAG,
+        _CUBE, _CUBE, _CUBE, _TABLE, _TABLE, _COUNT, _COUNT,
+    ),
+)  # fmt: skip
 def adjoint_batch(
     plan, C1, C2, f, g, cotangents, alphas, kl, dM, dC1, dC2, dp, dq, first, last
 ):  # fmt: skip

@@ -13,7 +13,7 @@ from fgwot.adjoint import envelope_values, with_quadratic
 from fgwot.functional import fused_gromov_wasserstein, warn
 from fgwot.initial import check_plan, shaped_plan
 from fgwot.losses import GroundLoss
-from fgwot.operations import folded, outside_graphs
+from fgwot.operations import folded, outside_graphs, without_autocast
 from fgwot.problem import Problem, Weight
 from fgwot.relaxed import RelaxedPlan, Sides, relaxed
 from fgwot.result import Result, Tolerance
@@ -26,6 +26,7 @@ _COARSEST = 1e-3  # inner tolerance far from an answer, as a part of the mass
 
 
 @outside_graphs
+@without_autocast
 def unbalanced_fused_gromov_wasserstein(
     M: Tensor | None,
     C1: Tensor,
