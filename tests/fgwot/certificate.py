@@ -18,6 +18,10 @@ def stationarity(M, C1, C2, p, q, T, alpha, epsilon, loss="square"):
     try:
         following = reference.sinkhorn(X, p_, q_, 1.0, tol=1e-10)
     except (RuntimeError, np.linalg.LinAlgError):
-        guess = np.log(q_) + np.min(X, axis=0)
-        following = sinkhorn(X[None], p_[None], q_[None], guess[None])[0]
+        rows, columns = p_ > 0, q_ > 0
+        some = X[np.ix_(rows, columns)]
+        following = np.zeros_like(X)
+        with np.errstate(all="ignore"):
+            found = sinkhorn(some[None], p_[None, rows], q_[None, columns], some.min(0)[None])[0]
+        following[np.ix_(rows, columns)] = found
     return float(np.abs(T / mass - following).sum()) + reference.marginal_error(T, p, q) / mass
