@@ -62,7 +62,7 @@ def relaxed(X: Tensor, sides: Sides, g: Tensor, tol: float | Tensor) -> RelaxedP
     """
     dual = _Dual.at(X, sides, torch.where(sides.r2 == 0, 0, g))
     for step in range(_SWEEPS + _NEWTON_STEPS):
-        met = dual.error.isfinite() & (dual.error <= tol * dual.mass + dual.rounding)
+        met = dual.error.isfinite() & (dual.error <= tol * dual.mass + dual.resolution)
         open_ = (~met).nonzero()[:, 0]
         if not len(open_):
             break
@@ -81,8 +81,9 @@ class _Dual(NamedTuple):
     c: Tensor
     s: Tensor
     error: Tensor
+    resolution: Tensor  # rounding of the distance
     value: Tensor
-    rounding: Tensor
+    rounding: Tensor  # of the value
 
     @staticmethod
     def at(X: Tensor, sides: Sides, g: Tensor) -> "_Dual":
@@ -94,12 +95,13 @@ class _Dual(NamedTuple):
         a = (f + lse).exp()
         P = (logits - lse[:, :, None]).exp()
         c = (a[:, None, :] @ P)[:, 0]
-        s = torch.where(r2 == 0, c, meant(g, r2, q))
+        s = torch.where(r2 == 0, c, _log_meant(g, r2, q).exp())
         paid1, paid2 = _paid(f, r1, p), _paid(g, r2, q)
-        size = paid1.abs().sum(-1) + paid2.abs().sum(-1) + (a * _finite(lse).abs()).sum(-1) + a.sum(-1)
-        rounding = 8 * torch.finfo(X.dtype).eps * size
         value = paid1.sum(-1) + paid2.sum(-1) - a.sum(-1)
-        return _Dual(g, f, P, a, c, s, (c - s).abs().sum(-1), value, rounding)
+        eps = 8 * torch.finfo(X.dtype).eps
+        resolution = eps * (a * (1 + _finite(lse).abs()) + a).sum(-1) + eps * (c * _finite(g).abs()).sum(-1)
+        rounding = resolution + eps * (paid1.abs().sum(-1) + paid2.abs().sum(-1))
+        return _Dual(g, f, P, a, c, s, (c - s).abs().sum(-1), resolution, value, rounding)
 
     @property
     def mass(self) -> Tensor:
@@ -151,10 +153,9 @@ def _newton_step(X: Tensor, sides: Sides, dual: _Dual) -> _Dual:
     return new.put(stuck, _sweep(take(X, stuck), sides.select(stuck), dual.select(stuck)))
 
 
-def meant(potential: Tensor, r: Tensor, marginal: Tensor) -> Tensor:
-    """Sums that a potential stands for, marginal exp(-potential / r); the marginal of an exact or free side."""
-    ratio = torch.where(r.isinf() | (r == 0) | (marginal == 0), 0, -potential / r)
-    return marginal * ratio.exp()
+def _log_meant(potential: Tensor, r: Tensor, marginal: Tensor) -> Tensor:
+    """Logarithm of the sums that a potential stands for, marginal exp(-potential / r); of a free side its marginal."""
+    return marginal.log() - torch.where(r.isinf() | (r == 0) | (marginal == 0), 0, potential / r)
 
 
 def _paid(potential: Tensor, r: Tensor, marginal: Tensor) -> Tensor:
@@ -180,11 +181,9 @@ def _translation(f: Tensor, g: Tensor, sides: Sides) -> Tensor:
     Sinkhorn alone is slow at that when prices are large (Séjourné, Vialard and Peyré 2022, translation invariance).
     """
     r1, r2 = sides.r1, sides.r2
-    one = meant(f, r1, sides.p).sum(-1, keepdim=True)
-    two = meant(g, r2, sides.q).sum(-1, keepdim=True)
+    one, two = (torch.logsumexp(_log_meant(*side), -1, True) for side in ((f, r1, sides.p), (g, r2, sides.q)))
     price = torch.where(r1.isinf(), r2, torch.where(r2.isinf(), r1, r1 * r2 / (r1 + r2)))
-    shift = torch.where(price.isfinite() & (price > 0), price * (one / two).log(), 0)
-    return torch.where(shift.isfinite(), shift, 0)
+    return torch.where(price.isfinite() & (price > 0), price * (one - two), 0)
 
 
 def _finite(x: Tensor) -> Tensor:

@@ -131,13 +131,13 @@ class Tolerance(NamedTuple):
     blurred: Tensor
 
     @staticmethod
-    def at(G: Tensor, T: Tensor, tol: float | None) -> "Tolerance":
+    def at(G: Tensor, T: Tensor, tol: float | None, potentials: float | Tensor = 0.0) -> "Tolerance":
         """Tolerance near a plan T with the linearisation G.
 
-        log T is a difference of numbers as large as G: so much of it is rounding. That counts where T has mass; costs
-        that forbid a pair do no harm. ``tol=None`` leaves room for it.
+        log T is a difference of numbers as large as G, and as `potentials` (B,) if those are larger: so much of it is
+        rounding. That counts where T has mass; costs that forbid a pair do no harm. ``tol=None`` leaves room for it.
         """
-        noise = torch.finfo(G.dtype).eps * (1 + inner(T, G.abs()))
+        noise = torch.finfo(G.dtype).eps * (1 + inner(T, G.abs()) + potentials)
         attainable = default_tolerance(G.dtype) + ROUNDINGS * noise
         allowed = attainable if tol is None else torch.full_like(noise, tol)
         return Tolerance(noise, allowed, attainable > max(LARGEST_TOLERANCE, tol or 0))

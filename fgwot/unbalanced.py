@@ -22,6 +22,7 @@ from fgwot.solution import Solution, Status
 from fgwot.tensor_term import tensor_term
 
 _SMALLEST_THETA = 2.0**-24
+_PATIENCE = 60  # steps without progress in residual or objective before a problem counts as stalled
 _COARSEST = 1e-3  # inner tolerance far from an answer, as a part of the mass
 
 
@@ -181,8 +182,9 @@ class _Relaxed:
         """
         problem = self.problem
         one = torch.ones_like(problem.alpha)
+        infinite = one * torch.inf
         state = _State(
-            T, self.gradient(T), torch.zeros_like(self.second), one * torch.inf, one, one * change, stalled=one < 0
+            T, self.gradient(T), torch.zeros_like(self.second), infinite, one, one * change, infinite, 0 * one, one < 0
         )
         tolerance = Tolerance.at(state.G, _per_mass(T), tol)
         result = Result.empty(Marginals(problem.p, problem.q))
@@ -193,7 +195,7 @@ class _Relaxed:
                 state = replace(state, theta=torch.ones_like(state.theta))
             new = iteration.couple(state, tolerance)
             if k == 1:  # the first plan may have mass where costs forbid it, its successor has not
-                tolerance = Tolerance.at(state.G, _per_mass(iteration.turned(new.T)), tol)
+                tolerance = Tolerance.at(state.G, _per_mass(iteration.turned(new.T)), tol, _weighted(new))
             following, ended, found = iteration.step(state, new, tolerance, k, last=k == max_iter)
             at = ended.nonzero()[:, 0]
             if len(at):
@@ -223,14 +225,15 @@ class _Relaxed:
         moved = (T - now.T).abs().sum((-2, -1)) / mass
         error = new.error / mass
         G = self.gradient(T)
-        J, rounding = self.objective(T, G, new.g / theta[:, None])
-        accepted = now.J + 64 * (tolerance.noise * epsilon * mass + rounding) >= J
+        potential = new.g / theta[:, None]
+        J, rounding = self.objective(T, G, potential)
+        slack = 64 * (tolerance.noise * epsilon * mass + rounding)
+        accepted = now.J + slack >= J
         certified = (theta == 1) & (moved + error <= tolerance.allowed)
-        broken = ~(J.isfinite() & moved.isfinite())
-        ended = certified | broken | now.stalled | last
+        ended = certified | now.stalled | last
         status = torch.where(now.stalled, Status.STALLED, Status.MAX_ITER)
         status = torch.where(certified, tolerance.status, status)
-        status = torch.where(broken, Status.NUMERICAL, status)
+        status = torch.where(moved.isfinite(), status, Status.NUMERICAL)
         f, g = (new.g, new.f) if self.columns_first else (new.f, new.g)
         gap = torch.where(self.rho2.isinf(), (now.T.sum(-2) - self.problem.q).abs().sum(-1), 0)
         gap = gap + torch.where(self.rho1.isinf(), (now.T.sum(-1) - self.problem.p).abs().sum(-1), 0)
@@ -250,11 +253,16 @@ class _Relaxed:
         ratio = (delta * (G - now.G)).sum((-2, -1)) / metric.sum((-2, -1))
         stable = torch.where(ratio > 0.5, 1 / (1 + ratio), 1)
         following = torch.where(change <= 0.5 * tolerance.allowed, 1, torch.minimum(stable, 2 * theta))
-        taken = _State(T, G, new.g, torch.minimum(J, now.J), following, change, now.stalled)
-        # A problem whose steps no longer descend takes an undamped one, which measures its residual.
-        stalled = theta / 2 < _SMALLEST_THETA
-        held = replace(now, theta=torch.where(stalled, 1, theta / 2), change=change, stalled=stalled)
-        return taken.where(accepted, held), ended, found
+        best = torch.minimum(change, now.best)
+        progress = (change + error < 0.9 * now.best) | (now.J - slack > J)
+        lowest = torch.minimum(J, now.J)
+        taken = _State(T, G, potential, lowest, following, change, best, 0 * theta, now.stalled)
+        after = taken.where(accepted, replace(now, theta=theta / 2, change=change))
+        idle = torch.where(accepted & progress, 0, now.idle + 1)
+        # A problem that gets no further takes an undamped step, which measures its residual.
+        stalled = (after.theta < _SMALLEST_THETA) | (idle >= _PATIENCE)
+        after = replace(after, theta=torch.where(stalled, 1, after.theta), idle=idle, stalled=stalled)
+        return after, ended, found
 
     def gradient(self, T: Tensor) -> Tensor:
         """Gradient of E at T, divided by epsilon; nothing may be left out of it, as the marginals move."""
@@ -296,7 +304,7 @@ class _Relaxed:
         # J counts an error of the second side squared, times its price: a step must not be lost in it.
         stiffness = (1 + r2[:, 0].nan_to_num(posinf=0.0)).sqrt()
         wanted = ((0.02 * now.change).clamp(max=_COARSEST) / stiffness).maximum(0.05 * tolerance.allowed)
-        return relaxed(X, Sides(self.first, self.second, r1, r2), now.potential, wanted)
+        return relaxed(X, Sides(self.first, self.second, r1, r2), now.theta[:, None] * now.potential, wanted)
 
     def marginal_gradients(self, result: Result) -> tuple[Tensor, Tensor]:
         """Derivatives of J in p (B, n) and q (B, m): rho (1 - T 1 / p), or the potential of an exact side."""
@@ -314,7 +322,11 @@ class _Relaxed:
 
 @dataclass(frozen=True)
 class _State:
-    """Plans with their gradient, second potential / epsilon, lowest objective, next step size and last change."""
+    """Where each problem stands; every tensor starts with the batch dimension.
+
+    Plan T with its gradient G and the second potential of an undamped step; lowest objective J, size of the next step,
+    last change as an estimate of the residual, its smallest value, steps without progress, and whether those ended it.
+    """
 
     T: Tensor
     G: Tensor
@@ -322,6 +334,8 @@ class _State:
     J: Tensor
     theta: Tensor
     change: Tensor
+    best: Tensor
+    idle: Tensor
     stalled: Tensor
 
     def select(self, index: Tensor) -> "_State":
@@ -335,6 +349,13 @@ class _State:
 
 def _per_mass(T: Tensor) -> Tensor:
     return T / T.sum((-2, -1), keepdim=True)
+
+
+def _weighted(plan: RelaxedPlan) -> Tensor:
+    """Size (B,) of the potentials where there is mass."""
+    rows, columns = plan.T.sum(-1), plan.T.sum(-2)
+    f, g = (potential.nan_to_num(0.0, 0.0, 0.0).abs() for potential in (plan.f, plan.g))
+    return ((rows * f).sum(-1) + (columns * g).sum(-1)) / rows.sum(-1)
 
 
 def _divergence(a: Tensor, b: Tensor) -> Tensor:
