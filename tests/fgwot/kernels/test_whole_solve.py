@@ -1,6 +1,7 @@
 """The whole solve and its gradients against the torch path and the reference, on CUDA or in Triton's interpreter."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 import fgwot
-from fgwot import reference
+from fgwot import functional, reference
 from fgwot.backend import backend
 from fgwot.drivers import Call
 from fgwot.kernels.shapes import PACKS
@@ -215,15 +216,18 @@ def test_unfinished_is_never_called_converged(device):
     assert hard.status != Status.CONVERGED
 
 
-def test_torch_finishes_what_the_kernel_leaves(device):
-    tensors = problem(10, 6, 6, 2, device=device)
-    assert not kernel_solve(*tensors, epsilon=2e-3).converged.any()
-    with backend("triton"):
-        found = fgwot.fused_gromov_wasserstein(*tensors, epsilon=2e-3)
+def test_torch_finishes_what_the_kernel_leaves(device, monkeypatch):
+    tensors = problem(9, 6, 6, 2, device=device)
+    left = kernel_solve(*tensors, max_iter=4)
+    assert (left.status == Status.MAX_ITER).all()
+    with monkeypatch.context() as patched, backend("triton"):
+        patched.setattr(functional, "whole_solve", lambda call: whole_solve(replace(call, max_iter=4)))
+        found = fgwot.fused_gromov_wasserstein(*tensors)
     assert found.converged.all()
+    assert (found.n_iter > left.n_iter).all()
     for b in range(2):
         arrays = [t[b].cpu().numpy() for t in (*tensors[:3], found.plan, *tensors[3:])]
-        assert reference.residual(*arrays, 0.5, 2e-3, "square") <= 1e-6
+        assert reference.residual(*arrays, 0.5, 0.05, "square") <= 1e-6
     with backend("triton"), pytest.warns(fgwot.ConvergenceWarning, match="reached max_iter"):
         short = fgwot.fused_gromov_wasserstein(*tensors, epsilon=0.05, max_iter=3)
     assert (short.n_iter == 3).all()
