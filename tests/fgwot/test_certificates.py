@@ -1,4 +1,4 @@
-"""What is called converged is stationary, by float64 code that no driver shares; what rounding hides is not called so."""
+"""What is called converged is stationary, by float64 code that no driver shares; what rounding hides is not."""
 
 import warnings
 
@@ -34,7 +34,10 @@ def quietly(*args, **options):
 def test_skew_parts_of_one_or_two_structures_count(driver, kinds, loss):
     rng = np.random.default_rng(0)
     for n, m in ((8, 8), (6, 6), (3, 7), (7, 2)):
-        M, C1, C2 = rng.uniform(size=(n, m)), *(np.abs(structure(rng, k, kind)) for k, kind in zip((n, m), kinds))
+        M, C1, C2 = (
+            rng.uniform(size=(n, m)),
+            *(np.abs(structure(rng, *side)) for side in zip((n, m), kinds, strict=True)),
+        )
         with fgwot.backend(driver):
             solution = fgw(*map(torch.from_numpy, (M, C1, C2)), epsilon=0.2, loss=loss)
         assert solution.converged
