@@ -24,6 +24,7 @@ from kmat.features import FeatureCache
 from kmat.predict import find_images, predict
 from kmat.prompts import MODALITIES
 from kmat.rundir import RunDir, slug
+from kmat.signals import Terminated, terminable
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Task
 from kmat.training import Schedule
@@ -148,13 +149,19 @@ Command = (
     | Annotated[Report, subcommand("report")]
 )
 
+_GOES_ON = {
+    Train: "; the same command with --resume goes on from the last finished epoch",
+    **dict.fromkeys((Demo, Bench, Ablate), "; the same command goes on from the last finished epochs"),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Whatever the user can mend is one line on stderr."""
+    command: Callable[[], None] | None = None
     try:
-        with warnings.catch_warnings():
+        with terminable(), warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
-            command: Callable[[], None] = tyro.cli(
+            command = tyro.cli(
                 Command,
                 prog="kmat",
                 description="K-MaT: prompt learning across imaging modalities.",
@@ -168,9 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        err.print("interrupted; a grid goes on by the same command, a training run with --resume", style="red")
-        return 130
+    except KeyboardInterrupt as stop:
+        err.print(f"interrupted{_GOES_ON.get(type(command), '')}", style="red", highlight=False)
+        return 143 if isinstance(stop, Terminated) else 130
     return 0
 
 

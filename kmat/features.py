@@ -9,7 +9,6 @@ import json
 import math
 import os
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +18,10 @@ import PIL
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from kmat import atomic
 from kmat.backbone import Backbone
 from kmat.console import track
 from kmat.tasks.base import ImageSource, Skipped, UnreadableImageError
@@ -148,11 +148,8 @@ class FeatureCache:
     def _save(self, key: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         path, text = self._path(key)
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Several processes may compute the same features: each writes its own file, the last rename wins.
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-        os.close(handle)
-        save_file({k: v.contiguous() for k, v in tensors.items()}, name, metadata={"key": text})
-        Path(name).replace(path)
+        # Without a lock: processes that want the same features at once each compute them, to the same end.
+        atomic.write(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata={"key": text}))
 
 
 def _content_hash(source: ImageSource, ref: str) -> str:

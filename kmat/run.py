@@ -12,22 +12,23 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from kmat import atomic
 from kmat.backbone import Backbone, load_backbone
 from kmat.config import RunConfig
 from kmat.console import note
 from kmat.errors import UserError
 from kmat.evaluation import floors, harmonic_mean, score
 from kmat.features import FeatureCache
-from kmat.methods.base import Setting
+from kmat.methods.base import Method, Setting
 from kmat.prompts import HIGH, LOW, MODALITIES
 from kmat.rundir import RunDir
 from kmat.tasks.base import Skipped, Task
 from kmat.tasks.images import LooseImages
 from kmat.tasks.manifest import write_manifest
-from kmat.tasks.splits import draw_few_shot
+from kmat.tasks.splits import Draw, draw_few_shot
 from kmat.training import fit
 
 # Low-end images are for testing only; the high-end validation set is where settings may be chosen.
@@ -58,7 +59,8 @@ def train(
     Raises
     ------
     UserError
-        If the folder is taken (see :meth:`RunDir.check`) or the task does not suit the method.
+        If the folder is taken (see :meth:`RunDir.check`) or another process is at work in it, or the task does not
+        suit the method.
     """
     run = RunDir(folder)
     draw = draw_few_shot(task, config.shots, config.seed)
@@ -78,8 +80,21 @@ def train(
     run.check(identity, resume=resume, overwrite=overwrite)
     if run.finished and not overwrite:
         return run.read("result.json")
-    method = config.method.build(Setting(backbone, task, cache, config.seed)).to(backbone.device)
-    run.begin(identity, overwrite=overwrite)
+    setting = Setting(backbone, task, cache, config.seed)
+    method = config.method.build(setting).to(backbone.device)
+    with run.lock:
+        run.check(identity, resume=resume, overwrite=overwrite)  # again: another process may have been faster
+        if run.finished and not overwrite:
+            return run.read("result.json")
+        run.begin(identity, overwrite=overwrite)
+        return _learn(run, config, draw, setting, method, after_epoch)
+
+
+def _learn(
+    run: RunDir, config: RunConfig, draw: Draw, setting: Setting, method: Method, after_epoch: Callable[[], None]
+) -> dict[str, Any]:
+    """Do what :func:`train` does once the folder is ours."""
+    backbone, task, cache = setting.backbone, setting.task, setting.cache
     write_manifest(run.split, task, draw.records + tuple(r for key in EVALUATED for r in task.select(*key)))
     run.write("versions.json", _versions())
 
@@ -106,15 +121,15 @@ def train(
     diagnostics = _total_diagnostics(run.metrics)
     for name, count in diagnostics.items():
         if count:
-            note(f"{folder}: {name.replace('_', ' ')}: {count}")
+            note(f"{run.path}: {name.replace('_', ' ')}: {count}")
     with torch.no_grad():
         scores, unreadable = evaluate(method.logits, task, backbone, cache)
         fixed = () if method.image_conditional else MODALITIES
         text = {f"text_features.{modality}": method.text_features(modality).clone() for modality in fixed}
-    save_file({**method.state_dict(), **text}, run.prompts)
+    atomic.write(run.prompts, save({**method.state_dict(), **text}))
     skipped = (*task.skipped, *draw.skipped, *unreadable)
     run.write_skipped(skipped)
-    say_skipped(skipped, folder / "skipped.csv")
+    say_skipped(skipped, run.path / "skipped.csv")
     result = {
         "task": task.name,
         "backbone": config.backbone,

@@ -1,24 +1,23 @@
 """The folder of one run: what is in it, and when it may be written to."""
 
-import csv
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kmat import atomic, lock
 from kmat.errors import UserError
 from kmat.tasks.base import Skipped
 
-# Everything kmat ever writes there; --overwrite deletes these and nothing else.
+# What --overwrite deletes, and nothing else. Not config.json, which is replaced: half a run without it would be no run.
 FILES = (
-    "config.json",
+    "result.json",
     "split.csv",
     "skipped.csv",
     "metrics.jsonl",
     "checkpoint.safetensors",
     "prompts.safetensors",
-    "result.json",
     "versions.json",
 )
 
@@ -35,7 +34,11 @@ def slug(name: str) -> str:
 
 
 class RunDir:
-    """Paths and small files of a run folder. ``result.json`` is written last: a run that has it is finished."""
+    """Paths and small files of a run folder.
+
+    A run is finished once it has its ``result.json``, and its checkpoint, then of no use, is gone. Whoever writes holds
+    the ``lock``.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,11 +46,12 @@ class RunDir:
         self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint.safetensors"
         self.prompts = path / "prompts.safetensors"
+        self.lock = lock.Lock(path)
 
     @property
     def finished(self) -> bool:
         """Whether the run got to its end."""
-        return (self.path / "result.json").exists()
+        return (self.path / "result.json").exists() and not self.checkpoint.exists()
 
     def check(self, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         """Check, without touching anything, that the run which ``identity`` describes may use the folder.
@@ -68,24 +72,24 @@ class RunDir:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; a run needs a folder")
-        if not (self.path.is_dir() and any(file.suffix != ".partial" for file in self.path.iterdir())):
+        if not (self.path.is_dir() and any(map(_counts, self.path.iterdir()))):
             return  # nothing there, or a run that was cut off before it began
         if not (self.path / "config.json").exists():
             raise UserError(f"{self.path} holds files but no run; choose another folder with --out")
         if overwrite:
             return
         if not resume:
-            state = "a finished" if self.finished else "an interrupted"
+            state = "a finished" if self.finished else "an unfinished"
             raise UserError(f"{self.path} already holds {state} run; use --resume, --overwrite or another --out")
         if changed := sorted(_differences(self.read("config.json"), _plain(identity))):
             raise UserError(f"{self.path} holds another run, cannot resume: {', '.join(changed)} differ")
 
     def begin(self, identity: dict[str, Any], *, overwrite: bool) -> None:
-        """Make the folder, without the files of an earlier run if told to ``overwrite``, and write ``config.json``."""
-        if overwrite:
-            for name in FILES:
-                (self.path / name).unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Write ``config.json``, without an earlier run if told to ``overwrite``, and without halves of files."""
+        for name in FILES if overwrite else ():
+            (self.path / name).unlink(missing_ok=True)
+        for partial in self.path.glob(f"*{atomic.PARTIAL}"):
+            partial.unlink()
         self.write("config.json", identity)
 
     def read(self, name: str) -> dict[str, Any]:
@@ -103,17 +107,16 @@ class RunDir:
         return table
 
     def write(self, name: str, table: dict[str, Any]) -> None:
-        """Write a JSON file, whole or not at all."""
-        partial = self.path / f"{name}.partial"
-        partial.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self.path / name)
+        """Write a JSON file."""
+        atomic.write(self.path / name, json.dumps(table, indent=2) + "\n")
 
     def write_skipped(self, skipped: Sequence[Skipped]) -> None:
         """List what was left out and why; a list without rows says that nothing was."""
-        with (self.path / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("path", "reason"))
-            writer.writerows((item.ref, item.reason) for item in skipped)
+        atomic.write_csv(self.path / "skipped.csv", ("path", "reason"), ((item.ref, item.reason) for item in skipped))
+
+
+def _counts(file: Path) -> bool:
+    return file.suffix != atomic.PARTIAL and file.name != lock.NAME
 
 
 def _plain(table: dict[str, Any]) -> dict[str, Any]:

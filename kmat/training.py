@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from kmat import atomic
 from kmat.errors import UserError
 from kmat.methods.base import Batch, Method
 
@@ -122,9 +123,7 @@ def _store(path: Path, method: Method, optimiser: torch.optim.Optimizer, epochs:
     for index, parameter in enumerate(method.parameters()):
         if parameter in optimiser.state:  # not all need be learned in every stage
             tensors[f"momentum.{index}"] = optimiser.state[parameter]["momentum_buffer"]
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"epochs": str(epochs)})
-    partial.replace(path)
+    atomic.write(path, save(tensors, metadata={"epochs": str(epochs)}))
 
 
 def _restore(path: Path, method: Method, optimiser: torch.optim.Optimizer) -> int:
@@ -147,6 +146,8 @@ def _restore(path: Path, method: Method, optimiser: torch.optim.Optimizer) -> in
 
 def _keep_lines(metrics: Path, count: int) -> None:
     """Drop the lines of an epoch whose checkpoint was not reached."""
-    if metrics.exists():
-        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        metrics.write_text("".join(lines[:count]), encoding="utf-8")
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+    if len(lines) < count:
+        raise UserError(f"cannot resume from {metrics}: {len(lines)} lines for {count} epochs; use --overwrite")
+    if len(lines) > count:
+        atomic.write(metrics, "".join(lines[:count]))

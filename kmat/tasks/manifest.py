@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from kmat import atomic
 from kmat.console import note
 from kmat.errors import UserError
 from kmat.prompts import HIGH, LOW
@@ -110,10 +111,8 @@ def load_manifest(
 
 def write_manifest(path: Path, task: Task, records: tuple[Record, ...]) -> None:
     """Write records as a manifest that :func:`load_manifest` reads back, so that a split can be reused."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([r.ref, task.labels[r.label], r.modality, r.split, r.patient] for r in records)
+    rows = ([r.ref, task.labels[r.label], r.modality, r.split, r.patient] for r in records)
+    atomic.write_csv(path, COLUMNS, rows)
 
 
 def _refusal(row: _Row, root: Path, modalities: dict[str, str], seen: set[tuple[str, str]]) -> str | None:
