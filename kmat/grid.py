@@ -23,7 +23,7 @@ import torch
 from kmat.backbone import Backbone, find_device, load_backbone
 from kmat.config import RunConfig
 from kmat.console import note, progress
-from kmat.errors import UserError
+from kmat.errors import UserError, explain
 from kmat.features import FeatureCache
 from kmat.run import train
 from kmat.rundir import RunDir
@@ -129,14 +129,17 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
 
 def execute(job: Job, resources: Resources) -> Result:
     """Do one run, or read back a finished one. Two workers on one folder would be one too many."""
-    return train(
-        job.config,
-        job.folder,
-        task=_or_raise(_task(job.config.data)),
-        backbone=_or_raise(_backbone(job.config.backbone, resources.device)),
-        cache=FeatureCache(resources.cache),
-        resume=True,
-    )
+    try:
+        return train(
+            job.config,
+            job.folder,
+            task=_or_raise(_task(job.config.data)),
+            backbone=_or_raise(_backbone(job.config.backbone, resources.device)),
+            cache=FeatureCache(resources.cache),
+            resume=True,
+        )
+    except OSError as error:  # the end of this run, not of the others
+        raise UserError(explain(error)) from error
 
 
 # Jobs come ordered by task and backbone: a worker keeps one of each, or why there is none, so that a backbone that

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from kmat.atomic import make_folder, naming
 from kmat.console import note
 from kmat.errors import UserError
 
@@ -38,19 +39,20 @@ class Lock:
         self._file: TextIO | None = None
 
     def __enter__(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         if sys.platform == "win32":
             return
         path = self._folder / NAME
-        while True:
-            file = path.open("a+", encoding="utf-8")
-            self._take(file)
-            if _is_at(path, file):
-                break
-            file.close()  # its last holder removed it after it was opened
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with naming(path):
+            while True:
+                file = path.open("a+", encoding="utf-8")
+                self._take(file)
+                if _is_at(path, file):
+                    break
+                file.close()  # its last holder removed it after it was opened
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         self._file = file
 
     def __exit__(

@@ -34,7 +34,7 @@ def write_results(results: Results, folder: Path) -> list[Path]:
 
 def write_tables(results: Results, folder: Path, stem: str) -> list[Path]:
     """Write the tables as Markdown and LaTeX, their numbers beside the paper's, and each run's scores."""
-    folder.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(folder)
     names = (f"{stem}.md", f"{stem}.tex", f"{stem}.csv", f"{stem}-runs.csv")
     markdown, latex, summary, runs = files = [folder / name for name in names]
     found = [*main_tables(results), *backbone_tables(results)]

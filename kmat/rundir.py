@@ -1,14 +1,21 @@
 """The folder of one run: what is in it, and when it may be written to."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+from torch import Tensor
 
 from kmat import atomic, lock
+from kmat.config import RunConfig
 from kmat.errors import UserError
+from kmat.prompts import HIGH, LOW, MODALITIES
+from kmat.schema import misfit, read_json
 from kmat.tasks.base import Skipped
+from kmat.tensors import load_tensors
 
 # What --overwrite deletes, and nothing else. Not config.json, which is replaced: half a run without it would be no run.
 FILES = (
@@ -31,6 +38,72 @@ def slug(name: str) -> str:
     ('local-dir-models-my-clip', 'k-mat-lambda_anc-0.5')
     """
     return re.sub(r"[^a-z0-9_.]+", "-", name.lower()).strip("-.")
+
+
+class Identity(TypedDict):
+    """What ``config.json`` holds: what determines a run's numbers."""
+
+    config: dict[str, Any]
+    task: str
+    backbone: str
+    draw: dict[str, str]
+
+
+class Means(TypedDict):
+    """Scores of a test set, in [0, 1]."""
+
+    accuracy: float
+    macro_f1: float
+
+
+class Tested(Means):
+    """Scores of a run on one part of its task."""
+
+    n: int
+    per_class: list[float | None]
+
+
+class HighEnd(TypedDict):
+    """By split."""
+
+    val: Tested | None
+    test: Tested | None
+
+
+class LowEnd(TypedDict):
+    """By split."""
+
+    test: Tested | None
+
+
+class Parts(TypedDict):
+    """By modality."""
+
+    high: HighEnd
+    low: LowEnd
+
+
+Floors = TypedDict("Floors", {"chance": Means, "largest class": Means})
+
+
+class Result(TypedDict):
+    """What others read of ``result.json``."""
+
+    task: str
+    banner: str
+    labels: list[str]
+    classes: list[str]
+    modality_names: dict[str, str]
+    scores: Parts
+    harmonic: Means | None
+    floors: dict[str, Floors]
+
+
+class Epoch(TypedDict):
+    """A line of ``metrics.jsonl``."""
+
+    losses: dict[str, float]
+    diagnostics: dict[str, int]
 
 
 class RunDir:
@@ -70,7 +143,7 @@ class RunDir:
         UserError
             If the folder holds anything that these flags do not allow for.
         """
-        if self.path.exists() and not self.path.is_dir():
+        if os.path.exists(self.path) and not self.path.is_dir():  # noqa: PTH110 (unlike Path's, raises nothing)
             raise UserError(f"{self.path} is a file; a run needs a folder")
         if not (self.path.is_dir() and any(map(_counts, self.path.iterdir()))):
             return  # nothing there, or a run that was cut off before it began
@@ -81,7 +154,7 @@ class RunDir:
         if not resume:
             state = "a finished" if self.finished else "an unfinished"
             raise UserError(f"{self.path} already holds {state} run; use --resume, --overwrite or another --out")
-        if changed := sorted(_differences(self.read("config.json"), _plain(identity))):
+        if changed := sorted(_differences(self.identity(), _plain(identity))):
             raise UserError(f"{self.path} holds another run, cannot resume: {', '.join(changed)} differ")
 
     def begin(self, identity: dict[str, Any], *, overwrite: bool) -> None:
@@ -92,8 +165,18 @@ class RunDir:
             partial.unlink()
         self.write("config.json", identity)
 
-    def read(self, name: str) -> dict[str, Any]:
-        """Read one of the run's JSON files.
+    def identity(self) -> dict[str, Any]:
+        """Read ``config.json``: what :meth:`begin` was told.
+
+        Raises
+        ------
+        UserError
+            If it is missing or damaged.
+        """
+        return self._read("config.json", Identity)
+
+    def config(self) -> RunConfig:
+        """Read the configuration in ``config.json``.
 
         Raises
         ------
@@ -101,10 +184,64 @@ class RunDir:
             If it is missing or damaged.
         """
         try:
-            table: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path} is not a complete run: cannot read {name} ({error})") from error
+            return RunConfig.from_json(self.identity()["config"])
+        except UserError as error:
+            raise UserError(f"{self.path}: config.json: {error}") from error
+
+    def result(self) -> dict[str, Any]:
+        """Read ``result.json``.
+
+        Raises
+        ------
+        UserError
+            If it is missing or damaged.
+        """
+        result = self._read("result.json", Result)
+        if wrong := _contradiction(result):
+            raise self._incomplete(f"result.json has {wrong}")
+        return result
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Read the lines of ``metrics.jsonl``; none if nothing was trained.
+
+        Raises
+        ------
+        UserError
+            If a line is damaged.
+        """
+        try:
+            lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
+            found = [json.loads(line) for line in lines]
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._incomplete(f"cannot read metrics.jsonl ({error})") from error
+        if wrong := misfit(found, list[Epoch]):
+            raise self._incomplete(f"in metrics.jsonl, {wrong}")
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Read ``prompts.safetensors``.
+
+        Raises
+        ------
+        UserError
+            If it is missing or damaged.
+        """
+        try:
+            return load_tensors(self.prompts)[0]
+        except UserError as error:
+            raise self._incomplete(str(error)) from error
+
+    def _read(self, name: str, kind: Any) -> dict[str, Any]:
+        try:
+            table: dict[str, Any] = read_json(self.path / name)
+        except UserError as error:
+            raise self._incomplete(str(error)) from error
+        if wrong := misfit(table, kind):
+            raise self._incomplete(f"in {name}, {wrong}")
         return table
+
+    def _incomplete(self, why: str) -> UserError:
+        return UserError(f"{self.path} is not a complete run: {why}; train it again with --overwrite")
 
     def write(self, name: str, table: dict[str, Any]) -> None:
         """Write a JSON file."""
@@ -113,6 +250,20 @@ class RunDir:
     def write_skipped(self, skipped: Sequence[Skipped]) -> None:
         """List what was left out and why; a list without rows says that nothing was."""
         atomic.write_csv(self.path / "skipped.csv", ("path", "reason"), ((item.ref, item.reason) for item in skipped))
+
+
+def _contradiction(result: dict[str, Any]) -> str | None:
+    """Say in what a result does not fit itself."""
+    n_classes = len(result["labels"])
+    if not n_classes or len(result["classes"]) != n_classes:
+        return f"{n_classes} labels for {len(result['classes'])} classes"
+    if missing := [modality for modality in MODALITIES if modality not in result["modality_names"]]:
+        return f"no name for modality {missing[0]}"
+    tested = [scores for splits in result["scores"].values() for scores in splits.values() if scores]
+    if any(len(scores["per_class"]) != n_classes for scores in tested):
+        return f"scores that are not of {n_classes} classes"
+    both = all(result["scores"][modality]["test"] and modality in result["floors"] for modality in (HIGH, LOW))
+    return "a harmonic mean of one test set" if result["harmonic"] and not both else None
 
 
 def _counts(file: Path) -> bool:

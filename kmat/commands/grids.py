@@ -69,6 +69,8 @@ class Bench:
         """Run it."""
         if self.published and self.grid.epochs != Schedule().epochs:
             raise UserError("--published sets the baselines' schedules: leave out --epochs")
+        if not self.methods:
+            raise UserError("--methods: expected at least one")
         chosen = tuple(METHODS[name] for name in self.methods)
         rows = {name: method for name, method in BENCH.items() if isinstance(method, chosen)}
         _run("bench", rows, self.grid, self.resources, self.out, published=self.published)
@@ -106,7 +108,7 @@ class Report:
     def __call__(self) -> None:
         """Write it."""
         files = write_report(self.folders, self.out)
-        out.print(f"written to {self.out}: {', '.join(file.name for file in files)}", markup=False)
+        out.print(f"written to {self.out}: {', '.join(file.name for file in files)}")
 
 
 def _run(
@@ -125,7 +127,7 @@ def _run(
     for table in [*main_tables(results), *backbone_tables(results)]:
         out.print(table.console())
     for line in results.notes:
-        out.print(line, markup=False, highlight=False)
-    out.print(f"written to {folder}: {', '.join(file.name for file in files)}", markup=False)
+        out.print(line, highlight=False)
+    out.print(f"written to {folder}: {', '.join(file.name for file in files)}")
     if results.failed:
         raise UserError(f"runs failed, and the tables are without them: {'; '.join(results.failed)}")
