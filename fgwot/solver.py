@@ -87,7 +87,8 @@ class _State:
     """Where each unfinished problem stands; every tensor starts with the batch dimension.
 
     T = exp(f (+) g - X) has column error `error`; `warm` is the guess of g for the next plan. `change` is
-    |T - T_previous|_1 / theta, an estimate of the residual; `best` its smallest value, `idle` the steps since; `drift`
+    |T - T_previous|_1 / theta, an estimate of the residual; `best` is what it was when it last fell by a tenth, and
+    `idle` counts the steps since that, or the objective, made progress; `drift`
     bounds the effect on the plan of what float32 increments have added to the rounding of G.
     """
 
@@ -363,7 +364,8 @@ class _Iteration:
         """State after an accepted step, with the next theta."""
         s = self.state
         estimate = change / s.theta
-        progress = (estimate < 0.9 * s.best) | (trial.objective < s.objective - self.slack)
+        nearer = estimate < 0.9 * s.best
+        progress = nearer | (trial.objective < s.objective - self.slack)
         if self.solver.damping is None:
             theta = torch.minimum(self._stable_theta(trial, estimate), 2 * s.theta)
         else:
@@ -376,7 +378,7 @@ class _Iteration:
             change=estimate,
             # Rises that pass for rounding do not add up.
             objective=torch.minimum(s.objective, trial.objective),
-            best=torch.minimum(s.best, estimate),
+            best=torch.where(nearer, estimate, s.best),
             idle=torch.where(progress, 0, s.idle + 1),
         )
 

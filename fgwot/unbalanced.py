@@ -253,8 +253,9 @@ class _Relaxed:
         ratio = (delta * (G - now.G)).sum((-2, -1)) / metric.sum((-2, -1))
         stable = torch.where(ratio > 0.5, 1 / (1 + ratio), 1)
         following = torch.where(change <= 0.5 * tolerance.allowed, 1, torch.minimum(stable, 2 * theta))
-        best = torch.minimum(change, now.best)
-        progress = (change + error < 0.9 * now.best) | (now.J - slack > J)
+        nearer = change + error < 0.9 * now.best
+        best = torch.where(nearer, change + error, now.best)
+        progress = nearer | (now.J - slack > J)
         lowest = torch.minimum(J, now.J)
         taken = _State(T, G, potential, lowest, following, change, best, 0 * theta, now.stalled)
         after = taken.where(accepted, replace(now, theta=theta / 2, change=change))
@@ -325,7 +326,8 @@ class _State:
     """Where each problem stands; every tensor starts with the batch dimension.
 
     Plan T with its gradient G and the second potential of an undamped step; lowest objective J, size of the next step,
-    last change as an estimate of the residual, its smallest value, steps without progress, and whether those ended it.
+    last change as an estimate of the residual, what that was when it last fell by a tenth, steps without progress, and
+    whether those ended it.
     """
 
     T: Tensor
