@@ -7,7 +7,6 @@ was stopped is started again with the same command, and a worker that dies takes
 import logging
 import multiprocessing
 import os
-import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -27,7 +26,7 @@ from kmat.errors import UserError, explain
 from kmat.features import FeatureCache
 from kmat.run import train
 from kmat.rundir import RunDir
-from kmat.signals import ctrl_c_waits
+from kmat.signals import deaf_to_ctrl_c, end_with_parent
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Task
 
@@ -250,7 +249,7 @@ class _Processes:
     def _spawn(self) -> tuple[Connection, SpawnProcess]:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs, self._resources), daemon=True)
-        with ctrl_c_waits():  # it is ours to handle: no traceback per worker
+        with deaf_to_ctrl_c():  # it is ours to handle: no traceback per worker
             process.start()
         theirs.close()  # else the end of the process would not be the end of the pipe
         return ours, process
@@ -259,7 +258,7 @@ class _Processes:
 def _serve(connection: Connection, resources: Resources) -> None:
     """Do jobs until the pipe closes."""
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     while True:
         try:
             job = connection.recv()
@@ -270,14 +269,6 @@ def _serve(connection: Connection, resources: Resources) -> None:
         except Exception as error:  # raised again by the parent
             outcome = error
         connection.send(outcome)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent does, even in the middle of a run: nobody would take the result."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # noqa: S101 (this is a worker)
-    parent.join()
-    os._exit(1)
 
 
 @contextmanager

@@ -1,41 +1,56 @@
-"""SIGTERM as Ctrl-C: a command that is told to end cleans up and says how it goes on."""
+"""How a command and its workers end when they are told to, or when the other does."""
 
+import multiprocessing
+import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived."""
+    """SIGTERM, which is taken as Ctrl-C is: the command cleans up and says how it goes on."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
     """Raise :class:`Terminated` in the main thread at SIGTERM, until the end of the context."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's affair
-        return
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
+    with _handled(signal.SIGTERM, _terminate):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
-def ctrl_c_waits() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the context; processes started within it never see it."""
-    if sys.platform == "win32":  # where it cannot be held back
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Ignore Ctrl-C until the end of the context, some milliseconds; processes started within it ignore it for good."""
+    with _handled(signal.SIGINT, signal.SIG_IGN):
         yield
+
+
+@contextmanager
+def _handled(
+    number: signal.Signals, handler: Callable[[int, FrameType | None], None] | signal.Handlers
+) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's affair
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(number, before)
+
+
+def end_with_parent() -> None:
+    """End this worker process when its parent does, even in the middle of a run: nobody would take the result."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 (a worker has one)
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
