@@ -31,6 +31,7 @@ _NEWTON_STEPS = 15  # steps tried before annealing
 _ANNEALED_STEPS = 60  # largest number of steps at one temperature of the annealing
 _BACKTRACKS = 12  # thirds of a Newton step in its line search
 _LONGEST_STEP = 30.0  # of a potential, before the line search
+_ROUNDED = 8  # resolutions of the columns, at which Newton's method may stay
 _COOLING = 4.0  # factor between temperatures
 
 
@@ -114,9 +115,9 @@ def _resolution(marginals: Marginals, dual: "_Dual") -> Tensor:
 
 
 def _after_sweeps(X: Tensor, marginals: Marginals, dual: "_Dual", tol: Tensor) -> Coupling:
-    """Newton's method, and annealing, for the problems above their tolerance."""
-    for method in (_newton, _anneal):
-        open_ = (dual.error > tol).nonzero()[:, 0]
+    """Newton's method for the problems above their tolerance, and annealing where rounding does not explain that."""
+    for method, floor in ((_newton, 0), (_anneal, _ROUNDED)):
+        open_ = (dual.error > torch.maximum(tol, floor * _resolution(marginals, dual))).nonzero()[:, 0]
         if not len(open_):
             break
         dual = dual.put(open_, method(take(X, open_), marginals.select(open_), dual.select(open_), tol[open_]))
@@ -217,11 +218,16 @@ def _sweep(X: Tensor, marginals: Marginals, dual: _Dual) -> tuple[_Dual, Tensor]
 
 def _newton(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor, steps: int = _NEWTON_STEPS) -> _Dual:
     """Newton's method on the semi-dual, for the problems above their tolerance."""
+    open_ = (dual.error > tol).nonzero()[:, 0]
     for _ in range(steps):
-        open_ = (dual.error > tol).nonzero()[:, 0]
         if not len(open_):
             break
-        dual = dual.put(open_, _newton_step(take(X, open_), marginals.select(open_), dual.select(open_)))
+        some, before = marginals.select(open_), dual.select(open_)
+        after = _newton_step(take(X, open_), some, before)
+        dual = dual.put(open_, after)
+        # Near rounding, an error that no longer halves will not.
+        settled = (after.error <= _ROUNDED * _resolution(some, after)) & (after.error > 0.5 * before.error)
+        open_ = open_[(after.error > tol[open_]) & ~settled]
     return dual
 
 
