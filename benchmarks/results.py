@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.methods import GROUPS
 
 Entry = dict[str, Any]  # of one case, or of one solver on it
-COMPILED = "fgwot compiled"
+IN_TORCH = "fgwot torch"
 TIGHT, LOOSE, ROUGH = "1e-06", "1e-04", "1e-02"
 COMPARED = ("single", "structures", "batches", "proximal", "clouds")
 
@@ -48,15 +48,15 @@ def seconds(entry: Entry, method: str, bound: str | None = None) -> float | None
     return float(found["ladder"][found["reached"][bound]]["time"])
 
 
-def ratio(entry: Entry, bound: str | None = None, *, compiled: bool = False) -> float | None:
+def ratio(entry: Entry, bound: str | None = None, *, in_torch: bool = False) -> float | None:
     """Time of the fastest peer over fgwot's; None if no peer reached the bound, 0 if only fgwot did not.
 
-    `compiled` is fgwot with ``compile=True``, which leaves large problems to torch.
+    fgwot is the plain call, or with `in_torch` the torch path, which the plain call takes on large problems anyway.
     """
     ours, *others = GROUPS[entry["group"]]
     peers = [peer for peer in others if not peer.startswith("fgwot")]
-    if compiled and COMPILED in entry["methods"]:
-        ours = COMPILED
+    if in_torch and IN_TORCH in entry["methods"]:
+        ours = IN_TORCH
     theirs = [t for t in (seconds(entry, peer, bound) for peer in peers) if t is not None]
     if not theirs:
         return None
@@ -64,9 +64,15 @@ def ratio(entry: Entry, bound: str | None = None, *, compiled: bool = False) -> 
     return 0.0 if own is None else min(theirs) / own
 
 
-def ratios(entries: Iterable[Entry], bound: str | None = None, *, compiled: bool = False) -> list[float]:
+def ratios(entries: Iterable[Entry], bound: str | None = None, *, in_torch: bool = False) -> list[float]:
     """Ratios of the cases in which a peer reached the bound."""
-    return [r for r in (ratio(entry, bound, compiled=compiled) for entry in entries) if r is not None]
+    return [r for r in (ratio(entry, bound, in_torch=in_torch) for entry in entries) if r is not None]
+
+
+def against_peers(results: Entry) -> dict[str, float]:
+    """Ratios of all compared cases in which a peer reached the tight bound, by name; below 1, fgwot is slower."""
+    found = ((entry["name"], ratio(entry)) for entry in results["cases"] if entry["group"] in COMPARED)
+    return {name: r for name, r in found if r is not None}
 
 
 def geometric_mean(values: Iterable[float]) -> float:

@@ -2,6 +2,7 @@
 
 from fgwot.adjoint import Adjoint, Envelope, Implicit, Unrolled
 from fgwot.backend import backend
+from fgwot.drivers import Explanation, explain
 from fgwot.functional import fused_gromov_wasserstein, gromov_wasserstein
 from fgwot.initial import MultiInit
 from fgwot.losses import Factors, GroundLoss, huber
@@ -16,6 +17,7 @@ __all__ = [
     "Adjoint",
     "ConvergenceWarning",
     "Envelope",
+    "Explanation",
     "FGWLoss",
     "Factors",
     "GroundLoss",
@@ -28,6 +30,7 @@ __all__ = [
     "Status",
     "Unrolled",
     "backend",
+    "explain",
     "fused_gromov_wasserstein",
     "gromov_wasserstein",
     "huber",

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from fgwot.linearisation import Linearisation
 from fgwot.losses import GroundLoss
-from fgwot.operations import folded, once
+from fgwot.operations import folded, once, without_autocast
 from fgwot.problem import Problem
 from fgwot.result import Result
 from fgwot.solution import ConvergenceWarning
 from fgwot.solver import Solver
 from fgwot.structure import LowRank, low_rank_quadratic
-from fgwot.tensor_term import structure_adjoints, tensor_term
+from fgwot.tensor_term import contract, structure_adjoints, tensor_term
 
 _Grads = tuple[Tensor | None, ...]
 _Values = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -80,7 +80,7 @@ def differentiable(problem: Problem, result: Result, solver: Solver, adjoint: st
     else:
         plan = _unrolled_plan(problem, result, adjoint)
     linear = (problem.M * plan).sum((-2, -1))
-    quad = (tensor_term(*problem.dense(), plan, problem.loss) * plan).sum((-2, -1))
+    quad = (contract(*problem.dense(), plan, problem.loss) * plan).sum((-2, -1))
     cost = (1 - problem.alpha) * linear + problem.alpha * quad
     return plan, (values[0], cost, linear, quad)
 
@@ -152,6 +152,7 @@ class _Envelope(torch.autograd.Function):
         ctx.save_for_backward(*tensors, output[2], output[4])
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, dvalue: Tensor, dcost: Tensor, dlinear: Tensor, dquad: Tensor, _: Tensor) -> _Grads:
         *inputs, T, f, g, quad, linear, entropy = ctx.saved_tensors
         _, C1, C2, _, _, alpha, _ = inputs
@@ -192,6 +193,7 @@ class _ImplicitPlan(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, Z: Tensor) -> _Grads:
         T, *tensors = ctx.saved_tensors
         with torch.no_grad():

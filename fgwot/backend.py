@@ -1,4 +1,4 @@
-"""Which implementation runs: torch, or Triton's kernels where there is one."""
+"""The switch: which implementation runs, torch, Numba's loops or Triton's kernels."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
-_NAMES = ("torch", "triton")
+_NAMES = ("auto", "torch", "numba", "triton")
 _PRECISIONS = ("ieee", "tf32x3")
 
 
@@ -17,25 +17,32 @@ def _known(kind: str, name: str, names: tuple[str, ...]) -> str:
     return name
 
 
-_variable = os.environ.get("FGWOT_BACKEND")
-_forced = None if _variable is None else _known("backend", _variable, _NAMES)
+def _chosen(name: str) -> str | None:
+    """Name of an implementation, None for "auto"."""
+    return None if _known("backend", name, _NAMES) == "auto" else name
+
+
+_forced = _chosen(os.environ.get("FGWOT_BACKEND", "auto"))
 _precision = "ieee"
 _triton_installed = find_spec("triton") is not None
 
 
 @contextmanager
 def backend(name: str, precision: str = "ieee") -> Iterator[None]:
-    """Force one implementation for all threads while the context lasts.
+    """Choose the implementation for all threads while the context lasts.
 
-    By default CUDA tensors go to Triton, where it is installed, and all else to torch.
-    The variable FGWOT_BACKEND, read when fgwot is imported, changes that for the whole process. Gradients use the
+    The variable FGWOT_BACKEND, read when fgwot is imported, chooses it for the whole process. Gradients use the
     implementation that their forward pass used. Losses of your own that do not factor have no kernel and always use
     torch. A kernel that fails raises; torch never takes over unasked.
 
     Parameters
     ----------
-    name : {"torch", "triton"}
-        Triton needs CUDA tensors, or TRITON_INTERPRET=1 in the environment when triton is first imported.
+    name : {"auto", "torch", "numba", "triton"}
+        "auto", the default, takes the fastest that knows the problem: Triton's kernels on CUDA, loops that Numba
+        compiles on the CPU, each where it is installed, and torch for all else. The other names allow one of them,
+        beside torch for what it does not know; one that cannot be imported is then an ImportError. `fgwot.explain` says
+        what would run, and why. Triton needs CUDA tensors, or TRITON_INTERPRET=1 in the environment when triton is
+        first imported.
     precision : {"ieee", "tf32x3"}
         How Triton multiplies float32 matrices: in full precision, or on tensor cores as three TF32 products, which is
         about as accurate. torch's own products follow torch's own settings.
@@ -52,11 +59,16 @@ def backend(name: str, precision: str = "ieee") -> Iterator[None]:
     """
     global _forced, _precision
     before = _forced, _precision
-    _forced, _precision = _known("backend", name, _NAMES), _known("precision", precision, _PRECISIONS)
+    _forced, _precision = _chosen(name), _known("precision", precision, _PRECISIONS)
     try:
         yield
     finally:
         _forced, _precision = before
+
+
+def forced() -> str | None:
+    """Name of the implementation that was asked for; None under "auto"."""
+    return _forced
 
 
 def uses_triton(device: torch.device) -> bool:

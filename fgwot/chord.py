@@ -11,7 +11,7 @@ once for both sides, and the host waits for the error only where it decides.
 """
 
 from dataclasses import dataclass
-from math import log, nan
+from math import isfinite, log, nan
 from typing import NamedTuple
 
 import torch
@@ -89,6 +89,8 @@ class Chord:
                 if shift.abs().amax() > _FAR:
                     break
                 return Plan(P.mul_(u.mT).mul_(v), g, error)
+            if not isfinite(worst):  # of one problem: the others need not wait for it
+                break
             if k:
                 rate = worst / before
                 if self.matrix is None:

@@ -1,28 +1,45 @@
 """Small problems on the CPU, solved and differentiated by compiled loops.
 
 An outer step on ten points is a few microseconds of arithmetic, but sixty calls of torch; here it is arithmetic alone,
-in float64 whatever the inputs are. Numba compiles the loops when they are first used, and keeps them on disk.
+in float64 whatever the inputs are. The import compiles the loops, or loads what an earlier one has left in Numba's
+cache, and raises what Numba raises; whoever needs the loops asks `fgwot.drivers` whether it succeeds.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
+from numba.core import event
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fgwot.problem import allowed_imbalance
-from fgwot.result import default_tolerance
+from fgwot.problem import allowed_imbalance, computed_in
+from fgwot.result import LARGEST_TOLERANCE, default_tolerance
 from fgwot.undamped import MAX_STEPS
 
-try:
-    import numpy as np
-    from numpy.typing import NDArray
 
+class _Announcement(event.Listener):
+    """Say once that the loops are being compiled; Numba reports no compilation of what is in its cache."""
+
+    said = False
+
+    def on_start(self, event: event.Event) -> None:
+        if not self.said and event.data["dispatcher"].py_func.__module__ == "fgwot.loops":
+            self.said = True
+            logging.getLogger("fgwot").warning(
+                "fgwot: Numba compiles the loops for small problems, some ten seconds, once on this machine; "
+                "`python -m fgwot.warmup` does it beforehand"
+            )
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+with event.install_listener("numba:compile", _Announcement()):
     from fgwot import loops
-except ImportError as error:
-    raise ImportError("compile=True needs Numba: pip install 'fgwot[compile]'") from error
 
-LARGEST = 200  # points of a side; above, torch's matrix products and threads win
 _WORTH_A_THREAD = 100_000  # plan entries
 
 _Array = NDArray[np.float64]
@@ -73,7 +90,7 @@ def solve(
     max_iter: int,
 ) -> list[Tensor]:
     """Solve M (B, n, m), C1 (B, n, n), C2 (B, m, m), p (B, n) and q (B, m), as `fgwot.kernels.solve.solve` does."""
-    batch, n, m, dtype = len(C1), C1.shape[-1], C2.shape[-1], C1.dtype
+    batch, n, m, dtype = len(C1), C1.shape[-1], C2.shape[-1], computed_in(C1.dtype)
     arrays = _arrays((M, C1, C2, p, q), ((n, m), (n, n), (m, m), (n,), (m,)))
     weights = _weights(alphas, alpha), _weights(epsilons, epsilon)
     starts = _arrays((start, start_g), ((n, m), (m,)))
@@ -82,7 +99,7 @@ def solve(
     def run(first: int, last: int) -> None:
         loops.solve_batch(
             *arrays, *weights, *starts, loss == "kl", tol, default_tolerance(dtype), torch.finfo(dtype).eps,
-            min(max_iter, MAX_STEPS), allowed_imbalance(dtype), first, last, plan, f, g, numbers,
+            LARGEST_TOLERANCE, min(max_iter, MAX_STEPS), allowed_imbalance(C1.dtype), first, last, plan, f, g, numbers,
         )  # fmt: skip
 
     _over_the_batch(run, batch, n * m)

@@ -8,6 +8,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from fgwot.operations import without_autocast
+
 _Maybe = Optional[Tensor]  # noqa: UP045 - the form that torch.library reads
 
 
@@ -42,6 +44,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: A
     ctx.save_for_backward(*inputs[:-1])
 
 
+@without_autocast
 def _backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
     W, H, rows, columns, M, linear, quadratic = ctx.saved_tensors
     bracket = quadratic[..., None, None] * d

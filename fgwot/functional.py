@@ -2,24 +2,27 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from traceback import walk_stack
 
 import torch
 from torch import Tensor
 
 from fgwot.adjoint import Adjoint, differentiable, envelope_values, with_quadratic
+from fgwot.drivers import Call
 from fgwot.initial import Init, MultiInit, random_starts, start_from, tensors_of
 from fgwot.losses import GroundLoss
-from fgwot.operations import folded, outside_graphs
-from fgwot.problem import Problem, Weight
+from fgwot.operations import folded, outside_graphs, without_autocast
+from fgwot.problem import Problem, Weight, take
 from fgwot.result import Result
 from fgwot.solution import ConvergenceWarning, Solution, Status
-from fgwot.solver import MirrorDescent, Solver, solve
+from fgwot.solver import Solver, solve
 from fgwot.structure import Structure
-from fgwot.whole_solve import is_final, is_usable, whole_solve
+from fgwot.whole_solve import is_final, whole_solve
 
 
 @outside_graphs
+@without_autocast
 def fused_gromov_wasserstein(
     M: Tensor | None,
     C1: Structure,
@@ -36,7 +39,6 @@ def fused_gromov_wasserstein(
     max_iter: int = 1000,
     tol: float | None = None,
     validate: bool = True,
-    compile: bool = False,  # noqa: A002 - torch's word for it
 ) -> Solution:
     r"""Entropic Fused Gromov-Wasserstein between one pair of spaces or a batch of pairs.
 
@@ -46,6 +48,9 @@ def fused_gromov_wasserstein(
               - \varepsilon H(T), \qquad H(T) = -\sum_{ij} T_{ij} (\log T_{ij} - 1)
 
     over couplings T of p and q. J is not convex: the result depends on `init`.
+
+    Small problems are solved as a whole where Numba (on the CPU) or Triton (on CUDA) is installed: the same iteration
+    and the same certificate, many times faster. `fgwot.backend` switches that off, `fgwot.explain` tells what is used.
 
     Parameters
     ----------
@@ -77,24 +82,19 @@ def fused_gromov_wasserstein(
         and 1e-5 in float32, plus what rounding makes unattainable.
     validate : bool
         Check values (finite, sign, mass) as well as shapes. Costs a few host synchronisations on CUDA.
-    compile : bool
-        Solve problems of at most 200 points a side, on the CPU, by compiled loops: the same iteration and the same
-        answer, 20 times faster on ten points. They know the "square" and "kl" losses, `MirrorDescent()` and
-        "envelope" gradients; all else, and problems that they leave open, are solved as without them. Needs Numba
-        (``pip install 'fgwot[compile]'``), which takes ten seconds to compile them once and then keeps them on disk.
 
     Returns
     -------
     Solution
-        Without batch dimensions if no argument has any. Computed in float32 for half and bfloat16 inputs and
-        returned in the input dtype.
+        Without batch dimensions if no argument has any. In the dtype of the inputs, but float32 for half and bfloat16:
+        values of half precision can overflow, and entries of plans vanish. Gradients are in the dtype of the inputs.
 
     Raises
     ------
     TypeError, ValueError
         On bad input; the message says what arrived and what was expected.
     ImportError
-        If Numba is asked for and missing.
+        If `fgwot.backend` asks for what is not installed.
 
     Warns
     -----
@@ -115,52 +115,11 @@ def fused_gromov_wasserstein(
     >>> sol.plan.argmax(1).tolist(), bool(sol.converged)
     ([1, 2, 0], True)
     """
-    if alpha is None:
-        alpha = 1.0 if M is None else 0.5
-    solver = MirrorDescent() if solver is None else solver
-    if not isinstance(solver, Solver):
-        raise TypeError(f"solver must be a fgwot.MirrorDescent or fgwot.ProximalPoint, got {type(solver).__name__}")
-    if max_iter < 1:
-        raise ValueError(f"max_iter must be at least 1, got {max_iter}")
-    if tol is not None and not tol > 0:
-        raise ValueError(f"tol must be positive, got {tol}")
-    whole = whole_solve(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, compile)
-    if whole is not None:
-        if is_final(whole):
-            return whole
-        if is_usable(whole):
-            init, max_iter = whole.detach(), max_iter - int(whole.n_iter.max())
-    with torch.autocast(C1.device.type if isinstance(C1, Structure) else "cpu", enabled=False):
-        problem = Problem.build(M, C1, C2, p, q, alpha, epsilon, loss)
-        first, count = tensors_of(init, problem), len(problem.tensors)
-
-        def search(*tensors: Tensor) -> tuple[Tensor, ...]:
-            flat, given = problem.of(tensors[:count]), tensors[count:]
-            if validate:
-                flat.check()
-            if isinstance(init, MultiInit):
-                result = _best(flat, solver, init, tol, max_iter)
-            else:
-                result = solve(flat, solver, start_from(flat, *given), tol, max_iter)
-            warn(result)
-            return with_quadratic(flat, result).tensors
-
-        result = Result(*folded(search, *problem.tensors, *first))
-        plan, values = differentiable(problem, result, solver, adjoint)
-    restore = problem.restore
-    value, cost, linear, quad = (restore(v) for v in values)
-    return Solution(
-        plan=restore(plan),
-        potentials=(restore(result.f), restore(result.g)),
-        value=value,
-        cost=cost,
-        value_linear=linear,
-        value_quad=quad,
-        status=restore(result.status),
-        residual=restore(result.residual),
-        marginal_error=restore(result.marginal_error),
-        n_iter=restore(result.n_iter) + (0 if whole is None else whole.n_iter),
-    )
+    call = Call.of(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol)
+    whole = whole_solve(call)
+    if whole is not None and is_final(whole):
+        return whole
+    return _torch_solve(call, whole, validate)
 
 
 def gromov_wasserstein(
@@ -177,7 +136,6 @@ def gromov_wasserstein(
     max_iter: int = 1000,
     tol: float | None = None,
     validate: bool = True,
-    compile: bool = False,  # noqa: A002 - torch's word for it
 ) -> Solution:
     """Entropic Gromov-Wasserstein: `fused_gromov_wasserstein` without a linear cost (alpha = 1).
 
@@ -205,8 +163,68 @@ def gromov_wasserstein(
         max_iter=max_iter,
         tol=tol,
         validate=validate,
-        compile=compile,
     )
+
+
+def _torch_solve(call: Call, whole: Solution | None, validate: bool) -> Solution:
+    """Solve in torch: everything, or what a whole solve has left open."""
+    solver, init, tol, max_iter = call.solver, call.init, call.tol, call.max_iter
+    problem = Problem.build(call.M, call.C1, call.C2, call.p, call.q, call.alpha, call.epsilon, call.loss)
+    first, count = tensors_of(init, problem), len(problem.tensors)
+    begun = None if whole is None else _flattened(problem, whole)
+
+    def search(*tensors: Tensor) -> tuple[Tensor, ...]:
+        flat, given = problem.of(tensors[:count]), tensors[count:]
+        if validate:
+            flat.check()
+        if begun is not None:
+            result = _completed(flat, call, given, begun)
+        elif isinstance(init, MultiInit):
+            result = _best(flat, solver, init, tol, max_iter)
+        else:
+            result = solve(flat, solver, start_from(flat, *given), tol, max_iter)
+        warn(result)
+        return with_quadratic(flat, result).tensors
+
+    result = Result(*folded(search, *problem.tensors, *first))
+    plan, values = differentiable(problem, result, solver, call.adjoint)
+    restore = problem.restore
+    value, cost, linear, quad = (restore(v) for v in values)
+    return Solution(
+        plan=restore(plan),
+        potentials=(restore(result.f), restore(result.g)),
+        value=value,
+        cost=cost,
+        value_linear=linear,
+        value_quad=quad,
+        status=restore(result.status),
+        residual=restore(result.residual),
+        marginal_error=restore(result.marginal_error),
+        n_iter=restore(result.n_iter),
+    )
+
+
+def _flattened(problem: Problem, solution: Solution) -> Result:
+    """Return a solution of the problem as one flat batch, without gradients."""
+    s, flat = solution.detach(), problem.flat
+    f, g = (flat(potential) for potential in s.potentials)
+    status, residual, error, n_iter = (flat(t) for t in (s.status, s.residual, s.marginal_error, s.n_iter))
+    return Result(flat(s.plan), f, g, status, residual, error, n_iter, flat(s.value_quad))
+
+
+def _completed(problem: Problem, call: Call, given: tuple[Tensor, ...], result: Result) -> Result:
+    """Go on with the problems that a whole solve left open, from where they stand; afresh with those it broke at."""
+    broken = result.status == Status.NUMERICAL
+    open_ = ~broken & (result.status != Status.CONVERGED)
+    steps = result.n_iter.masked_fill(broken, 0)
+    for mask, start in ((broken, given), (open_, (result.T, result.g))):
+        at = mask.nonzero()[:, 0]
+        if len(at):
+            rest, spent = problem.select(at), steps[at]
+            begin = start_from(rest, *(take(t, at) for t in start))
+            found = with_quadratic(rest, solve(rest, call.solver, begin, call.tol, call.max_iter - int(spent.max())))
+            result.put(at, replace(found, n_iter=found.n_iter + spent))
+    return result
 
 
 def _best(problem: Problem, solver: Solver, init: MultiInit, tol: float | None, max_iter: int) -> Result:

@@ -92,7 +92,7 @@ def shaped_plan(plan: Tensor, problem: Problem) -> Tensor:
     n, m = problem.M.shape[1:]
     if tuple(plan.shape[-2:]) != (n, m):
         raise ValueError(f"init must be a plan of shape (..., {n}, {m}), got {tuple(plan.shape)}")
-    if plan.dtype != problem.dtype or plan.device != problem.M.device:
+    if plan.dtype not in (problem.dtype, problem.M.dtype) or plan.device != problem.M.device:
         raise ValueError(
             f"init must have dtype {problem.dtype} on {problem.M.device}, got {plan.dtype} on {plan.device}"
         )

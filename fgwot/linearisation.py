@@ -1,4 +1,7 @@
-r"""The gradient of the energy, in the units of the solver.
+r"""The gradient of the energy, in the units of the solver: at plans of mass one, divided by epsilon.
+
+A plan T of mass s stands for s T. As grad E is affine in the plan, s only multiplies the weight of its quadratic part:
+problems that differ by their mass are one problem.
 
 Large float64 problems spend their time in the products h1(C1) T h2(C2)'. Between two plans only the product of their
 difference is needed, and the smaller the difference the less its rounding matters: increments are computed in float32,
@@ -24,11 +27,19 @@ _SINGLE_ROUNDING = 2e-9
 
 
 class Linearisation:
-    """T -> grad E(T) / epsilon, without the part f1(C1) p (+) f2(C2) q that only shifts the potentials."""
+    """T -> grad E(mass T) / epsilon, without the part f1(C1) p (+) f2(C2) q that only shifts the potentials.
 
-    def __init__(self, problem: Problem) -> None:
+    Parameters
+    ----------
+    problem : Problem
+    mass : Tensor (B,), optional
+        What the plans are multiplied by; nothing by default.
+    """
+
+    def __init__(self, problem: Problem, mass: Tensor | None = None) -> None:
         self._problem = problem
         self.epsilon = problem.epsilon
+        self._quadratic = problem.alpha if mass is None else problem.alpha * mass
         n, m = problem.M.shape[1:]
         factors = problem.loss.factors
         self.incremental = factors is not None and problem.M.dtype == torch.float64 and n * m >= _LARGE
@@ -47,10 +58,10 @@ class Linearisation:
             C1, C2 = problem.dense()
             self._symmetric = torch.equal(C1, C1.mT) and torch.equal(C2, C2.mT)
         # E is quadratic: both orders of its arguments contribute, in equal parts if the structures are symmetric.
-        self._weight = ((2 if self._symmetric else 1) * problem.alpha / problem.epsilon)[:, None, None]
+        self._weight = ((2 if self._symmetric else 1) * self._quadratic / problem.epsilon)[:, None, None]
         if self.incremental:
             spread = h1.abs().amax((-2, -1)) * h2.abs().amax((-2, -1))
-            self.rounding = _SINGLE_ROUNDING * (problem.alpha / problem.epsilon) * spread
+            self.rounding = _SINGLE_ROUNDING * (self._quadratic / problem.epsilon) * spread
             self._single = h1.float(), h2.float()
 
     def _products(self) -> tuple[Tensor, Tensor]:
@@ -66,6 +77,7 @@ class Linearisation:
         chosen = copy(self)
         chosen._problem = self._problem.select(index)
         chosen._weight, chosen.epsilon = take(self._weight, index), take(self.epsilon, index)
+        chosen._quadratic = take(self._quadratic, index)
         if self._kept is not None:
             chosen._kept = take(self._kept[0], index), take(self._kept[1], index)
         if self.incremental:
@@ -101,8 +113,8 @@ class Linearisation:
         return G
 
     def product(self, marginals: Marginals) -> Tensor:
-        """Gradient at the plan p q' / mass: products of vectors where the loss factors."""
-        p, q = marginals.p[:, :, None], self._weight * (marginals.q / marginals.mass[:, None])[:, :, None]
+        """Gradient at the plan p q': products of vectors where the loss factors."""
+        p, q = marginals.p[:, :, None], self._weight * marginals.q[:, :, None]
         if self._problem.loss.factors is None:
             return self.linear + self._direct(p @ q.mT)
         h1, h2 = self._products()
@@ -135,14 +147,14 @@ class Linearisation:
         return first if self._symmetric else first + tensor_term(C1.mT, C2.mT, T, loss)
 
     def quadratic(self, G: Tensor, T: Tensor) -> Tensor | None:
-        """<L (x) T, T> (B,) from G = G(T): for large problems, where it would cost two more products; else None."""
+        """<L (x) T, T> (B,), for plans of mass one, from G = G(T); None for small problems, which do not gain by it."""
         problem, factors = self._problem, self._problem.loss.factors
         if not self.incremental or factors is None or (problem.alpha < _SMALL_ALPHA).any():
             return None
         rows, columns = T.sum(-1)[:, :, None], T.sum(-2)[:, :, None]
         C1, C2 = problem.dense()
         squares = rows.mT @ (factors.f1(C1) @ rows) + columns.mT @ (factors.f2(C2) @ columns)
-        crossed = inner(self.linear - G, T) * (problem.epsilon / problem.alpha)
+        crossed = inner(self.linear - G, T) * (problem.epsilon / self._quadratic)
         return squares[:, 0, 0] - crossed / 2
 
     def shift(self, marginals: Marginals) -> tuple[Tensor, Tensor]:
@@ -152,25 +164,26 @@ class Linearisation:
             return torch.zeros_like(marginals.p), torch.zeros_like(marginals.q)
         sides = zip((factors.f1, factors.f2), problem.dense(), (marginals.p, marginals.q), strict=True)
         rows, columns = (_both_orders(f(C), x) for f, C, x in sides)
-        return problem.alpha[:, None] * rows, problem.alpha[:, None] * columns
+        return self._quadratic[:, None] * rows, self._quadratic[:, None] * columns
 
 
 class LowRankLinearisation(Linearisation):
     """The same for the square loss between structures of low rank: O(n m r), and no n x n array."""
 
-    def __init__(self, problem: Problem, C1: LowRank, C2: LowRank) -> None:
+    def __init__(self, problem: Problem, C1: LowRank, C2: LowRank, mass: Tensor) -> None:
         self._problem = problem
         self.epsilon = problem.epsilon
+        self._mass, self._quadratic = mass, problem.alpha * mass
         self.incremental = False
         self._C1, self._C2 = C1, C2
         self._symmetric = C1.symmetric and C2.symmetric
         # h1(C1) T h2(C2)' = 2 C1 T C2', and as much again for the other order.
-        self._weight = ((4 if self._symmetric else 2) * problem.alpha / problem.epsilon)[:, None, None]
+        self._weight = ((4 if self._symmetric else 2) * self._quadratic / problem.epsilon)[:, None, None]
 
     def select(self, index: Tensor) -> "LowRankLinearisation":
         """Return the linearisation of some problems of the batch."""
-        problem = self._problem.select(index)
-        return LowRankLinearisation(problem, *(C.map(lambda t: take(t, index)) for C in (self._C1, self._C2)))
+        C1, C2 = (C.map(lambda t: take(t, index)) for C in (self._C1, self._C2))
+        return LowRankLinearisation(self._problem.select(index), C1, C2, take(self._mass, index))
 
     def __call__(self, T: Tensor) -> Tensor:
         """Gradient at T (B, n, m), divided by epsilon."""
@@ -181,8 +194,8 @@ class LowRankLinearisation(Linearisation):
         return G.baddbmm_(C1.B @ (self._weight * (C1.A.mT @ T @ C2.A)), C2.B.mT, alpha=-1)
 
     def product(self, marginals: Marginals) -> Tensor:
-        """Gradient at the plan p q' / mass."""
-        p, q = marginals.p[:, :, None], self._weight * (marginals.q / marginals.mass[:, None])[:, :, None]
+        """Gradient at the plan p q'."""
+        p, q = marginals.p[:, :, None], self._weight * marginals.q[:, :, None]
         G = torch.baddbmm(self.linear, self._C1 @ p, (self._C2 @ q).mT, alpha=-1)
         return G if self._symmetric else G.baddbmm_(self._C1.mT @ p, (self._C2.mT @ q).mT, alpha=-1)
 
@@ -191,19 +204,18 @@ class LowRankLinearisation(Linearisation):
 
     def shift(self, marginals: Marginals) -> tuple[Tensor, Tensor]:
         """Row part (B, n) and column part (B, m) that were left out, not divided by epsilon."""
-        alpha = self._problem.alpha[:, None]
         return tuple(  # type: ignore[return-value]
-            alpha * (C.squares(x[:, :, None]) + C.mT.squares(x[:, :, None]))[:, :, 0]
+            self._quadratic[:, None] * (C.squares(x[:, :, None]) + C.mT.squares(x[:, :, None]))[:, :, 0]
             for C, x in ((self._C1, marginals.p), (self._C2, marginals.q))
         )
 
 
 def linearisation(problem: Problem) -> Linearisation:
-    """Return the linearisation that fits the structures."""
-    C1, C2 = problem.C1, problem.C2
+    """Return the linearisation that fits the structures, for plans of mass one."""
+    C1, C2, mass = problem.C1, problem.C2, problem.p.sum(-1)
     if isinstance(C1, LowRank) and isinstance(C2, LowRank):
-        return LowRankLinearisation(problem, C1, C2)
-    return Linearisation(problem)
+        return LowRankLinearisation(problem, C1, C2, mass)
+    return Linearisation(problem, mass)
 
 
 def _both_orders(C: Tensor, x: Tensor) -> Tensor:

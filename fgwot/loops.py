@@ -13,7 +13,7 @@ from math import exp, inf, isfinite, log, log1p, nan, sqrt
 from typing import Any
 
 import numpy as np
-from numba import njit  # type: ignore[attr-defined, unused-ignore]
+from numba import njit, types  # type: ignore[attr-defined, unused-ignore]
 
 from fgwot.solution import Status
 
@@ -24,6 +24,7 @@ _POOR = 0.3  # contraction of the error by a chord step that calls for a fresh m
 _FAILED = 0.9  # contraction that says that a step did nothing
 _LONGEST = 3.0  # chord step of a potential
 _FAR = 1e13  # factor of a column from which P, computed for 1, is too inexact
+_ROUNDINGS = 8  # that a residual has, as in fgwot.result
 _REST = 10  # sweeps after a matrix that failed
 _EVALUATIONS = 400
 _TINY = np.finfo(np.float64).tiny
@@ -35,14 +36,23 @@ _ROUNDER = 1.5 * 2.0**52
 _SHIFT = 1e-15  # of logarithms in the kl loss, as in fgwot.losses
 
 
-def _compile(function: Callable[..., Any], freedoms: Collection[str] = ("contract",)) -> Callable[..., Any]:
-    """Compile with some freedoms of LLVM's arithmetic; none that would break tests for infinity and NaN."""
-    compiled: Callable[..., Any] = njit(cache=True, nogil=True, error_model="numpy", fastmath=set(freedoms))(function)
+def _compile(
+    function: Callable[..., Any], freedoms: Collection[str] = ("contract",), types: Any = None
+) -> Callable[..., Any]:
+    """Compile with some freedoms of LLVM's arithmetic; none that would break tests for infinity and NaN.
+
+    For the given types at once, and for no others; without them when it is called.
+    """
+    compiled: Callable[..., Any] = njit(types, cache=True, nogil=True, error_model="numpy", fastmath=set(freedoms))(
+        function
+    )
     return compiled
 
 
 # Sums may be reordered, into vectors.
 _reordered = partial(_compile, freedoms=("contract", "reassoc", "nsz", "arcp"))
+_NUMBER, _COUNT, _FLAG = types.float64, types.int64, types.boolean
+_LINE, _TABLE, _CUBE = (types.Array(types.float64, dimensions, "C") for dimensions in (1, 2, 3))
 
 
 @_reordered
@@ -283,14 +293,32 @@ def _divergence(before, T):
 
 
 @_reordered
-def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, max_iter):
+def _limits(T, X, tol, base, eps):
+    """Attainable and allowed residual + marginal error near T, inner tolerance there, and rounding in these loops.
+
+    log T is a difference of numbers as large as X: so much of it is rounding, to `eps` in the plan that is returned.
+    """
+    size = 1.0
+    for i in range(len(T)):
+        for j in range(T.shape[1]):
+            size += T[i, j] * abs(X[i, j])
+    attainable, noise = base + _ROUNDINGS * eps * size, _EPS * size
+    allowed = tol if tol > 0 else attainable
+    return attainable, allowed, max(0.05 * allowed, min(8 * noise, 0.3 * allowed)), noise
+
+
+@_reordered
+def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, max_iter):
     """Solve one problem from the plan T, or if none is `given` from p q'; f and g are updated.
 
     `L` is (1 - alpha) M / epsilon, and `weight` alpha / epsilon times the mass. ``tol=0`` is `base` and what rounding
-    to `eps` adds. Return the plan, D = h1 T h2' + h1' T h2, status, steps, residual and error of the marginals.
+    to `eps` adds, and problems where that exceeds `largest` are left open. h1 and h2 are made symmetric where that
+    changes nothing. Return the plan, D = h1 T h2' + h1' T h2, status, steps, residual and error of the marginals.
     """
     n, m = L.shape
     symmetric = _skewness(h1) * _skewness(h2) <= 4 * _EPS
+    if symmetric:  # with skew parts A, the product is 2 S1 T S2 - 2 A1 T A2
+        h1, h2 = (h1 + h1.T) / 2, (h2 + h2.T) / 2
     turned1, turned2 = h1.T.copy(), h2.T.copy()
     half, S, root = np.empty((n, m)), np.empty((m, m)), np.zeros(m)
     D, D_next, X, R, R_before = half.copy(), half.copy(), half.copy(), half.copy(), half.copy()
@@ -306,19 +334,19 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, max_iter):
             for j in range(m):
                 T[i, j] = p[i] * q[j]
     _quadratic(h1, h2, turned1, turned2, symmetric, T, half, D)
-    steepest = 0.0
     for i in range(n):
         for j in range(m):
             X[i, j] = L[i, j] - weight * D[i, j]
-            steepest = max(steepest, abs(X[i, j]))
-    allowed = tol if tol > 0 else base + 2 * eps * (1 + steepest)
-    noise = _EPS * (1 + steepest)
-    finest = max(0.05 * allowed, 8 * noise)
     plain, expected, warm = True, change, g.copy()
+    attainable, allowed, finest, noise = _limits(T, X, tol, base, eps)
     for step in range(1, max_iter + 1):
         g_next[:] = warm
         error_next = _couple(X, p, q, min(max(0.02 * expected, finest), 1e-3), f_next, g_next, T_next, S, root)
         moved = _distance(T_next, T)
+        if step == 1:  # p q' may have mass where costs forbid it, its successor has not
+            attainable, allowed, finest, noise = _limits(T_next, X, tol, base, eps)
+            if attainable > max(largest, tol):
+                return T, D, _UNFINISHED, 1, moved + error_next, error
         # The change made by an undamped step is the residual of the plan it left.
         if plain and moved + error + error_next <= allowed:
             f[:], g[:] = f_next, g_next
@@ -375,6 +403,15 @@ def _marginal(given, size, mass):
 
 
 @_reordered
+def _is_plan(T):
+    """Whether all entries are finite and none is negative."""
+    valid = True
+    for t in T.flat:
+        valid &= 0 <= t < inf
+    return valid
+
+
+@_reordered
 def _structure(C, points, weights, kl, second):
     """h(C) between some points, (f(C) + f(C)') times their weights, and whether all of C is valid."""
     total = C.sum()
@@ -398,9 +435,16 @@ def _structure(C, points, weights, kl, second):
     return h, shift, valid
 
 
-@_reordered
+@partial(
+    _reordered,
+    types=types.void(
+        _CUBE, _CUBE, _CUBE, _TABLE, _TABLE, _LINE, _LINE, _CUBE, _TABLE,
+        _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _COUNT, _NUMBER, _COUNT, _COUNT,
+        _CUBE, _TABLE, _TABLE, _TABLE,
+    ),
+)  # fmt: skip
 def solve_batch(
-    M, C1, C2, p, q, alphas, epsilons, plans, potentials, kl, tol, base, eps, max_iter, allowed, first, last,
+    M, C1, C2, p, q, alphas, epsilons, plans, potentials, kl, tol, base, eps, largest, max_iter, allowed, first, last,
     plan, f, g, numbers,
 ):  # fmt: skip
     """Solve the problems from `first` to before `last`; arguments of length 1 are shared, of length 0 are absent.
@@ -419,6 +463,7 @@ def solve_batch(
         valid = valid1 and valid2 and finite1 and finite2 and abs(mass - mass2) <= allowed * mass
         valid = valid and 0 <= alpha <= 1 and 0 < epsilon < inf
         valid = valid and (len(M) == 0 or isfinite(M[b % len(M)].sum()))
+        valid = valid and (len(plans) == 0 or _is_plan(plans[b % len(plans)]))
         plan[b], f[b], g[b], numbers[b] = 0, 0, 0, nan
         numbers[b, 7], numbers[b, 8] = _INVALID, 0
         if not valid:
@@ -439,7 +484,7 @@ def solve_batch(
                 own_g[j] = (potential - alpha * mass * shift2[j]) / epsilon
         weight = alpha * mass / epsilon
         T, D, status, steps, residual, error = _iterate(
-            L, h1, h2, weights1, weights2, weight, own_f, own_g, T, len(plans) > 0, tol, base, eps, max_iter
+            L, h1, h2, weights1, weights2, weight, own_f, own_g, T, len(plans) > 0, tol, base, eps, largest, max_iter
         )
 
         linear = quad = total = entropy = 0.0
@@ -464,7 +509,13 @@ def solve_batch(
         numbers[b] = np.array([value, cost, linear, quad, entropy, residual, error, status, steps])
 
 
-@_reordered
+@partial(
+    _reordered,
+    types=types.void(
+        _CUBE, _CUBE, _CUBE, _TABLE, _TABLE, _TABLE, _LINE, _FLAG,
+        _CUBE, _CUBE, _CUBE, _TABLE, _TABLE, _COUNT, _COUNT,
+    ),
+)  # fmt: skip
 def adjoint_batch(
     plan, C1, C2, f, g, cotangents, alphas, kl, dM, dC1, dC2, dp, dq, first, last
 ):  # fmt: skip

@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor, nn
 
 from fgwot.functional import fused_gromov_wasserstein
 from fgwot.losses import GroundLoss
-from fgwot.problem import Weight
+from fgwot.problem import Weight, broadcast, computed_in
 from fgwot.solver import Solver
 from fgwot.structure import Structure
 
@@ -20,7 +19,7 @@ class FGWLoss(nn.Module):
 
     Parameters
     ----------
-    alpha, epsilon, loss, solver, max_iter, tol, compile
+    alpha, epsilon, loss, solver, max_iter, tol
         As in `fgwot.fused_gromov_wasserstein`.
     returns : {"value", "cost"}
         "value" is J, whose envelope gradient is exact. "cost" leaves the entropy out and has the gradient of E
@@ -57,14 +56,12 @@ class FGWLoss(nn.Module):
         warm_start: bool = True,
         max_iter: int = 1000,
         tol: float | None = None,
-        compile: bool = False,  # noqa: A002 - torch's word for it
     ) -> None:
         super().__init__()
         if returns not in ("value", "cost"):
             raise ValueError(f"returns must be 'value' or 'cost', got {returns!r}")
         self.alpha, self.epsilon, self.loss, self.solver = alpha, epsilon, loss, solver
         self.returns, self.warm_start, self.max_iter, self.tol = returns, warm_start, max_iter, tol
-        self.compiled = compile
         self.solution: Solution | None = None
 
     @property
@@ -91,7 +88,6 @@ class FGWLoss(nn.Module):
             init=previous if fits else None,
             max_iter=self.max_iter,
             tol=self.tol,
-            compile=self.compiled,
         )
         self.solution = solution.detach()
         return solution.value if self.returns == "value" else solution.cost
@@ -102,8 +98,8 @@ class FGWLoss(nn.Module):
         leading += [t.shape[:-1] for t in marginals if t is not None]
         leading += [w.shape for w in (self.alpha, self.epsilon) if isinstance(w, Tensor)]
         try:
-            batch = torch.broadcast_shapes(*leading)
+            batch = broadcast(leading)
         except RuntimeError:  # the call itself explains what does not fit together
             return False
         shape = (*batch, C1.shape[-1], C2.shape[-1])
-        return plan.shape == shape and plan.dtype == C1.dtype and plan.device == C1.device
+        return plan.shape == shape and plan.dtype == computed_in(C1.dtype) and plan.device == C1.device

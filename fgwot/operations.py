@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -26,6 +27,48 @@ def outside_graphs(function: Callable[_P, _R]) -> Callable[_P, _R]:
         return function(*args, **kwargs)
 
     return call
+
+
+def without_autocast(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run `function`, with tensors among its arguments, outside `torch.autocast`: costs keep their precision."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if not torch._C._is_any_autocast_enabled():
+            return function(*args, **kwargs)
+        devices = (getattr(value, "device", None) for value in (*args, *kwargs.values()))
+        with ExitStack() as stack:
+            for kind in {device.type for device in devices if isinstance(device, torch.device)}:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            return function(*args, **kwargs)
+
+    return call
+
+
+class _Product(torch.autograd.Function):
+    """A B, whose derivatives keep their precision where the backward pass is inside `torch.autocast`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    @without_autocast
+    def forward(A: Tensor, B: Tensor) -> Tensor:
+        return A @ B
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: _Tensors, output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> _Tensors:
+        A, B = ctx.saved_tensors
+        return product(d, B.mT).sum_to_size(A.shape), product(A.mT, d).sum_to_size(B.shape)
+
+
+def product(A: Tensor, B: Tensor) -> Tensor:
+    """Return A B (..., n, m), outside `torch.autocast` in every derivative too."""
+    result: Tensor = _Product.apply(A, B)
+    return result
 
 
 def transformed() -> bool:

@@ -1,21 +1,23 @@
 """Where an iteration starts, and what it found."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fgwot.linearisation import Linearisation
-from fgwot.problem import take
+from fgwot.problem import Problem, inner, take
 from fgwot.sinkhorn import Marginals
+from fgwot.solution import Status
 
 
 @dataclass(frozen=True)
 class Start:
     """First plan T = exp(f (+) g - X), given by X and a guess of g.
 
-    `warm` is a guess of g for the plan after it. `change` is a guess of how far that plan will be, as a part of the
-    mass: the accuracy of the first inner solve follows it. `product` says that the first plan is p q' / mass.
+    `warm` is a guess of g for the plan after it. `change` is a guess of how far that plan will be: the accuracy of the
+    first inner solve follows it. `product` says that the first plan is p q'.
     """
 
     X: Tensor
@@ -36,7 +38,7 @@ class Start:
 
 @dataclass
 class Result:
-    """What the iteration found for a flat batch.
+    """What the iteration found for a flat batch of problems of mass one, or of any mass once it is `scaled`.
 
     T (B, n, m); f, g (B, n), (B, m) potentials of J, not divided by epsilon; status, n_iter (B,) int64;
     residual, marginal_error (B,) relative to the mass; value_quad (B,), <L (x) T, T>, if it is a by-product.
@@ -72,7 +74,7 @@ class Result:
         n_iter: int,
         value_quad: Tensor | None = None,
     ) -> "Result":
-        """Describe plans T, whose following plans have the potentials `following` / epsilon; errors are absolute."""
+        """Describe plans T, whose following plans have the potentials `following` / epsilon."""
         rows, columns = linearise.shift(marginals)
         f, g = following
         epsilon = linearise.epsilon[:, None]
@@ -81,11 +83,18 @@ class Result:
             f=torch.where(marginals.p > 0, epsilon * f + rows, 0),
             g=torch.where(marginals.q > 0, epsilon * g + columns, 0),
             status=status,
-            residual=residual / marginals.mass,
-            marginal_error=error / marginals.mass,
+            residual=residual,
+            marginal_error=error,
             n_iter=torch.full_like(status, n_iter),
             value_quad=value_quad,
         )
+
+    def scaled(self, problem: Problem) -> "Result":
+        """Return the same for plans of the problem's mass: log T grows by its logarithm, and with it f / epsilon."""
+        mass = problem.p.sum(-1)
+        f = torch.where(problem.p > 0, self.f + (problem.epsilon * mass.log())[:, None], 0)
+        quad = None if self.value_quad is None else self.value_quad * mass**2
+        return replace(self, T=self.T * mass[:, None, None], f=f, value_quad=quad)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -110,11 +119,34 @@ def default_tolerance(dtype: torch.dtype) -> float:
     return 1e-7 if dtype == torch.float64 else 1e-5
 
 
-def tolerance(G: Tensor, mass: Tensor, tol: float | None) -> tuple[Tensor, Tensor]:
-    """Relative rounding of the plan, and the allowed residual + marginal error, not divided by the mass; both (B,).
+LARGEST_TOLERANCE = 1e-3  # rounding above it is no convergence
+ROUNDINGS = 8  # of two plans, their difference and their column sums, in a residual
 
-    log T is a difference of numbers as large as G: so much of it is rounding. ``tol=None`` leaves room for that.
-    """
-    noise = torch.finfo(G.dtype).eps * (1 + G.abs().amax((-2, -1)))
-    default = default_tolerance(G.dtype) + 2 * noise
-    return noise, (default if tol is None else torch.full_like(mass, tol)) * mass
+
+class Tolerance(NamedTuple):
+    """Rounding of a plan in L1, allowed residual + marginal error, and whether rounding hides too much; all (B,)."""
+
+    noise: Tensor
+    allowed: Tensor
+    blurred: Tensor
+
+    @staticmethod
+    def at(G: Tensor, T: Tensor, tol: float | None, potentials: float | Tensor = 0.0) -> "Tolerance":
+        """Tolerance near a plan T with the linearisation G.
+
+        log T is a difference of numbers as large as G, and as `potentials` (B,) if those are larger: so much of it is
+        rounding. That counts where T has mass; costs that forbid a pair do no harm. ``tol=None`` leaves room for it.
+        """
+        noise = torch.finfo(G.dtype).eps * (1 + inner(T, G.abs()) + potentials)
+        attainable = default_tolerance(G.dtype) + ROUNDINGS * noise
+        allowed = attainable if tol is None else torch.full_like(noise, tol)
+        return Tolerance(noise, allowed, attainable > max(LARGEST_TOLERANCE, tol or 0))
+
+    def select(self, index: Tensor) -> "Tolerance":
+        """Return the tolerances of some problems of the batch."""
+        return Tolerance(*(take(t, index) for t in self))
+
+    @property
+    def status(self) -> Tensor:
+        """Status (B,) of plans that meet what is allowed."""
+        return torch.where(self.blurred, Status.STALLED, Status.CONVERGED)

@@ -31,26 +31,25 @@ _NEWTON_STEPS = 15  # steps tried before annealing
 _ANNEALED_STEPS = 60  # largest number of steps at one temperature of the annealing
 _BACKTRACKS = 12  # thirds of a Newton step in its line search
 _LONGEST_STEP = 30.0  # of a potential, before the line search
+_ROUNDED = 8  # resolutions of the columns, at which Newton's method may stay
 _COOLING = 4.0  # factor between temperatures
 
 
 @dataclass(frozen=True)
 class Marginals:
-    """Marginals p (B, n) and q (B, m) of equal mass (B,)."""
+    """Marginals p (B, n) and q (B, m) of mass one."""
 
     p: Tensor
     q: Tensor
-    mass: Tensor
 
     @staticmethod
     def of(p: Tensor, q: Tensor) -> "Marginals":
-        """Rescale q, by rounding only, to the mass of p."""
-        mass = p.sum(-1)
-        return Marginals(p, q * (mass / q.sum(-1))[:, None], mass)
+        """Scale marginals of any mass."""
+        return Marginals(p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True))
 
     def select(self, index: Tensor) -> "Marginals":
         """Return the marginals of some problems of the batch."""
-        return Marginals(take(self.p, index), take(self.q, index), take(self.mass, index))
+        return Marginals(take(self.p, index), take(self.q, index))
 
 
 class Coupling(NamedTuple):
@@ -94,23 +93,31 @@ def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Couplin
     tol : Tensor (B,)
         Allowed L1 error of the column marginal. The returned ``error`` says what was reached.
     """
-    # No potential resolves a column sum more finely than its own rounding.
-    resolution = torch.finfo(g.dtype).eps * (8 + 2 * g.abs().amax(-1))
-    tol = torch.maximum(tol, resolution * marginals.mass)
     if not uses_triton(X.device):
-        return _after_sweeps(X, marginals, _sweeps(X, marginals, _Dual.at(X, marginals, g), tol), tol)
+        dual = _Dual.at(X, marginals, g)
+        tol = torch.maximum(tol, _resolution(marginals, dual))
+        return _after_sweeps(X, marginals, _sweeps(X, marginals, dual, tol), tol)
+    tol = torch.maximum(tol, torch.finfo(g.dtype).eps * (8 + 2 * g.abs().amax(-1)))
     coupling = _kernel_sweeps(X, marginals, g, tol)
     open_ = (coupling.error > tol).nonzero()[:, 0]
     if not len(open_):
         return coupling
     X_, some = take(X, open_), marginals.select(open_)
-    return coupling.put(open_, _after_sweeps(X_, some, _Dual.at(X_, some, take(coupling.g, open_)), take(tol, open_)))
+    dual = _Dual.at(X_, some, take(coupling.g, open_))
+    tol = torch.maximum(take(tol, open_), _resolution(some, dual))
+    return coupling.put(open_, _after_sweeps(X_, some, dual, tol))
+
+
+def _resolution(marginals: Marginals, dual: "_Dual") -> Tensor:
+    """Error of the columns (B,) that is rounding: of g, and where there is mass of costs as large as g - lse."""
+    weighted = (marginals.q * dual.g.abs()).sum(-1) + (marginals.p * dual.lse.abs()).sum(-1)
+    return torch.finfo(dual.g.dtype).eps * (8 + 2 * torch.maximum(dual.g.abs().amax(-1), weighted))
 
 
 def _after_sweeps(X: Tensor, marginals: Marginals, dual: "_Dual", tol: Tensor) -> Coupling:
-    """Newton's method, and annealing, for the problems above their tolerance."""
-    for method in (_newton, _anneal):
-        open_ = (dual.error > tol).nonzero()[:, 0]
+    """Newton's method for the problems above their tolerance, and annealing where rounding does not explain that."""
+    for method, floor in ((_newton, 0), (_anneal, _ROUNDED)):
+        open_ = (dual.error > torch.maximum(tol, floor * _resolution(marginals, dual))).nonzero()[:, 0]
         if not len(open_):
             break
         dual = dual.put(open_, method(take(X, open_), marginals.select(open_), dual.select(open_), tol[open_]))
@@ -211,11 +218,16 @@ def _sweep(X: Tensor, marginals: Marginals, dual: _Dual) -> tuple[_Dual, Tensor]
 
 def _newton(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor, steps: int = _NEWTON_STEPS) -> _Dual:
     """Newton's method on the semi-dual, for the problems above their tolerance."""
+    open_ = (dual.error > tol).nonzero()[:, 0]
     for _ in range(steps):
-        open_ = (dual.error > tol).nonzero()[:, 0]
         if not len(open_):
             break
-        dual = dual.put(open_, _newton_step(take(X, open_), marginals.select(open_), dual.select(open_)))
+        some, before = marginals.select(open_), dual.select(open_)
+        after = _newton_step(take(X, open_), some, before)
+        dual = dual.put(open_, after)
+        # Near rounding, an error that no longer halves will not.
+        settled = (after.error <= _ROUNDED * _resolution(some, after)) & (after.error > 0.5 * before.error)
+        open_ = open_[(after.error > tol[open_]) & ~settled]
     return dual
 
 
@@ -225,18 +237,18 @@ def _newton_step(X: Tensor, marginals: Marginals, dual: _Dual) -> _Dual:
     # S in the scaling that makes its diagonal about one; sqrt(c) spans its null space (g is up to a constant).
     root = dual.c.clamp_min(tiny).sqrt()
     half = p.sqrt()[:, :, None] * dual.P / root[:, None, :]
-    null = root / marginals.mass[:, None].sqrt()
-    S = null[:, :, None] * null[:, None, :] - half.mT @ half
+    S = root[:, :, None] * root[:, None, :] - half.mT @ half
     S.diagonal(dim1=-2, dim2=-1).add_(1 + 64 * eps)
     factor, failed = torch.linalg.cholesky_ex(S)
     gap = q - dual.c
     step = torch.cholesky_solve((gap / root)[:, :, None], factor)[:, :, 0] / root
-    sweep = torch.where(q > 0, q / dual.c.clamp_min(tiny), 1).log()
+    # The quotient may overflow; its logarithm does not.
+    sweep = torch.where(q > 0, q.log() - dual.c.clamp_min(tiny).log(), 0)
     step = torch.where((failed == 0)[:, None] & step.isfinite() & (q > 0), step, sweep)
     slope = (step * gap).sum(-1)
     # Parts of the plan that hardly exchange mass make S almost singular and the step far too long.
     size = (_LONGEST_STEP / step.abs().amax(-1).clamp_min(tiny)).clamp(max=1)
-    rounding = 8 * eps * ((q * dual.g.abs()).sum(-1) + (p * dual.lse.abs()).sum(-1) + marginals.mass)
+    rounding = 8 * eps * ((q * dual.g.abs()).sum(-1) + (p * dual.lse.abs()).sum(-1) + 1)
     enough = dual.value(marginals) + 1e-4 * size * slope - rounding
     for _ in range(_BACKTRACKS):
         new = _Dual.at(X, marginals, dual.g + size[:, None] * step)
@@ -254,7 +266,7 @@ def _anneal(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor) -> _Dual:
     g = torch.where(marginals.q > 0, marginals.q, 1).log()
     while True:
         last = scale == 1
-        target = torch.where(last, tol, 1e-2 * marginals.mass)
+        target = torch.where(last, tol, tol.clamp_min(1e-2))
         scaled = scale[:, None, None] * X
         dual = _newton(scaled, marginals, _Dual.at(scaled, marginals, g), target, _ANNEALED_STEPS)
         if bool(last.all()):

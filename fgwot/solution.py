@@ -27,7 +27,7 @@ class Status(IntEnum):
         return {
             Status.CONVERGED: "converged to the tolerance",
             Status.MAX_ITER: "reached max_iter before the tolerance",
-            Status.STALLED: "stopped improving before the tolerance (rounding of this dtype)",
+            Status.STALLED: "stalled where rounding of this dtype hides further progress",
             Status.NUMERICAL: "met a value that is not finite",
         }[self]
 

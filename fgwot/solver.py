@@ -11,24 +11,32 @@ taken back and halved; a theta small enough descends, whatever C1 and C2.
 """
 
 from dataclasses import dataclass, fields, replace
+from math import inf
 
 import torch
 from torch import Tensor
 
 from fgwot.linearisation import Linearisation, linearisation
 from fgwot.problem import Problem, take
-from fgwot.result import Result, Start, tolerance
+from fgwot.result import ROUNDINGS, Result, Start, Tolerance
 from fgwot.sinkhorn import Coupling, Marginals, sinkhorn
 from fgwot.solution import Status
 from fgwot.undamped import undamped
 
 _SMALLEST_THETA = 2.0**-24
+_COARSEST = 1e-3  # inner tolerance far from an answer: loose first steps could change the basin
 _TIGHT = 0.05  # inner tolerance, as a part of the outer one, once an answer is near
 _TIGHTEST = 1e-3  # the same where objectives of nearly equal plans are compared
 _LONGEST = 64.0  # proximal step, in those of epsilon
-_SHORT = 0.1  # change, as a part of the mass, from which proximal steps may be longer than epsilon's
+_SHORT = 0.1  # change from which proximal steps may be longer than epsilon's
 _DEEPEST = 80.0  # -log of the smallest entry of a proximal plan; what is smaller could hardly come back
 _PATIENCE = 60  # steps without progress in residual or objective before a problem counts as stalled
+_PATIENCE_BLURRED = 5  # the same where rounding hides progress
+
+
+def _check_damping(damping: float | None) -> None:
+    if damping is not None and not 0 <= damping < inf:
+        raise ValueError(f"damping must be a finite number from 0 on, or None to adapt it; got {damping}")
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,9 @@ class MirrorDescent:
 
     damping: float | None = None
     entropic = True
+
+    def __post_init__(self) -> None:
+        _check_damping(self.damping)
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,9 @@ class ProximalPoint:
     damping: float | None = None
     entropic = False
 
+    def __post_init__(self) -> None:
+        _check_damping(self.damping)
+
 
 Solver = MirrorDescent | ProximalPoint
 
@@ -73,7 +87,8 @@ class _State:
     """Where each unfinished problem stands; every tensor starts with the batch dimension.
 
     T = exp(f (+) g - X) has column error `error`; `warm` is the guess of g for the next plan. `change` is
-    |T - T_previous|_1 / theta, an estimate of the residual; `best` its smallest value, `idle` the steps since; `drift`
+    |T - T_previous|_1 / theta, an estimate of the residual; `best` is what it was when it last fell by a tenth, and
+    `idle` counts the steps since that, or the objective, made progress; `drift`
     bounds the effect on the plan of what float32 increments have added to the rounding of G.
     """
 
@@ -101,16 +116,17 @@ class _State:
 
 
 def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max_iter: int) -> Result:
-    """Iterate each problem until residual + marginal error <= tol (relative to the mass).
+    """Iterate each problem until residual + marginal error <= tol, relative to the mass.
 
-    ``tol=None`` is 1e-7 in float64 and 1e-5 in float32, plus what the rounding of G makes unattainable.
+    ``tol=None`` is 1e-7 in float64 and 1e-5 in float32, plus what the rounding of G makes unattainable. Inside, all
+    problems have mass one.
     """
     marginals, linearise = Marginals.of(problem.p, problem.q), linearisation(problem)
     if not (solver.entropic and solver.damping is None):
-        return _guarded(solver, linearise, marginals, start, tol, range(1, max_iter + 1))
+        return _guarded(solver, linearise, marginals, start, tol, range(1, max_iter + 1)).scaled(problem)
     solved, left, n_iter = undamped(linearise, marginals, start, tol, max_iter)
     if len(solved) == 1 and not left:
-        return solved[0][1]
+        return solved[0][1].scaled(problem)
     result = Result.empty(marginals)
     for index, found in solved:
         result.put(index, found)
@@ -120,7 +136,7 @@ def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max
         start = Start.at(T, g)
         steps = range(n_iter + 1, max_iter + 1)
         result.put(index, _guarded(solver, linearise.select(index), marginals.select(index), start, tol, steps))
-    return result
+    return result.scaled(problem)
 
 
 def _guarded(
@@ -128,7 +144,7 @@ def _guarded(
 ) -> Result:
     """Iterate with a guard on the objective; `steps` numbers the iterations."""
     iteration = _Iteration.begin(solver, linearise, marginals, start, tol)
-    index = torch.arange(len(marginals.mass), device=marginals.mass.device)
+    index = torch.arange(len(marginals.p), device=marginals.p.device)
     result = Result.empty(marginals)
     for n_iter in steps:
         iteration, left, ended = iteration.step(n_iter)
@@ -149,18 +165,17 @@ class _Iteration:
     marginals: Marginals
     linearise: Linearisation
     epsilon: Tensor
-    tol: Tensor
-    slack: Tensor  # a rise of the objective by this much is rounding
+    tolerance: Tolerance
     state: _State
 
     @staticmethod
     def begin(
         solver: Solver, linearise: Linearisation, marginals: Marginals, start: Start, tol: float | None
     ) -> "_Iteration":
-        mass, epsilon = marginals.mass, linearise.epsilon
-        coupling = sinkhorn(start.X, marginals, start.g, 1e-6 * mass)
+        epsilon = linearise.epsilon
+        zero = torch.zeros_like(epsilon)
+        coupling = sinkhorn(start.X, marginals, start.g, zero + 1e-6)
         G = linearise.product(marginals) if start.product else linearise(coupling.T)
-        noise, allowed = tolerance(G, mass, tol)
         damping = solver.damping or 0.0
         state = _State(
             X=start.X,
@@ -170,14 +185,17 @@ class _Iteration:
             g=coupling.g,
             warm=start.warm,
             error=coupling.error,
-            objective=mass,
+            objective=zero,
             theta=epsilon / (epsilon + damping),
-            change=start.change * mass,
-            best=torch.full_like(mass, torch.inf),
-            idle=torch.zeros_like(mass),
-            drift=torch.zeros_like(mass),
+            change=zero + start.change,
+            best=zero + torch.inf,
+            idle=zero,
+            drift=zero,
         )
-        begun = _Iteration(solver, marginals, linearise, epsilon, allowed, 16 * noise * mass, state)
+        # p q' may have mass where costs forbid it, its successor has not.
+        typical = sinkhorn(G, marginals, start.g, zero + _COARSEST) if start.product else coupling
+        tolerance = Tolerance.at(G, typical.T, tol)
+        begun = _Iteration(solver, marginals, linearise, epsilon, tolerance, state)
         return replace(begun, state=replace(state, objective=begun._objective(G, start.X, coupling)))
 
     def select(self, index: Tensor) -> "_Iteration":
@@ -186,10 +204,21 @@ class _Iteration:
             self.marginals.select(index),
             self.linearise.select(index),
             take(self.epsilon, index),
-            take(self.tol, index),
-            take(self.slack, index),
+            self.tolerance.select(index),
             self.state.select(index),
         )
+
+    @property
+    def tol(self) -> Tensor:
+        """Allowed residual + marginal error."""
+        return self.tolerance.allowed
+
+    @property
+    def slack(self) -> Tensor:
+        """A rise of the objective by this much is rounding."""
+        (p, q), s = (self.marginals.p, self.marginals.q), self.state
+        potentials = (p * s.f.abs()).sum(-1) + (q * s.g.abs()).sum(-1)
+        return 64 * (self.tolerance.noise + torch.finfo(p.dtype).eps * potentials)
 
     def step(self, n_iter: int) -> "tuple[_Iteration, Tensor, list[tuple[Tensor, Result]]]":
         """Advance every problem.
@@ -225,7 +254,8 @@ class _Iteration:
             rejected = (~accepted).nonzero()[:, 0]
             state = state.put(rejected, self.select(rejected)._held())
         after = replace(self, state=state)
-        stuck = (state.idle >= _PATIENCE) | (state.theta < _SMALLEST_THETA)
+        patience = torch.where(self.tolerance.blurred, _PATIENCE_BLURRED, _PATIENCE)
+        stuck = (state.idle >= patience) | (state.theta < _SMALLEST_THETA)
         stopped = broken | stuck
         left = (~stopped).nonzero()[:, 0]
         if len(left) == len(stopped):
@@ -274,7 +304,7 @@ class _Iteration:
         s, marginals = self.state, self.marginals
         residual = (following.T - s.T).abs().sum((-2, -1)) + following.error + s.drift
         missed = residual + s.error > self.tol
-        reached = torch.where(missed | ~residual.isfinite(), status, Status.CONVERGED)
+        reached = torch.where(missed | ~residual.isfinite(), status, self.tolerance.status)
         return Result.of(
             self.linearise,
             marginals,
@@ -303,8 +333,7 @@ class _Iteration:
         warm = g
         if not self.solver.entropic:
             # Keep X = -log T: nothing accumulates over many steps, and g of one step predicts g of the next.
-            deepest = _DEEPEST - self.marginals.mass.log()[:, None, None]
-            X = torch.minimum(X - f[:, :, None] - g[:, None, :], deepest)
+            X = (X - f[:, :, None] - g[:, None, :]).clamp(max=_DEEPEST)
             f, g = torch.zeros_like(f), torch.zeros_like(g)
         return replace(self.state, X=X, G=G, T=T, f=f, g=g, warm=warm, error=error, objective=objective, drift=drift)
 
@@ -323,29 +352,33 @@ class _Iteration:
         return (energy * T).sum((-2, -1)) - (g * (T.sum(-2) - self.marginals.q)).sum(-1)
 
     def _inner_tol(self) -> Tensor:
-        """Inner accuracy follows the outer residual; loose first steps could change the basin.
+        """Inner accuracy follows the outer residual.
 
         Where steps make no progress the objectives may differ by less than loose plans resolve.
         """
         s = self.state
-        loose = torch.minimum(0.02 * s.change, 1e-3 * self.marginals.mass)
+        loose = (0.02 * s.change).clamp(max=_COARSEST)
         return torch.where(s.idle > 0, _TIGHTEST * self.tol, torch.maximum(loose, _TIGHT * self.tol))
 
     def _advance(self, trial: _State, change: Tensor) -> _State:
         """State after an accepted step, with the next theta."""
         s = self.state
         estimate = change / s.theta
-        progress = (estimate < 0.9 * s.best) | (trial.objective < s.objective - self.slack)
+        nearer = estimate < 0.9 * s.best
+        progress = nearer | (trial.objective < s.objective - self.slack)
         if self.solver.damping is None:
             theta = torch.minimum(self._stable_theta(trial, estimate), 2 * s.theta)
         else:
             theta = self.epsilon / (self.epsilon + self.solver.damping)
-        # Close to the end an undamped step is tried: it certifies the residual.
-        theta = torch.where(estimate <= 0.5 * self.tol, 1, theta)
+        # Close to the end, or to rounding, an undamped step is tried: it certifies the residual.
+        ending = (estimate <= 0.5 * self.tol) | (change <= ROUNDINGS * self.tolerance.noise)
+        theta = torch.where(ending, 1, theta)
         return replace(
             self._paced(trial, theta),
             change=estimate,
-            best=torch.minimum(s.best, estimate),
+            # Rises that pass for rounding do not add up.
+            objective=torch.minimum(s.objective, trial.objective),
+            best=torch.where(nearer, estimate, s.best),
             idle=torch.where(progress, 0, s.idle + 1),
         )
 
@@ -368,5 +401,5 @@ class _Iteration:
         if self.solver.entropic:
             return torch.where(ratio > 0.5, 1 / (1 + ratio), 1)
         # Limits without entropy are sharp, and steps of one length approach them sublinearly.
-        longest = torch.where(estimate <= _SHORT * self.marginals.mass, _LONGEST, 1)
+        longest = torch.where(estimate <= _SHORT, _LONGEST, 1)
         return torch.where(ratio * longest > 1, 1 / ratio, longest)

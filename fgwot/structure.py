@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgwot.operations import folded, once
+from fgwot.operations import folded, once, without_autocast
 
 _PROBE_ROUNDING = 256  # times eps: by how much C v and C' v may differ for a symmetric C
 
@@ -102,6 +102,7 @@ class _Quadratic(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, dquad: Tensor) -> tuple[Tensor | None, ...]:
         grads = folded(_quadratic_adjoint, *ctx.saved_tensors, dquad)
         return *once(

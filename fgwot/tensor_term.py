@@ -1,5 +1,6 @@
 r"""The quartic contraction (L (x) T)_ij = sum_kl L(C1_ik, C2_jl) T_kl and its adjoints."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from fgwot.backend import precision, uses_triton
 from fgwot.factored import factored
 from fgwot.losses import BY_NAME, Factors, GroundLoss, Pairwise, ground_loss, huber
-from fgwot.operations import folded, once
+from fgwot.operations import folded, once, product, without_autocast
 
 # Losses that do not factor are summed over blocks of pairs (i, k); a block holds about this many values.
 _BLOCK_ENTRIES = 1 << 22
@@ -46,7 +47,13 @@ def tensor_term(C1: Tensor, C2: Tensor, T: Tensor, loss: str | GroundLoss = "squ
     tensor([[0., 1.],
             [1., 0.]])
     """
-    loss = ground_loss(loss)
+    mixed = torch._C._is_any_autocast_enabled() and not torch.compiler.is_compiling()
+    return contract(C1, C2, T, ground_loss(loss), product if mixed else torch.matmul)
+
+
+@without_autocast
+def contract(C1: Tensor, C2: Tensor, T: Tensor, loss: GroundLoss, multiply: Callable[..., Tensor] = product) -> Tensor:
+    """`tensor_term`, whose derivatives are made of the given products if the loss factors."""
     n, m = T.shape[-2:]
     if C1.shape[-2:] != (n, n) or C2.shape[-2:] != (m, m):
         raise ValueError(
@@ -54,7 +61,7 @@ def tensor_term(C1: Tensor, C2: Tensor, T: Tensor, loss: str | GroundLoss = "squ
             f"got {tuple(C1.shape)} and {tuple(C2.shape)}"
         )
     if loss.factors is not None:
-        return _factored(C1, C2, T, loss.factors)
+        return _factored(C1, C2, T, loss.factors, multiply)
     batch = torch.broadcast_shapes(C1.shape[:-2], C2.shape[:-2], T.shape[:-2])
     C1, C2, T = (x.expand(*batch, *x.shape[-2:]) for x in (C1, C2, T))
     if torch.compiler.is_compiling() and loss.kernel is not None:
@@ -64,6 +71,7 @@ def tensor_term(C1: Tensor, C2: Tensor, T: Tensor, loss: str | GroundLoss = "squ
     return summed.reshape(*batch, n, m)
 
 
+@without_autocast
 def structure_adjoints(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: GroundLoss) -> tuple[Tensor, Tensor]:
     r"""Gradients of <W, L (x) T> with respect to C1 and C2.
 
@@ -82,12 +90,12 @@ def structure_adjoints(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: Groun
     return _direct_adjoint(loss.da, C1, C2, W, T), _direct_adjoint(swapped_db, C2, C1, W.mT, T.mT)
 
 
-def _factored(C1: Tensor, C2: Tensor, T: Tensor, fs: Factors) -> Tensor:
-    rows = fs.f1(C1) @ T.sum(-1, keepdim=True)
-    columns = fs.f2(C2) @ T.sum(-2).unsqueeze(-1)
-    W, H = fs.h1(C1) @ T, fs.h2(C2)
+def _factored(C1: Tensor, C2: Tensor, T: Tensor, fs: Factors, multiply: Callable[..., Tensor]) -> Tensor:
+    rows = multiply(fs.f1(C1), T.sum(-1, keepdim=True))
+    columns = multiply(fs.f2(C2), T.sum(-2).unsqueeze(-1))
+    W, H = multiply(fs.h1(C1), T), fs.h2(C2)
     if not uses_triton(T.device):
-        return rows + columns.mT - W @ H.mT
+        return rows + columns.mT - multiply(W, H.mT)
     batch = torch.broadcast_shapes(*(x.shape[:-2] for x in (W, H)))
     W, H, rows, columns = (x.expand(*batch, *x.shape[-2:]) for x in (W, H, rows, columns))
     one = T.new_ones(()).expand(batch)
@@ -132,6 +140,7 @@ def _by_name(name: str, delta: float) -> GroundLoss:
 
 
 @torch.library.custom_op("fgwot::contraction", mutates_args=())
+@without_autocast
 def _contraction(C1: Tensor, C2: Tensor, T: Tensor, loss: str, delta: float, triton: bool) -> Tensor:
     """`tensor_term` for a loss with a kernel: an operator, so that compilers see one node and not its loops."""
     if triton:
@@ -142,6 +151,7 @@ def _contraction(C1: Tensor, C2: Tensor, T: Tensor, loss: str, delta: float, tri
 
 
 @torch.library.custom_op("fgwot::adjoint", mutates_args=())
+@without_autocast
 def _adjoint(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: str, delta: float, triton: bool) -> Tensor:
     """Gradient of <W, L (x) T> in C1."""
     if triton:
@@ -199,6 +209,7 @@ class _Direct(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, W: Tensor) -> tuple[Tensor | None, ...]:
         C1, C2, T = ctx.saved_tensors
         with torch.no_grad():

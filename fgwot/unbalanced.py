@@ -1,13 +1,7 @@
 r"""Unbalanced and semi-relaxed problems: marginals that are paid for instead of met.
 
-With the linearised cost X the inner problem is
-
-    min_T <X, T> - H(T) + r1 KL(T 1 | p) + r2 KL(T' 1 | q),    r = rho / epsilon,
-
-whose solution T = exp(f (+) g - X) satisfies f = tau1 (log p - logsumexp_j(g - X)) with tau = r / (1 + r), and the same
-for g: Sinkhorn's updates, shortened (Chizat, Peyré, Schmitzer and Vialard 2018). tau is 1 for an exact marginal and 0
-for a free one. Outside, mirror descent as in `fgwot.solver`: a damped step of size theta = epsilon / (epsilon + lambda)
-has the cost theta G(T_k) - (1 - theta) log T_k and the entropy weight epsilon / theta.
+Mirror descent as in `fgwot.solver`, with the inner problem of `fgwot.relaxed`: a damped step of size theta = epsilon /
+(epsilon + lambda) has the cost theta G(T_k) - (1 - theta) log T_k and the entropy weight epsilon / theta.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -19,18 +13,21 @@ from fgwot.adjoint import envelope_values, with_quadratic
 from fgwot.functional import fused_gromov_wasserstein, warn
 from fgwot.initial import check_plan, shaped_plan
 from fgwot.losses import GroundLoss
-from fgwot.operations import folded, outside_graphs
+from fgwot.operations import folded, outside_graphs, without_autocast
 from fgwot.problem import Problem, Weight
-from fgwot.result import Result, tolerance
+from fgwot.relaxed import RelaxedPlan, Sides, relaxed
+from fgwot.result import Result, Tolerance
 from fgwot.sinkhorn import Marginals
 from fgwot.solution import Solution, Status
 from fgwot.tensor_term import tensor_term
 
-_SWEEPS = 5000  # of one inner problem
 _SMALLEST_THETA = 2.0**-24
+_PATIENCE = 60  # steps without progress in residual or objective before a problem counts as stalled
+_COARSEST = 1e-3  # inner tolerance far from an answer, as a part of the mass
 
 
 @outside_graphs
+@without_autocast
 def unbalanced_fused_gromov_wasserstein(
     M: Tensor | None,
     C1: Tensor,
@@ -156,21 +153,11 @@ def unbalanced_fused_gromov_wasserstein(
 
 
 @dataclass(frozen=True)
-class _Coupling:
-    """T = exp(f (+) g - X); `error` (B,) is how far the sums of its second side are from those its potential means."""
-
-    T: Tensor
-    f: Tensor
-    g: Tensor
-    error: Tensor
-
-
-@dataclass(frozen=True)
 class _Relaxed:
     """The iteration for a flat batch of problems, without gradients.
 
-    Sinkhorn's last update leaves one side without error, the first one: the rows, or if columns are exact and no rows
-    are, the columns.
+    The inner problem leaves one side without error, the first one: the rows, or if columns are exact and no rows are,
+    the columns.
     """
 
     problem: Problem
@@ -194,57 +181,66 @@ class _Relaxed:
         `change` is a guess of how far T is from the next plan.
         """
         problem = self.problem
-        G = self.gradient(T)
-        noise, allowed = tolerance(G, torch.ones_like(problem.alpha), tol)
-        one = torch.ones_like(noise)
-        state = _State(T, G, torch.zeros_like(self.second), one * torch.inf, theta=one, change=one * change)
-        result = Result.empty(Marginals(problem.p, problem.q, noise))
-        open_ = torch.arange(len(noise), device=noise.device)
-        relaxed = self
+        one = torch.ones_like(problem.alpha)
+        infinite = one * torch.inf
+        state = _State(
+            T, self.gradient(T), torch.zeros_like(self.second), infinite, one, one * change, infinite, 0 * one, one < 0
+        )
+        tolerance = Tolerance.at(state.G, _per_mass(T), tol)
+        result = Result.empty(Marginals(problem.p, problem.q))
+        open_ = torch.arange(len(one), device=one.device)
+        iteration = self
         for k in range(1, max_iter + 1):
-            state, ended, found = relaxed.step(state, noise, allowed, k, last=k == max_iter)
+            if k == max_iter:  # an undamped step measures the residual
+                state = replace(state, theta=torch.ones_like(state.theta))
+            new = iteration.couple(state, tolerance)
+            if k == 1:  # the first plan may have mass where costs forbid it, its successor has not
+                tolerance = Tolerance.at(state.G, _per_mass(iteration.turned(new.T)), tol, _weighted(new))
+            following, ended, found = iteration.step(state, new, tolerance, k, last=k == max_iter)
             at = ended.nonzero()[:, 0]
             if len(at):
                 result.put(open_[at], found.select(at))
                 rest = (~ended).nonzero()[:, 0]
                 if not len(rest):
                     break
-                relaxed, state = relaxed.select(rest), state.select(rest)
-                open_, noise, allowed = open_[rest], noise[rest], allowed[rest]
+                iteration, following = iteration.select(rest), following.select(rest)
+                open_, tolerance = open_[rest], tolerance.select(rest)
+            state = following
         return result
 
     def select(self, index: Tensor) -> "_Relaxed":
         return replace(self, problem=self.problem.select(index), rho1=self.rho1[index], rho2=self.rho2[index])
 
+    def turned(self, T: Tensor) -> Tensor:
+        """Plan of the inner problem, whose rows are the first side, as one of the problem."""
+        return T.mT if self.columns_first else T
+
     def step(
-        self, now: "_State", noise: Tensor, allowed: Tensor, n_iter: int, last: bool
+        self, now: "_State", new: RelaxedPlan, tolerance: Tolerance, n_iter: int, last: bool
     ) -> tuple["_State", Tensor, Result]:
         """Return the next state, which problems (B,) end, and their results."""
-        epsilon = self.problem.epsilon
-        # The last step is undamped: it measures the residual.
-        theta = torch.ones_like(now.theta) if last else now.theta
-        wanted = torch.minimum(0.02 * now.change, torch.full_like(allowed, 1e-3)).maximum(0.05 * allowed)
-        new = self.couple(now, theta, wanted)
-        mass = now.T.sum((-2, -1)).clamp_min(torch.finfo(noise.dtype).tiny)
-        moved = (new.T - now.T).abs().sum((-2, -1)) / mass
+        epsilon, theta = self.problem.epsilon, now.theta
+        T = self.turned(new.T)
+        mass = now.T.sum((-2, -1)).clamp_min(torch.finfo(theta.dtype).tiny)
+        moved = (T - now.T).abs().sum((-2, -1)) / mass
         error = new.error / mass
-        G = self.gradient(new.T)
-        potential = new.f if self.columns_first else new.g
-        J = self.objective(new.T, G, potential / theta[:, None])
-        accepted = now.J + 16 * noise * (mass * epsilon + J.abs()) >= J
-        certified = (theta == 1) & (moved + error <= allowed)
-        broken = ~(J.isfinite() & moved.isfinite())
-        stalled = ~accepted & (theta < _SMALLEST_THETA)
-        ended = certified | broken | stalled | torch.full_like(broken, last)
-        status = torch.where(certified, Status.CONVERGED, Status.MAX_ITER)
-        status = torch.where(stalled & ~certified, Status.STALLED, status)
-        status = torch.where(broken, Status.NUMERICAL, status)
+        G = self.gradient(T)
+        potential = new.g / theta[:, None]
+        J, rounding = self.objective(T, G, potential)
+        slack = 64 * (tolerance.noise * epsilon * mass + rounding)
+        accepted = now.J + slack >= J
+        certified = (theta == 1) & (moved + error <= tolerance.allowed)
+        ended = certified | now.stalled | last
+        status = torch.where(now.stalled, Status.STALLED, Status.MAX_ITER)
+        status = torch.where(certified, tolerance.status, status)
+        status = torch.where(moved.isfinite(), status, Status.NUMERICAL)
+        f, g = (new.g, new.f) if self.columns_first else (new.f, new.g)
         gap = torch.where(self.rho2.isinf(), (now.T.sum(-2) - self.problem.q).abs().sum(-1), 0)
         gap = gap + torch.where(self.rho1.isinf(), (now.T.sum(-1) - self.problem.p).abs().sum(-1), 0)
         found = Result(
             T=now.T,
-            f=epsilon[:, None] * new.f.nan_to_num(0.0, neginf=0.0),
-            g=epsilon[:, None] * new.g.nan_to_num(0.0, neginf=0.0),
+            f=epsilon[:, None] * f.nan_to_num(0.0, neginf=0.0),
+            g=epsilon[:, None] * g.nan_to_num(0.0, neginf=0.0),
             status=status.to(torch.int64),
             residual=moved + error,
             marginal_error=gap / mass,
@@ -252,14 +248,22 @@ class _Relaxed:
         )
         change = moved / theta
         # As in the balanced iteration: theta makes the error along the last step vanish, were it to flip its sign.
-        delta = new.T - now.T
-        metric = 2 * delta.square() / (new.T + now.T).clamp_min(torch.finfo(noise.dtype).tiny)
+        delta = T - now.T
+        metric = 2 * delta.square() / (T + now.T).clamp_min(torch.finfo(theta.dtype).tiny)
         ratio = (delta * (G - now.G)).sum((-2, -1)) / metric.sum((-2, -1))
         stable = torch.where(ratio > 0.5, 1 / (1 + ratio), 1)
-        following = torch.where(change <= 0.5 * allowed, 1, torch.minimum(stable, 2 * theta))
-        taken = _State(new.T, G, potential, J, following, change)
-        held = replace(now, theta=theta / 2, change=change)
-        return taken.where(accepted, held), ended, found
+        following = torch.where(change <= 0.5 * tolerance.allowed, 1, torch.minimum(stable, 2 * theta))
+        nearer = change + error < 0.9 * now.best
+        best = torch.where(nearer, change + error, now.best)
+        progress = nearer | (now.J - slack > J)
+        lowest = torch.minimum(J, now.J)
+        taken = _State(T, G, potential, lowest, following, change, best, 0 * theta, now.stalled)
+        after = taken.where(accepted, replace(now, theta=theta / 2, change=change))
+        idle = torch.where(accepted & progress, 0, now.idle + 1)
+        # A problem that gets no further takes an undamped step, which measures its residual.
+        stalled = (after.theta < _SMALLEST_THETA) | (idle >= _PATIENCE)
+        after = replace(after, theta=torch.where(stalled, 1, after.theta), idle=idle, stalled=stalled)
+        return after, ended, found
 
     def gradient(self, T: Tensor) -> Tensor:
         """Gradient of E at T, divided by epsilon; nothing may be left out of it, as the marginals move."""
@@ -268,8 +272,8 @@ class _Relaxed:
         quadratic = tensor_term(C1, C2, T, problem.loss) + tensor_term(C1.mT, C2.mT, T, problem.loss)
         return ((1 - alpha) * problem.M + alpha * quadratic) / problem.epsilon[:, None, None]
 
-    def objective(self, T: Tensor, G: Tensor, potential: Tensor) -> Tensor:
-        """J (B,) at T with G = G(T): E = <(1 - alpha) M + grad E, T> / 2, as E is quadratic.
+    def objective(self, T: Tensor, G: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
+        """J (B,) at T with G = G(T), and its rounding: E = <(1 - alpha) M + grad E, T> / 2, as E is quadratic.
 
         Where the second side is exact too, its gap enters with its multiplier, as in the Lagrangian.
         """
@@ -281,43 +285,27 @@ class _Relaxed:
         actual = T.sum(-1 if self.columns_first else -2)
         gap = torch.where(self.second > 0, potential * (actual - self.second), 0).sum(-1)
         multiplied = torch.where(self.rho1.isinf() & self.rho2.isinf(), epsilon * gap, 0)
-        return energy - epsilon * entropy + _priced(self.rho1, paid1) + _priced(self.rho2, paid2) - multiplied
+        value = energy - epsilon * entropy + _priced(self.rho1, paid1) + _priced(self.rho2, paid2) - multiplied
+        # A divergence is a small difference of masses, with a large price.
+        masses = (T.sum((-2, -1)) + marginal.sum(-1) for marginal in (problem.p, problem.q))
+        priced = (_priced(rho, mass) for rho, mass in zip((self.rho1, self.rho2), masses, strict=True))
+        return value, torch.finfo(T.dtype).eps * (value.abs() + sum(priced))
 
     def divergences(self, T: Tensor) -> tuple[Tensor, Tensor]:
         """KL(T 1 | p) and KL(T' 1 | q) (B,)."""
         return _divergence(T.sum(-1), self.problem.p), _divergence(T.sum(-2), self.problem.q)
 
-    def couple(self, now: "_State", theta: Tensor, tol: Tensor) -> _Coupling:
-        """Plan of a step of size theta, right to `tol` (B,) of its mass."""
-        problem, weight = self.problem, theta[:, None, None]
+    def couple(self, now: "_State", tolerance: Tolerance) -> RelaxedPlan:
+        """Plan of the next step, whose rows are the first side."""
+        weight = now.theta[:, None, None]
         kernel = now.T.clamp_min(torch.finfo(weight.dtype).tiny).log()
-        X = torch.where(weight == 1, now.G, weight * now.G - (1 - weight) * kernel)
-        r1, r2 = (rho[:, None] * (theta / problem.epsilon)[:, None] for rho in (self.rho1, self.rho2))
-        if self.columns_first:
-            X, r1, r2 = X.mT, r2, r1
-        log_first, log_second = self.first.log(), self.second.log()
-        g = now.potential
-        for _ in range(_SWEEPS):
-            f = _update(r1, log_first - torch.logsumexp(g[:, None, :] - X, -1))
-            T = (f[:, :, None] + g[:, None, :] - X).exp()
-            actual = T.sum(-2)
-            error = (actual - _meant(g, r2, self.second, actual)).abs().sum(-1)
-            if bool((error <= tol * actual.sum(-1)).all()):
-                break
-            g = _update(r2, log_second - torch.logsumexp(f[:, :, None] - X, -2))
-            g = g - self._translation(f, g, r1, r2)
-        return _Coupling(T.mT, g, f, error) if self.columns_first else _Coupling(T, f, g, error)
-
-    def _translation(self, f: Tensor, g: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
-        """Number (B, 1) to take from g, and give to f, so that both sides stand for the same mass.
-
-        Sinkhorn alone is slow at that when rho is large (Séjourné, Vialard and Peyré 2022, translation invariance).
-        """
-        one = _meant(f, r1, self.first, self.first).sum(-1, keepdim=True)
-        two = _meant(g, r2, self.second, self.second).sum(-1, keepdim=True)
-        both = r1 * r2 / (r1 + r2)
-        price = torch.where(r1.isinf(), r2, torch.where(r2.isinf(), r1, both))
-        return torch.where(price.isfinite() & (price > 0), price * (one / two).log(), 0)
+        X = self.turned(torch.where(weight == 1, now.G, weight * now.G - (1 - weight) * kernel))
+        prices = [rho[:, None] * (now.theta / self.problem.epsilon)[:, None] for rho in (self.rho1, self.rho2)]
+        r1, r2 = reversed(prices) if self.columns_first else prices
+        # J counts an error of the second side squared, times its price: a step must not be lost in it.
+        stiffness = (1 + r2[:, 0].nan_to_num(posinf=0.0)).sqrt()
+        wanted = ((0.02 * now.change).clamp(max=_COARSEST) / stiffness).maximum(0.05 * tolerance.allowed)
+        return relaxed(X, Sides(self.first, self.second, r1, r2), now.theta[:, None] * now.potential, wanted)
 
     def marginal_gradients(self, result: Result) -> tuple[Tensor, Tensor]:
         """Derivatives of J in p (B, n) and q (B, m): rho (1 - T 1 / p), or the potential of an exact side."""
@@ -335,7 +323,12 @@ class _Relaxed:
 
 @dataclass(frozen=True)
 class _State:
-    """Plans with their gradient, second potential / epsilon, objective, next step size and last change."""
+    """Where each problem stands; every tensor starts with the batch dimension.
+
+    Plan T with its gradient G and the second potential of an undamped step; lowest objective J, size of the next step,
+    last change as an estimate of the residual, what that was when it last fell by a tenth, steps without progress, and
+    whether those ended it.
+    """
 
     T: Tensor
     G: Tensor
@@ -343,6 +336,9 @@ class _State:
     J: Tensor
     theta: Tensor
     change: Tensor
+    best: Tensor
+    idle: Tensor
+    stalled: Tensor
 
     def select(self, index: Tensor) -> "_State":
         return _State(*(getattr(self, field.name)[index] for field in fields(self)))
@@ -353,15 +349,15 @@ class _State:
         return _State(*(torch.where(chosen.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs))
 
 
-def _update(r: Tensor, exact: Tensor) -> Tensor:
-    """Potential of a side from that of an exact one; zero of a free side."""
-    return torch.where(r == 0, 0, torch.where(r.isinf(), 1, r / (1 + r)) * exact)
+def _per_mass(T: Tensor) -> Tensor:
+    return T / T.sum((-2, -1), keepdim=True)
 
 
-def _meant(potential: Tensor, r: Tensor, marginal: Tensor, actual: Tensor) -> Tensor:
-    """Sums that a potential stands for: marginal exp(-potential / r); the actual ones of a free side."""
-    ratio = torch.where(r.isinf() | (marginal == 0), 0, -potential / r)
-    return torch.where(r == 0, actual, marginal * ratio.exp())
+def _weighted(plan: RelaxedPlan) -> Tensor:
+    """Size (B,) of the potentials where there is mass."""
+    rows, columns = plan.T.sum(-1), plan.T.sum(-2)
+    f, g = (potential.nan_to_num(0.0, 0.0, 0.0).abs() for potential in (plan.f, plan.g))
+    return ((rows * f).sum(-1) + (columns * g).sum(-1)) / rows.sum(-1)
 
 
 def _divergence(a: Tensor, b: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ at the present plan; once steps are short, X is extrapolated from two of them by
 
 With delta = T+ - T, G+ = G(T+) and any X the objective changes by exactly
 
-    (J(T+) - J(T)) / epsilon = <(G + G+) / 2 - X, delta> - KL(T || T+),    KL(T || T+) >= |delta|_1^2 / (2 mass),
+    (J(T+) - J(T)) / epsilon = <(G + G+) / 2 - X, delta> - KL(T || T+),    KL(T || T+) >= |delta|_1^2 / 2,
 
 so one inner product tells that a step descends, and J itself is never computed. An extrapolation that may have risen
 is taken back; a problem whose undamped steps may, or that needs too many, is left to the guarded iteration of
@@ -23,32 +23,32 @@ from torch import Tensor
 from fgwot.chord import Chord, Plan
 from fgwot.linearisation import Linearisation
 from fgwot.problem import inner, take
-from fgwot.result import Result, Start, tolerance
+from fgwot.result import Result, Start, Tolerance
 from fgwot.sinkhorn import Marginals
-from fgwot.solution import Status
 
 MAX_STEPS = 200
-_SHORT = 0.3  # change, as a part of the mass, from which steps may be extrapolated
+_SHORT = 0.3  # change from which steps may be extrapolated
+_COARSEST = 1e-3  # inner tolerance far from the answer: loose first steps could change the basin
 _HORIZON = 8  # undamped steps to go, by their present rate, from which they are
 _FURTHEST = 20.0  # extrapolation, in steps
 
 
 class _Limits(NamedTuple):
-    """Numbers (B,) that say when; all but `rounding` and `surely` are parts of the mass."""
+    """Numbers (B,) that say when."""
 
     tol: Tensor  # residual + marginal error of a solved problem
+    status: Tensor  # of a problem that meets it
     rounding: Tensor  # of the entries of G
-    surely: Tensor  # KL(T || T+) is at least this times |delta|_1^2
     finest: Tensor  # inner tolerance near the answer
-    coarsest: Tensor  # the same far away: loose first steps could change the basin
-    short: Tensor  # change from which steps may be extrapolated
 
     @staticmethod
-    def of(G: Tensor, mass: Tensor, tol: float | None) -> "_Limits":
-        noise, allowed = tolerance(G, mass, tol)
-        # A column sum is a sum of exponentials of numbers as large as G: it has that much rounding.
-        finest = torch.maximum(0.05 * allowed, 8 * noise * mass)
-        return _Limits(allowed, 4 * noise, 0.5 / mass, finest, 1e-3 * mass, _SHORT * mass)
+    def at(G: Tensor, T: Tensor, tol: float | None) -> "_Limits":
+        tolerance = Tolerance.at(G, T, tol)
+        noise, allowed, _ = tolerance
+        # A column sum is a sum of exponentials of numbers as large as G: it has that much rounding. But what the inner
+        # problem may leave must be well below what the outer one may.
+        finest = torch.maximum(0.05 * allowed, torch.minimum(8 * noise, 0.3 * allowed))
+        return _Limits(allowed, tolerance.status, 4 * noise, finest)
 
     def select(self, at: Tensor) -> "_Limits":
         return _Limits(*(t[at] for t in self))
@@ -79,24 +79,25 @@ class _Open:
 
     @staticmethod
     def begin(linearise: Linearisation, marginals: Marginals, start: Start, tol: float | None) -> "_Open":
-        chord, mass = Chord(marginals), marginals.mass
+        chord = Chord(marginals)
+        zero = torch.zeros_like(marginals.p[:, 0])
         if start.product:
-            T = marginals.p[:, :, None] * (marginals.q / mass[:, None])[:, None, :]
-            plan, G = Plan(T, start.g, torch.zeros_like(mass)), linearise.product(marginals)
+            T = marginals.p[:, :, None] * marginals.q[:, None, :]
+            plan, G = Plan(T, start.g, zero), linearise.product(marginals)
         else:
-            plan = chord(start.X, start.g, 1e-6 * mass)
+            plan = chord(start.X, start.g, zero + 1e-6)
             G = linearise(plan.T)
-        index = torch.arange(len(mass), device=mass.device)
-        change = start.change * mass
+        index = torch.arange(len(zero), device=zero.device)
+        change = zero + start.change
         return _Open(
             index,
             linearise,
             chord,
-            _Limits.of(G, mass, tol),
+            _Limits.at(G, plan.T, tol),
             plan=plan,
             change=change,
             expected=change,
-            drift=torch.zeros_like(mass),
+            drift=zero,
             G=G,
             X=G,
             warm=start.warm,
@@ -116,9 +117,8 @@ class _Open:
 
     def couple(self) -> Plan:
         """Plan for the costs X; loose while the steps are long."""
-        return self.chord(
-            self.X, self.warm, torch.clamp(0.02 * self.expected, self.limits.finest, self.limits.coarsest)
-        )
+        finest = self.limits.finest
+        return self.chord(self.X, self.warm, torch.maximum(0.02 * self.expected, finest).clamp(max=_COARSEST))
 
     def advance(self, following: Plan, delta: Tensor, change: Tensor) -> "tuple[_Open, Tensor]":
         """State at the next plan, and whether the step there may have risen (B,)."""
@@ -129,16 +129,17 @@ class _Open:
             R = G - self.X
             slope = inner(delta, R) - slope
         limits = self.limits
-        risen = slope > limits.surely * change.square()
+        # KL is at least half the square of its L1 distance (Pinsker). What is not a number has risen, too.
+        risen = ~(slope <= change.square() / 2)
         if risen.any():
             info = torch.finfo(G.dtype)
             T = self.plan.T.clamp_min(info.tiny)
             # The clamp is for entries that underflow; it makes KL smaller, never larger.
             divergence = (delta - T * (delta / T).clamp_min(info.eps - 1).log1p()).sum((-2, -1))
-            risen = slope > divergence + limits.rounding * change
+            risen = ~(slope <= divergence + limits.rounding * change)
         rate = (change / self.change.clamp_min(torch.finfo(G.dtype).tiny)).clamp(0.1, 1)
         expected = change * rate
-        slow = self.slow | ((change < limits.short) & (expected * rate**_HORIZON > limits.tol))
+        slow = self.slow | ((change < _SHORT) & (expected * rate**_HORIZON > limits.tol))
         X, warm, plain = G, following.g, self.index >= 0
         if self.R is not None:
             turn = R - self.R
@@ -194,7 +195,7 @@ class _Open:
             self.chord.marginals,
             self.plan.T,
             (f, following.g),
-            status=torch.full_like(self.index, Status.CONVERGED),
+            status=self.limits.status,
             residual=change + following.error + self.drift,
             error=self.plan.error,
             n_iter=n_iter,
@@ -210,7 +211,7 @@ def undamped(
     Parameters
     ----------
     tol : float, optional
-        Bound on residual + marginal error of a solved problem, relative to the mass.
+        Bound on residual + marginal error of a solved problem.
 
     Returns
     -------
@@ -225,6 +226,8 @@ def undamped(
     n_iter = 0
     for n_iter in range(1, min(max_iter, MAX_STEPS) + 1):
         following = now.couple()
+        if n_iter == 1:  # p q' may have mass where costs forbid it, its successor has not
+            now = replace(now, limits=_Limits.at(now.G, following.T, tol))
         delta = following.T - now.plan.T
         change = torch.linalg.vector_norm(delta, 1, (-2, -1))
         # The change made by an undamped step is the residual of the plan it left.

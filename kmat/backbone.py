@@ -1,8 +1,8 @@
 """Frozen open_clip models: image features, text features of strings, text features of context vectors."""
 
-import hashlib
 import json
 import math
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
+from kmat.schema import read_json
+from kmat.tensors import content_digest
 from kmat.text_towers import TextTower, text_tower
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
@@ -111,10 +113,7 @@ class Backbone:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of every weight, the preprocessing and the context length: what a cached feature depends on."""
-        digest = hashlib.sha256()
-        for key, value in sorted(self.model.state_dict().items()):
-            digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest = content_digest(self.model.state_dict())
         settings = {**self.preprocess_config, "context_length": self._tokenizer.context_length}
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         return digest.hexdigest()
@@ -246,7 +245,7 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
         if prefix in SHIPPED:
             model_name = f"local-dir:{_shipped_dir(prefix, shipped)}"
         if model_name.startswith("local-dir:"):
-            folder = Path(model_name.removeprefix("local-dir:")).expanduser().resolve()
+            folder = _folder(model_name.removeprefix("local-dir:"))
             model_name = f"local-dir:{folder}"
             overrides = text_overrides(folder, stack)
         elif not model_name.startswith("hf-hub:"):
@@ -293,12 +292,16 @@ def offline_tokenizer(name: str) -> HFTokenizer | None:
     if prefix not in (*SHIPPED, "local-dir"):
         own = ", ".join(f"{prefix}:NAME" for prefix in SHIPPED)
         raise UserError(f"tokenizer of {name!r}: expected biomedclip, {own} or local-dir:DIR")
-    folder = _shipped_dir(prefix, rest) if prefix in SHIPPED else Path(rest).expanduser().resolve()
+    folder = _shipped_dir(prefix, rest) if prefix in SHIPPED else _folder(rest)
     try:
         return open_clip.get_tokenizer(f"local-dir:{folder}")
     except Exception as error:  # open_clip and transformers each have their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot load the tokenizer of {name!r}: {reason}") from error
+
+
+def _folder(name: str) -> Path:
+    return Path(os.path.realpath(os.path.expanduser(name)))  # noqa: PTH111 (unlike Path's, they raise nothing)
 
 
 def _shipped_dir(prefix: str, name: str) -> Path:
@@ -319,9 +322,11 @@ def text_overrides(folder: Path, stack: ExitStack) -> dict[str, Any]:
     """
     config_file = folder / "open_clip_config.json"
     try:
-        text_cfg = json.loads(config_file.read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        text_cfg = read_json(config_file)["model_cfg"]["text_cfg"]
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is no open_clip model folder: cannot read {config_file.name} ({error})") from error
+    if not isinstance(text_cfg, dict):
+        raise UserError(f"{config_file}: expected an object under model_cfg, text_cfg")
     if "hf_model_name" not in text_cfg:
         return {}
     source = folder

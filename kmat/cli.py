@@ -4,7 +4,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,18 +11,20 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import CascadeSubcommandArgs, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
+from kmat import atomic
 from kmat import run as runs
 from kmat.backbone import find_device, load_backbone
 from kmat.commands.data import CheckData, Tasks
 from kmat.commands.descriptions import Descriptions
 from kmat.commands.grids import Ablate, Bench, Demo, Report
 from kmat.config import PUBLISHED, RunConfig
-from kmat.console import err, note, out, plain_table, progress, show_banner
-from kmat.errors import UserError
+from kmat.console import AS_STORED, encode_with, err, note, one_line, out, plain_table, progress, show_banner
+from kmat.errors import UserError, WriteError, explain
 from kmat.features import FeatureCache
 from kmat.predict import find_images, predict
 from kmat.prompts import MODALITIES
 from kmat.rundir import RunDir, slug
+from kmat.signals import Terminated, terminable
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Task
 from kmat.training import Schedule
@@ -64,19 +65,23 @@ class Train:
         backbone = load_backbone(config.backbone, find_device(self.device))
         with progress() as bar:
             epochs = bar.add_task("training", total=config.schedule.epochs, visible=False)
-            result = runs.train(
-                config,
-                folder,
-                task=task,
-                backbone=backbone,
-                cache=FeatureCache(self.cache),
-                resume=self.resume,
-                overwrite=self.overwrite,
-                after_epoch=lambda: bar.update(epochs, advance=1, visible=True),
-            )
+            try:
+                result = runs.train(
+                    config,
+                    folder,
+                    task=task,
+                    backbone=backbone,
+                    cache=FeatureCache(self.cache),
+                    resume=self.resume,
+                    overwrite=self.overwrite,
+                    after_epoch=lambda: bar.update(epochs, advance=1, visible=True),
+                )
+            except WriteError as error:
+                kept = "; what was learned is kept: go on with --resume" if RunDir(folder).checkpoint.exists() else ""
+                raise WriteError(f"{error}{kept}") from error
         show_banner(task.banner)
         _show_scores(result, task)
-        out.print(f"run written to {folder}", markup=False)
+        out.print(f"run written to {folder}")
 
 
 @dataclass(frozen=True)
@@ -123,16 +128,16 @@ class Predict:
 
     def __call__(self) -> None:
         """Run it."""
-        files = find_images(self.images)
+        files, left_out = find_images(self.images)
         trained = runs.load_run(self.run, find_device(self.device))
         show_banner(trained.banner, err)
-        try:
-            target = self.out.open("w", newline="", encoding="utf-8") if self.out else nullcontext(sys.stdout)
-        except OSError as error:
-            raise UserError(f"cannot write {self.out}: {error.strerror}") from error
-        with target as file:
-            skipped = predict(trained, files, self.modality, file, FeatureCache(self.cache))
-        runs.say_skipped(skipped)
+        table, skipped = predict(trained, files, self.modality, FeatureCache(self.cache))
+        runs.say_skipped((*left_out, *skipped))
+        if self.out:
+            atomic.write(self.out, table)
+        else:
+            encode_with(AS_STORED, sys.stdout)
+            sys.stdout.write(table)
 
 
 Command = (
@@ -148,13 +153,20 @@ Command = (
     | Annotated[Report, subcommand("report")]
 )
 
+_GOES_ON = {
+    Train: "; the same command with --resume goes on from the last finished epoch",
+    **dict.fromkeys((Demo, Bench, Ablate), "; the same command goes on from the last finished epochs"),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Whatever the user can mend is one line on stderr."""
+    encode_with("backslashreplace", sys.stdout, sys.stderr)
+    command: Callable[[], None] | None = None
     try:
-        with warnings.catch_warnings():
+        with terminable(), warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
-            command: Callable[[], None] = tyro.cli(
+            command = tyro.cli(
                 Command,
                 prog="kmat",
                 description="K-MaT: prompt learning across imaging modalities.",
@@ -162,16 +174,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 config=(CascadeSubcommandArgs, OmitSubcommandPrefixes),
             )
             command()
+            sys.stdout.flush()
     except UserError as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False)
-        return 1
+        return _fail(str(error))
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
-    except KeyboardInterrupt:
-        err.print("interrupted; a grid goes on by the same command, a training run with --resume", style="red")
-        return 130
+    except OSError as error:
+        if error.filename is None:
+            _drop_output()
+            return _fail(f"cannot write to standard output: {explain(error)}")
+        return _fail(explain(error))
+    except KeyboardInterrupt as stop:
+        err.print(f"interrupted{_GOES_ON.get(type(command), '')}", style="red", highlight=False)
+        return 143 if isinstance(stop, Terminated) else 130
     return 0
+
+
+def _fail(message: str) -> int:
+    """Say in one line what went wrong; returns the exit code."""
+    err.print(f"error: {one_line(message)}", style="red", highlight=False)
+    return 1
+
+
+def _drop_output() -> None:
+    """Keep Python from writing, and failing, once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _as_published(config: RunConfig) -> RunConfig:

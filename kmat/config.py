@@ -7,6 +7,8 @@ from typing import Any, Literal
 from kmat.errors import UserError
 from kmat.features import Crop
 from kmat.methods import METHODS, KMaTConfig, MethodConfig
+from kmat.options import check
+from kmat.schema import misfit
 from kmat.tasks import TaskConfig
 from kmat.training import Schedule
 
@@ -39,8 +41,8 @@ class RunConfig:
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
-        if self.shots < 1:
-            raise UserError(f"--shots {self.shots}: expected at least 1")
+        check(1, shots=self.shots)
+        check(-(2**32), 2**32, seed=self.seed)  # what torch's generators take, with room for an epoch beside it
 
     @property
     def method_name(self) -> str:
@@ -62,13 +64,13 @@ class RunConfig:
         Raises
         ------
         UserError
-            If the table has another shape, as a file of another version may.
+            If the table has another shape, as a file of another version or a damaged one may.
         """
         try:
             method, data = dict(table["method"]), dict(table["data"])
             for name in ("root", "descriptions", "labels"):
                 data[name] = None if data[name] is None else Path(data[name])
-            return cls(
+            config = cls(
                 **{
                     **table,
                     "method": METHODS[method.pop("name")](**method),
@@ -77,5 +79,8 @@ class RunConfig:
                     "schedule": Schedule(**table["schedule"]),
                 }
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"not a configuration of this version of kmat: {error!r}") from error
+        if wrong := misfit(config, cls):
+            raise UserError(f"not a configuration of this version of kmat: {wrong}")
+        return config

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,18 +17,20 @@ from typing import Any, NamedTuple
 import PIL
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from kmat.atomic import make_folder
 from kmat.backbone import Backbone
-from kmat.console import track
+from kmat.console import note, track
+from kmat.errors import UserError, WriteError
+from kmat.options import check
 from kmat.tasks.base import ImageSource, Skipped, UnreadableImageError
+from kmat.tensors import load_tensors, save_tensors
 
 BATCH = 64
 
 # Whatever may change the numbers without changing a setting.
-_VERSIONS = {"kmat": 1, "torch": torch.__version__, "pillow": PIL.__version__}
+_VERSIONS = {"kmat": 2, "torch": torch.__version__, "pillow": PIL.__version__}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Crop:
     """Area of the crop, relative to the image; torchvision's default, which CoOp's family uses."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     """Its aspect ratio; torchvision's default."""
+
+    def __post_init__(self) -> None:
+        check(1e-6, 1, crop_scale=self.crop_scale[0])
+        check(self.crop_scale[0], 1, crop_scale=self.crop_scale[1])
+        check(1e-3, 1e3, crop_ratio=self.crop_ratio[0])
+        check(self.crop_ratio[0], 1e3, crop_ratio=self.crop_ratio[1])
 
     def view(self, image: Image.Image, size: tuple[int, int], *key: int) -> Image.Image:
         """Draw the crop that belongs to ``key``, by torchvision's rule, and resize it to (height, width) ``size``."""
@@ -87,7 +94,10 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kmat"
+        self.folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "kmat"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder} is a file; --cache names a folder")
+        self._told = False  # that it cannot be written to
 
     def images(
         self,
@@ -137,22 +147,34 @@ class FeatureCache:
 
     def _load(self, key: dict[str, Any]) -> dict[str, Tensor] | None:
         path, text = self._path(key)
+        if not path.exists():
+            return None
         try:
-            with safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get("key") != text:
-                    return None
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (OSError, SafetensorError):
-            return None  # absent, or cut off: computed anew
+            tensors, metadata = load_tensors(path)
+            if metadata.get("key") != text:
+                raise UserError(f"{path} holds other features than its name says")
+        except UserError as error:
+            note(f"{error}: computed anew")
+            return None
+        return tensors
 
     def _save(self, key: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         path, text = self._path(key)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Several processes may compute the same features: each writes its own file, the last rename wins.
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-        os.close(handle)
-        save_file({k: v.contiguous() for k, v in tensors.items()}, name, metadata={"key": text})
-        Path(name).replace(path)
+        # Without a lock: processes that want the same features at once each compute them, to the same end.
+        try:
+            make_folder(self.folder)
+            save_tensors(path, tensors, {"key": text})
+        except WriteError as error:  # no reason to stop: what was computed is used
+            if not self._told:
+                note(f"{error}; features are not kept, --cache names another folder")
+            self._told = True
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise UserError("there is no home folder to keep features in; choose a folder with --cache") from error
 
 
 def _content_hash(source: ImageSource, ref: str) -> str:
@@ -182,6 +204,8 @@ def _encode(
         if pending:
             features.append(backbone.encode_images(torch.stack(pending)))
             pending.clear()
+            if not features[-1].isfinite().all():
+                raise UserError(f"{backbone.name} gives features that are not finite, up to {refs[kept[-1]]}")
 
     for index in track(range(len(refs)), f"encoding images, {backbone.name}", total=len(refs)):
         try:

@@ -23,6 +23,8 @@ OFF_COLOUR, ON_COLOUR = "#bbbbbb", "#228833"
 CLASS_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#994455", "#555555")
 MARKERS = {HIGH: "o", LOW: "^"}
 
+mpl.rcParams["text.parse_math"] = False  # names of classes are no formulas, whatever "$" is in them
+
 T = TypeVar("T")
 
 

@@ -1,13 +1,11 @@
 """Finished grids and runs, read back from their folders."""
 
-import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from kmat.config import RunConfig
@@ -64,7 +62,7 @@ def load(folders: Sequence[Path]) -> dict[str, tuple[Results, list[FinishedRun]]
     """
     found: dict[str, tuple[Results, list[FinishedRun]]] = {}
     for folder in folders:
-        results, runs = _grid(folder) if (folder / "results.json").exists() else _loose(folder)
+        results, runs = _grid(folder) if (folder / "results.json").is_file() else _loose(folder)
         if results.kind in found:
             known, others = found[results.kind]
             notes = dict.fromkeys((*known.notes, *results.notes))
@@ -104,52 +102,49 @@ def _grid(folder: Path) -> tuple[Results, list[FinishedRun]]:
     runs = []
     for entry in results.entries:
         if entry.run:
-            path = (folder / entry.run).resolve()
-            if not path.is_relative_to(folder.resolve()):
+            path = Path(os.path.realpath(folder / entry.run))
+            if not path.is_relative_to(os.path.realpath(folder)):
                 raise UserError(f"{folder / 'results.json'}: the run {entry.run!r} leads out of the folder")
-            runs.append(_run(path, entry))
+            try:
+                runs.append(_run(RunDir(path), entry))
+            except UserError as error:
+                note(f"{error}: in the tables, but in no figure")
     return results, runs
 
 
 def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
-    runs, banners = [], {}
+    runs, banners, damaged = [], {}, []
     for path in sorted(file.parent for file in folder.rglob("result.json")):
-        result = RunDir(path).read("result.json")
-        config = _config(path)
-        if result.get("harmonic") is None:
-            note(f"{path} was not tested on both modalities: left out")
-            continue
-        tested = {modality: result["scores"][modality]["test"] for modality in MODALITIES}
-        key = result["task"], describe(config.method), config.backbone, config.seed
-        runs.append(_run(path, Entry.of(*key, str(path), tested)))
-        banners[result["task"]] = result["banner"]
+        run = RunDir(path)
+        try:
+            result, config = run.result(), run.config()
+            if result["harmonic"] is None:
+                note(f"{path} was not tested on both modalities: left out")
+                continue
+            tested = {modality: result["scores"][modality]["test"] for modality in MODALITIES}
+            key = result["task"], describe(config.method), config.backbone, config.seed
+            runs.append(_run(run, Entry.of(*key, str(path), tested)))
+            banners[result["task"]] = result["banner"]
+        except UserError as error:
+            damaged.append(str(error))
     if not runs:
-        raise UserError(f"{folder} holds neither a finished grid nor a finished run")
+        raise UserError("; ".join(damaged) or f"{folder} holds neither a finished grid nor a finished run")
+    for why in damaged:
+        note(f"{why}: left out")
     return Results("bench", [run.entry for run in runs], banners, ()), runs
 
 
-def _config(path: Path) -> RunConfig:
-    try:
-        return RunConfig.from_json(RunDir(path).read("config.json")["config"])
-    except KeyError as error:
-        raise UserError(f"{path}: config.json lacks {error}") from error
-
-
-def _run(path: Path, entry: Entry) -> FinishedRun:
-    run = RunDir(path)
-    result = run.read("result.json")
-    try:
-        tensors = load_file(run.prompts)
-        lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.exists() else []
-        return FinishedRun(
-            entry=entry,
-            config=_config(path),
-            labels=tuple(result["labels"]),
-            low_per_class=tuple(
-                None if recall is None else 100 * recall for recall in result["scores"][LOW]["test"]["per_class"]
-            ),
-            text={m: tensors[f"text_features.{m}"] for m in MODALITIES if f"text_features.{m}" in tensors},
-            epochs=tuple(json.loads(line) for line in lines),
-        )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a complete run: {error!r}") from error
+def _run(run: RunDir, entry: Entry) -> FinishedRun:
+    result, tensors = run.result(), run.tensors()
+    text = {m: tensors[f"text_features.{m}"] for m in MODALITIES if f"text_features.{m}" in tensors}
+    tested = result["scores"][LOW]["test"]
+    if tested is None or any(len(features) != len(result["labels"]) for features in text.values()):
+        raise UserError(f"{run.path} is not a complete run: its result.json does not belong to it")
+    return FinishedRun(
+        entry=entry,
+        config=run.config(),
+        labels=tuple(result["labels"]),
+        low_per_class=tuple(None if recall is None else 100 * recall for recall in tested["per_class"]),
+        text=text,
+        epochs=tuple(run.epochs()),
+    )

@@ -7,7 +7,6 @@ was stopped is started again with the same command, and a worker that dies takes
 import logging
 import multiprocessing
 import os
-import signal
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -23,10 +22,11 @@ import torch
 from kmat.backbone import Backbone, find_device, load_backbone
 from kmat.config import RunConfig
 from kmat.console import note, progress
-from kmat.errors import UserError
+from kmat.errors import UserError, explain
 from kmat.features import FeatureCache
 from kmat.run import train
 from kmat.rundir import RunDir
+from kmat.signals import deaf_to_ctrl_c, end_with_parent
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Task
 
@@ -128,14 +128,17 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
 
 def execute(job: Job, resources: Resources) -> Result:
     """Do one run, or read back a finished one. Two workers on one folder would be one too many."""
-    return train(
-        job.config,
-        job.folder,
-        task=_or_raise(_task(job.config.data)),
-        backbone=_or_raise(_backbone(job.config.backbone, resources.device)),
-        cache=FeatureCache(resources.cache),
-        resume=True,
-    )
+    try:
+        return train(
+            job.config,
+            job.folder,
+            task=_or_raise(_task(job.config.data)),
+            backbone=_or_raise(_backbone(job.config.backbone, resources.device)),
+            cache=FeatureCache(resources.cache),
+            resume=True,
+        )
+    except OSError as error:  # the end of this run, not of the others
+        raise UserError(explain(error)) from error
 
 
 # Jobs come ordered by task and backbone: a worker keeps one of each, or why there is none, so that a backbone that
@@ -246,7 +249,8 @@ class _Processes:
     def _spawn(self) -> tuple[Connection, SpawnProcess]:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs, self._resources), daemon=True)
-        process.start()
+        with deaf_to_ctrl_c():  # it is ours to handle: no traceback per worker
+            process.start()
         theirs.close()  # else the end of the process would not be the end of the pipe
         return ours, process
 
@@ -254,7 +258,7 @@ class _Processes:
 def _serve(connection: Connection, resources: Resources) -> None:
     """Do jobs until the pipe closes."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's to handle: no traceback per worker
+    end_with_parent()
     while True:
         try:
             job = connection.recv()

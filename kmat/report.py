@@ -1,12 +1,12 @@
 """What a grid leaves beside its runs, and the report on finished grids and runs."""
 
-import csv
+import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from kmat import figures, paper
+from kmat import atomic, figures, paper
 from kmat.finished import FinishedRun, load, pairs
 from kmat.page import Picture, Section, render
 from kmat.results import ALL, AVERAGE, MEASURED, METRICS, Results
@@ -23,25 +23,27 @@ def write_results(results: Results, folder: Path) -> list[Path]:
     """Write what a grid leaves: its tables, its numbers as JSON, and a figure of its accuracies; returns the files."""
     files = write_tables(results, folder, "results")
     data, figure = folder / "results.json", folder / "results.png"
-    data.write_text(json.dumps(results.to_json(), indent=2) + "\n", encoding="utf-8")
+    atomic.write(data, json.dumps(results.to_json(), indent=2) + "\n")
     drawn = figures.accuracies(results)
     drawn.suptitle(results.banner, fontsize=8, color="#555555")
-    drawn.savefig(figure, dpi=150)
+    picture = io.BytesIO()
+    drawn.savefig(picture, dpi=150)
+    atomic.write(figure, picture.getvalue())
     return [*files, data, figure]
 
 
 def write_tables(results: Results, folder: Path, stem: str) -> list[Path]:
     """Write the tables as Markdown and LaTeX, their numbers beside the paper's, and each run's scores."""
-    folder.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(folder)
     names = (f"{stem}.md", f"{stem}.tex", f"{stem}.csv", f"{stem}-runs.csv")
     markdown, latex, summary, runs = files = [folder / name for name in names]
     found = [*main_tables(results), *backbone_tables(results)]
     banner = [f"**{results.banner}**\n"] if results.banner else []
     notes = [*results.notes, *results.failed]
     text = [*banner, *(table.markdown() for table in found), *(f"{note}\n" for note in notes)]
-    markdown.write_text("\n".join(text), encoding="utf-8")
+    atomic.write(markdown, "\n".join(text))
     comments = [f"% {line}\n" for line in (results.banner, "needs \\usepackage{booktabs}", *notes) if line]
-    latex.write_text("".join(comments) + "\n" + "\n".join(table.latex() for table in found), encoding="utf-8")
+    atomic.write(latex, "".join(comments) + "\n" + "\n".join(table.latex() for table in found))
     _write_csv(summary, _summary(results))
     _write_csv(runs, [asdict(entry) for entry in results.entries])
     if paired := _paired(results):
@@ -71,7 +73,7 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
             sections.append(Section(f"Task {task}", banner, pictures=pictures))
     page = out / "report.html"
     lead = f"{len(runs)} runs read from {', '.join(map(str, folders))}."
-    page.write_text(render("K-MaT: report", lead, sections), encoding="utf-8")
+    atomic.write(page, render("K-MaT: report", lead, sections))
     return [page, *files]
 
 
@@ -179,7 +181,4 @@ def _scopes(results: Results) -> list[tuple[str, str]]:
 
 
 def _write_csv(path: Path, rows: list[dict[str, object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    atomic.write_csv(path, list(rows[0]), (row.values() for row in rows))

@@ -1,16 +1,16 @@
 """Test scores of a grid's runs, and what is made of them: means, spreads, and H by two conventions."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from kmat.errors import UserError
 from kmat.evaluation import harmonic_mean
 from kmat.prompts import MODALITIES
+from kmat.schema import misfit, read_json
 
 FLOORS = ("chance", "largest class")
 FLOOR = "floor: "
@@ -91,6 +91,16 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.mean:+.1f}" if self.error is None else f"{self.mean:+.1f}±{self.error:.1f}"
+
+
+class Saved(TypedDict):
+    """What is read of ``results.json``."""
+
+    kind: Literal["bench", "ablate", "beyond"]
+    banners: dict[str, str]
+    notes: list[str]
+    failed: list[str]
+    entries: list[dict[str, Any]]
 
 
 class Results:
@@ -240,9 +250,13 @@ class Results:
         UserError
             If the file is damaged, or of another version.
         """
+        table = read_json(path, "the results in")
+        if wrong := misfit(table, Saved):
+            raise UserError(f"cannot read the results in {path}: {wrong}")
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
             entries = [Entry(**entry) for entry in table["entries"]]
-            return cls(table["kind"], entries, table["banners"], table["notes"], table["failed"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"cannot read the results in {path}: {error!r}") from error
+        except TypeError as error:
+            raise UserError(f"cannot read the results in {path}: {error}") from error
+        if wrong := misfit(entries, list[Entry], "entries") or (None if entries else "no entries"):
+            raise UserError(f"cannot read the results in {path}: {wrong}")
+        return cls(table["kind"], entries, table["banners"], table["notes"], table["failed"])

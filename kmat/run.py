@@ -1,7 +1,6 @@
 """One run from images to scores: train, evaluate, and load again."""
 
 import hashlib
-import json
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kmat.backbone import Backbone, load_backbone
@@ -21,13 +18,14 @@ from kmat.console import note
 from kmat.errors import UserError
 from kmat.evaluation import floors, harmonic_mean, score
 from kmat.features import FeatureCache
-from kmat.methods.base import Setting
+from kmat.methods.base import Method, Setting
 from kmat.prompts import HIGH, LOW, MODALITIES
 from kmat.rundir import RunDir
 from kmat.tasks.base import Skipped, Task
 from kmat.tasks.images import LooseImages
 from kmat.tasks.manifest import write_manifest
-from kmat.tasks.splits import draw_few_shot
+from kmat.tasks.splits import Draw, draw_few_shot
+from kmat.tensors import save_tensors
 from kmat.training import fit
 
 # Low-end images are for testing only; the high-end validation set is where settings may be chosen.
@@ -58,7 +56,8 @@ def train(
     Raises
     ------
     UserError
-        If the folder is taken (see :meth:`RunDir.check`) or the task does not suit the method.
+        If the folder is taken (see :meth:`RunDir.check`) or another process is at work in it, or the task does not
+        suit the method.
     """
     run = RunDir(folder)
     draw = draw_few_shot(task, config.shots, config.seed)
@@ -77,9 +76,22 @@ def train(
     }
     run.check(identity, resume=resume, overwrite=overwrite)
     if run.finished and not overwrite:
-        return run.read("result.json")
-    method = config.method.build(Setting(backbone, task, cache, config.seed)).to(backbone.device)
-    run.begin(identity, overwrite=overwrite)
+        return run.result()
+    setting = Setting(backbone, task, cache, config.seed)
+    method = config.method.build(setting).to(backbone.device)
+    with run.lock:
+        run.check(identity, resume=resume, overwrite=overwrite)  # again: another process may have been faster
+        if run.finished and not overwrite:
+            return run.result()
+        run.begin(identity, overwrite=overwrite)
+        return _learn(run, config, draw, setting, method, after_epoch)
+
+
+def _learn(
+    run: RunDir, config: RunConfig, draw: Draw, setting: Setting, method: Method, after_epoch: Callable[[], None]
+) -> dict[str, Any]:
+    """Do what :func:`train` does once the folder is ours."""
+    backbone, task, cache = setting.backbone, setting.task, setting.cache
     write_manifest(run.split, task, draw.records + tuple(r for key in EVALUATED for r in task.select(*key)))
     run.write("versions.json", _versions())
 
@@ -103,18 +115,18 @@ def train(
         run.metrics,
         after_epoch,
     )
-    diagnostics = _total_diagnostics(run.metrics)
+    diagnostics = _total_diagnostics(run.epochs())
     for name, count in diagnostics.items():
         if count:
-            note(f"{folder}: {name.replace('_', ' ')}: {count}")
+            note(f"{run.path}: {name.replace('_', ' ')}: {count}")
     with torch.no_grad():
         scores, unreadable = evaluate(method.logits, task, backbone, cache)
         fixed = () if method.image_conditional else MODALITIES
         text = {f"text_features.{modality}": method.text_features(modality).clone() for modality in fixed}
-    save_file({**method.state_dict(), **text}, run.prompts)
+    save_tensors(run.prompts, {**method.state_dict(), **text})
     skipped = (*task.skipped, *draw.skipped, *unreadable)
     run.write_skipped(skipped)
-    say_skipped(skipped, folder / "skipped.csv")
+    say_skipped(skipped, run.path / "skipped.csv")
     result = {
         "task": task.name,
         "backbone": config.backbone,
@@ -206,26 +218,23 @@ def load_run(folder: Path, device: str | torch.device = "cpu") -> TrainedRun:
     run = RunDir(folder)
     if not run.finished:
         raise UserError(f"{folder} holds no finished run")
-    identity, result = run.read("config.json"), run.read("result.json")
-    try:
-        config, fingerprint = RunConfig.from_json(identity["config"]), identity["backbone"]
-        labels, banner = tuple(result["labels"]), result["banner"]
-    except KeyError as error:
-        raise UserError(f"{folder}: config.json or result.json lacks {error}") from error
+    config, result = run.config(), run.result()
     backbone = load_backbone(config.backbone, device)
-    if backbone.fingerprint != fingerprint:
+    if backbone.fingerprint != run.identity()["backbone"]:
         raise UserError(f"backbone {config.backbone!r} is not the one that {folder} was trained with")
     try:
-        logits = _logits(config, backbone, result, load_file(run.prompts))
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        raise UserError(f"{folder}: cannot read prompts.safetensors ({error})") from error
-    return TrainedRun(config, labels, banner, backbone, logits)
+        logits = _logits(config, backbone, result, run.tensors())
+    except (KeyError, RuntimeError) as error:  # whole, but of another configuration
+        raise UserError(f"{run.prompts} does not belong to {folder / 'config.json'} ({error})") from error
+    return TrainedRun(config, tuple(result["labels"]), result["banner"], backbone, logits)
 
 
 def _logits(config: RunConfig, backbone: Backbone, result: dict[str, Any], tensors: dict[str, Tensor]) -> Logits:
     """Classify by the stored text features; without them, by the method itself, rebuilt from its state."""
     if f"text_features.{HIGH}" in tensors:
         text = {modality: tensors[f"text_features.{modality}"].to(backbone.device) for modality in MODALITIES}
+        if any(len(features) != len(result["labels"]) for features in text.values()):
+            raise RuntimeError(f"text features that are not of {len(result['labels'])} classes")
         return lambda images, modality: backbone.logit_scale * images @ text[modality].T
     task = Task(
         name=result["task"],
@@ -250,11 +259,11 @@ def say_skipped(skipped: Sequence[Skipped], listed_in: Path | None = None) -> No
             note(f"  {item.ref}: {item.reason}")
 
 
-def _total_diagnostics(metrics: Path) -> dict[str, int]:
+def _total_diagnostics(epochs: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Sum each count that :meth:`Method.diagnostics` gave, over all epochs, those before an interruption included."""
     total: Counter[str] = Counter()
-    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else ():
-        total.update(json.loads(line)["diagnostics"])
+    for line in epochs:
+        total.update(line["diagnostics"])
     return dict(total)
 
 

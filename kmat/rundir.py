@@ -1,24 +1,30 @@
 """The folder of one run: what is in it, and when it may be written to."""
 
-import csv
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from torch import Tensor
+
+from kmat import atomic, lock
+from kmat.config import RunConfig
 from kmat.errors import UserError
+from kmat.prompts import HIGH, LOW, MODALITIES
+from kmat.schema import misfit, read_json
 from kmat.tasks.base import Skipped
+from kmat.tensors import load_tensors
 
-# Everything kmat ever writes there; --overwrite deletes these and nothing else.
+# What --overwrite deletes, and nothing else. Not config.json, which is replaced: half a run without it would be no run.
 FILES = (
-    "config.json",
+    "result.json",
     "split.csv",
     "skipped.csv",
     "metrics.jsonl",
     "checkpoint.safetensors",
     "prompts.safetensors",
-    "result.json",
     "versions.json",
 )
 
@@ -34,8 +40,78 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9_.]+", "-", name.lower()).strip("-.")
 
 
+class Identity(TypedDict):
+    """What ``config.json`` holds: what determines a run's numbers."""
+
+    config: dict[str, Any]
+    task: str
+    backbone: str
+    draw: dict[str, str]
+
+
+class Means(TypedDict):
+    """Scores of a test set, in [0, 1]."""
+
+    accuracy: float
+    macro_f1: float
+
+
+class Tested(Means):
+    """Scores of a run on one part of its task."""
+
+    n: int
+    per_class: list[float | None]
+
+
+class HighEnd(TypedDict):
+    """By split."""
+
+    val: Tested | None
+    test: Tested | None
+
+
+class LowEnd(TypedDict):
+    """By split."""
+
+    test: Tested | None
+
+
+class Parts(TypedDict):
+    """By modality."""
+
+    high: HighEnd
+    low: LowEnd
+
+
+Floors = TypedDict("Floors", {"chance": Means, "largest class": Means})
+
+
+class Result(TypedDict):
+    """What others read of ``result.json``."""
+
+    task: str
+    banner: str
+    labels: list[str]
+    classes: list[str]
+    modality_names: dict[str, str]
+    scores: Parts
+    harmonic: Means | None
+    floors: dict[str, Floors]
+
+
+class Epoch(TypedDict):
+    """A line of ``metrics.jsonl``."""
+
+    losses: dict[str, float]
+    diagnostics: dict[str, int]
+
+
 class RunDir:
-    """Paths and small files of a run folder. ``result.json`` is written last: a run that has it is finished."""
+    """Paths and small files of a run folder.
+
+    A run is finished once it has its ``result.json``, and its checkpoint, then of no use, is gone. Whoever writes holds
+    the ``lock``.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,11 +119,12 @@ class RunDir:
         self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint.safetensors"
         self.prompts = path / "prompts.safetensors"
+        self.lock = lock.Lock(path)
 
     @property
     def finished(self) -> bool:
         """Whether the run got to its end."""
-        return (self.path / "result.json").exists()
+        return (self.path / "result.json").exists() and not self.checkpoint.exists()
 
     def check(self, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         """Check, without touching anything, that the run which ``identity`` describes may use the folder.
@@ -66,30 +143,40 @@ class RunDir:
         UserError
             If the folder holds anything that these flags do not allow for.
         """
-        if self.path.exists() and not self.path.is_dir():
+        if os.path.exists(self.path) and not self.path.is_dir():  # noqa: PTH110 (unlike Path's, raises nothing)
             raise UserError(f"{self.path} is a file; a run needs a folder")
-        if not (self.path.is_dir() and any(file.suffix != ".partial" for file in self.path.iterdir())):
+        if not (self.path.is_dir() and any(map(_counts, self.path.iterdir()))):
             return  # nothing there, or a run that was cut off before it began
         if not (self.path / "config.json").exists():
             raise UserError(f"{self.path} holds files but no run; choose another folder with --out")
         if overwrite:
             return
         if not resume:
-            state = "a finished" if self.finished else "an interrupted"
+            state = "a finished" if self.finished else "an unfinished"
             raise UserError(f"{self.path} already holds {state} run; use --resume, --overwrite or another --out")
-        if changed := sorted(_differences(self.read("config.json"), _plain(identity))):
+        if changed := sorted(_differences(self.identity(), _plain(identity))):
             raise UserError(f"{self.path} holds another run, cannot resume: {', '.join(changed)} differ")
 
     def begin(self, identity: dict[str, Any], *, overwrite: bool) -> None:
-        """Make the folder, without the files of an earlier run if told to ``overwrite``, and write ``config.json``."""
-        if overwrite:
-            for name in FILES:
-                (self.path / name).unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Write ``config.json``, without an earlier run if told to ``overwrite``, and without halves of files."""
+        for name in FILES if overwrite else ():
+            (self.path / name).unlink(missing_ok=True)
+        for partial in self.path.glob(f"*{atomic.PARTIAL}"):
+            partial.unlink()
         self.write("config.json", identity)
 
-    def read(self, name: str) -> dict[str, Any]:
-        """Read one of the run's JSON files.
+    def identity(self) -> dict[str, Any]:
+        """Read ``config.json``: what :meth:`begin` was told.
+
+        Raises
+        ------
+        UserError
+            If it is missing or damaged.
+        """
+        return self._read("config.json", Identity)
+
+    def config(self) -> RunConfig:
+        """Read the configuration in ``config.json``.
 
         Raises
         ------
@@ -97,23 +184,90 @@ class RunDir:
             If it is missing or damaged.
         """
         try:
-            table: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path} is not a complete run: cannot read {name} ({error})") from error
+            return RunConfig.from_json(self.identity()["config"])
+        except UserError as error:
+            raise UserError(f"{self.path}: config.json: {error}") from error
+
+    def result(self) -> dict[str, Any]:
+        """Read ``result.json``.
+
+        Raises
+        ------
+        UserError
+            If it is missing or damaged.
+        """
+        result = self._read("result.json", Result)
+        if wrong := _contradiction(result):
+            raise self._incomplete(f"result.json has {wrong}")
+        return result
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Read the lines of ``metrics.jsonl``; none if nothing was trained.
+
+        Raises
+        ------
+        UserError
+            If a line is damaged.
+        """
+        try:
+            lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
+            found = [json.loads(line) for line in lines]
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._incomplete(f"cannot read metrics.jsonl ({error})") from error
+        if wrong := misfit(found, list[Epoch]):
+            raise self._incomplete(f"in metrics.jsonl, {wrong}")
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Read ``prompts.safetensors``.
+
+        Raises
+        ------
+        UserError
+            If it is missing or damaged.
+        """
+        try:
+            return load_tensors(self.prompts)[0]
+        except UserError as error:
+            raise self._incomplete(str(error)) from error
+
+    def _read(self, name: str, kind: Any) -> dict[str, Any]:
+        try:
+            table: dict[str, Any] = read_json(self.path / name)
+        except UserError as error:
+            raise self._incomplete(str(error)) from error
+        if wrong := misfit(table, kind):
+            raise self._incomplete(f"in {name}, {wrong}")
         return table
 
+    def _incomplete(self, why: str) -> UserError:
+        return UserError(f"{self.path} is not a complete run: {why}; train it again with --overwrite")
+
     def write(self, name: str, table: dict[str, Any]) -> None:
-        """Write a JSON file, whole or not at all."""
-        partial = self.path / f"{name}.partial"
-        partial.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self.path / name)
+        """Write a JSON file."""
+        atomic.write(self.path / name, json.dumps(table, indent=2) + "\n")
 
     def write_skipped(self, skipped: Sequence[Skipped]) -> None:
         """List what was left out and why; a list without rows says that nothing was."""
-        with (self.path / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("path", "reason"))
-            writer.writerows((item.ref, item.reason) for item in skipped)
+        atomic.write_csv(self.path / "skipped.csv", ("path", "reason"), ((item.ref, item.reason) for item in skipped))
+
+
+def _contradiction(result: dict[str, Any]) -> str | None:
+    """Say in what a result does not fit itself."""
+    n_classes = len(result["labels"])
+    if not n_classes or len(result["classes"]) != n_classes:
+        return f"{n_classes} labels for {len(result['classes'])} classes"
+    if missing := [modality for modality in MODALITIES if modality not in result["modality_names"]]:
+        return f"no name for modality {missing[0]}"
+    tested = [scores for splits in result["scores"].values() for scores in splits.values() if scores]
+    if any(len(scores["per_class"]) != n_classes for scores in tested):
+        return f"scores that are not of {n_classes} classes"
+    both = all(result["scores"][modality]["test"] and modality in result["floors"] for modality in (HIGH, LOW))
+    return "a harmonic mean of one test set" if result["harmonic"] and not both else None
+
+
+def _counts(file: Path) -> bool:
+    return file.suffix != atomic.PARTIAL and file.name != lock.NAME
 
 
 def _plain(table: dict[str, Any]) -> dict[str, Any]:

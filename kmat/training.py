@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from kmat import atomic
 from kmat.errors import UserError
 from kmat.methods.base import Batch, Method
+from kmat.options import check
+from kmat.tensors import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Schedule:
     """Constant rate of the warm-up epoch. The paper says one warm-up epoch and no more."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
+        check(1, epochs=self.epochs, batch_size=self.batch_size)
+        check(0, lr=self.lr, weight_decay=self.weight_decay, warmup_lr=self.warmup_lr)
+        check(0, 1, momentum=self.momentum)
 
     def rate(self, epoch: int) -> float:
         r"""Learning rate of an epoch: one at ``warmup_lr``, then a cosine that is stepped per epoch.
@@ -111,8 +112,7 @@ def fit(
         if not all(math.isfinite(total) for total in totals.values()):
             raise UserError(f"the loss is no longer finite in epoch {epoch}: {totals}; try a smaller learning rate")
         line = {"epoch": epoch, "lr": rate, "losses": totals, "diagnostics": method.diagnostics()}
-        with metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        atomic.append(metrics, json.dumps(line) + "\n")
         _store(checkpoint, method, optimiser, epoch + 1)
         after_epoch()
 
@@ -122,9 +122,7 @@ def _store(path: Path, method: Method, optimiser: torch.optim.Optimizer, epochs:
     for index, parameter in enumerate(method.parameters()):
         if parameter in optimiser.state:  # not all need be learned in every stage
             tensors[f"momentum.{index}"] = optimiser.state[parameter]["momentum_buffer"]
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"epochs": str(epochs)})
-    partial.replace(path)
+    save_tensors(path, tensors, {"epochs": str(epochs)})
 
 
 def _restore(path: Path, method: Method, optimiser: torch.optim.Optimizer) -> int:
@@ -132,21 +130,27 @@ def _restore(path: Path, method: Method, optimiser: torch.optim.Optimizer) -> in
     if not path.exists():
         return 0
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            epochs = int(file.metadata()["epochs"])
+        tensors, metadata = load_tensors(path)
+        epochs = int(metadata["epochs"])
         state = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
         method.load_state_dict(state)
         for index, parameter in enumerate(method.parameters()):
             if f"momentum.{index}" in tensors:
                 optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"].to(parameter.device)
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+    except (UserError, KeyError, RuntimeError) as error:
         raise UserError(f"cannot resume from {path}: {error}; start again with --overwrite") from error
     return epochs
 
 
 def _keep_lines(metrics: Path, count: int) -> None:
     """Drop the lines of an epoch whose checkpoint was not reached."""
-    if metrics.exists():
-        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        metrics.write_text("".join(lines[:count]), encoding="utf-8")
+    try:
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+        for line in lines[:count]:
+            json.loads(line)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot resume from {metrics}: {error}; start again with --overwrite") from error
+    if len(lines) < count:
+        raise UserError(f"cannot resume from {metrics}: {len(lines)} lines for {count} epochs; use --overwrite")
+    if len(lines) > count:
+        atomic.write(metrics, "".join(lines[:count]))

@@ -8,11 +8,11 @@ MODULES = {
     "fgwot": "benchmarks.methods.ours:Entropic",
     "fgwot backward": "benchmarks.methods.ours:Backward",
     "fgwot cloud": "benchmarks.methods.ours:Cloud",
-    "fgwot compiled": "benchmarks.methods.ours:Compiled",
-    "fgwot compiled backward": "benchmarks.methods.ours:CompiledBackward",
-    "fgwot compiled warm": "benchmarks.methods.ours:CompiledTraining",
     "fgwot cuda": "benchmarks.methods.ours:Cuda",
     "fgwot proximal": "benchmarks.methods.ours:Proximal",
+    "fgwot torch": "benchmarks.methods.ours:TorchEntropic",
+    "fgwot torch backward": "benchmarks.methods.ours:TorchBackward",
+    "fgwot torch warm": "benchmarks.methods.ours:TorchTraining",
     "fgwot warm": "benchmarks.methods.ours:Training",
     "POT": "benchmarks.methods.pot:Entropic",
     "POT backward": "benchmarks.methods.pot:Backward",
@@ -24,13 +24,13 @@ MODULES = {
 
 # The solvers of each group of cases.
 GROUPS = {
-    "single": ("fgwot", "fgwot compiled", "fgwot cuda", "POT", "OTT"),
-    "structures": ("fgwot", "fgwot compiled", "POT", "OTT"),
-    "batches": ("fgwot", "fgwot compiled", "fgwot cuda", "OTT"),
+    "single": ("fgwot", "fgwot torch", "fgwot cuda", "POT", "OTT"),
+    "structures": ("fgwot", "fgwot torch", "POT", "OTT"),
+    "batches": ("fgwot", "fgwot torch", "fgwot cuda", "OTT"),
     "proximal": ("fgwot proximal", "POT batch"),
     "clouds": ("fgwot cloud", "fgwot", "OTT", "OTT cloud"),
-    "gradients": ("fgwot", "fgwot backward", "fgwot compiled", "fgwot compiled backward", "POT backward"),
-    "training": ("fgwot warm", "fgwot compiled warm"),
+    "gradients": ("fgwot", "fgwot backward", "fgwot torch", "fgwot torch backward", "POT backward"),
+    "training": ("fgwot warm", "fgwot torch warm"),
     "memory": ("fgwot", "POT", "OTT"),
     "growth": ("fgwot", "fgwot cuda", "matrix product"),
 }

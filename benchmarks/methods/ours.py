@@ -10,13 +10,13 @@ import fgwot
 from benchmarks.cases import Case
 from benchmarks.methods.base import Setting
 from benchmarks.problems import Array, Problem, drift
-from fgwot.compiled import LARGEST
+from fgwot.drivers import LARGEST
 
 
 class Entropic:
-    """`fused_gromov_wasserstein` with its defaults at several tolerances."""
+    """A plain call of `fused_gromov_wasserstein` at several tolerances."""
 
-    compiled = False
+    backend = "auto"
     ladder: tuple[Setting, ...] = ({"tol": 3e-5}, {"tol": 5e-7}, {"tol": 1e-7}, {"tol": 1e-9})
 
     def accepts(self, case: Case) -> bool:  # noqa: ARG002 - the interface
@@ -26,7 +26,7 @@ class Entropic:
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve."""
         inputs = _tensors(case, problem)
-        return lambda: _solve(problem, inputs, setting, compile=self.compiled)
+        return lambda: _solve(problem, inputs, setting, self.backend)
 
     def plan(self, result: Any) -> Array | None:
         """Plan as a batch."""
@@ -34,18 +34,18 @@ class Entropic:
         return T.reshape(-1, *T.shape[-2:])
 
 
-class Small:
-    """What takes part in the sizes that compiled loops are for."""
+class InTorch:
+    """The torch path, in the sizes that the plain call leaves to compiled loops."""
 
-    compiled = True
+    backend = "torch"
 
     def accepts(self, case: Case) -> bool:
         """Small problems."""
         return max(case.n, case.m) <= LARGEST
 
 
-class Compiled(Small, Entropic):
-    """The same with ``compile=True``."""
+class TorchEntropic(InTorch, Entropic):
+    """The same in torch alone."""
 
 
 class Cuda(Entropic):
@@ -96,15 +96,15 @@ class Backward(Entropic):
             cost.requires_grad_()
 
         def run() -> fgwot.Solution:
-            solution = _solve(problem, (*costs, p, q), setting, compile=self.compiled)
+            solution = _solve(problem, (*costs, p, q), setting, self.backend)
             torch.autograd.grad(solution.value.sum(), costs)
             return solution
 
         return run
 
 
-class CompiledBackward(Small, Backward):
-    """The same with ``compile=True``."""
+class TorchBackward(InTorch, Backward):
+    """The same in torch alone."""
 
 
 class Proximal(Entropic):
@@ -128,14 +128,15 @@ class Training(Entropic):
         """Return one step of a training; successive calls go through changing costs, back and forth."""
         path = [_tensors(case, step) for step in drift(problem, self.steps)]
         sequence = itertools.cycle(path + path[-2:0:-1])
-        criterion = fgwot.FGWLoss(alpha=problem.alpha, epsilon=problem.epsilon, compile=self.compiled, **setting)
+        criterion = fgwot.FGWLoss(alpha=problem.alpha, epsilon=problem.epsilon, **setting)
         for *costs, _, _ in path:
             for cost in costs:
                 cost.requires_grad_()
 
         def run() -> None:
             *costs, p, q = next(sequence)
-            torch.autograd.grad(criterion(*costs, p, q), costs)
+            with fgwot.backend(self.backend):
+                torch.autograd.grad(criterion(*costs, p, q), costs)
 
         return run
 
@@ -144,8 +145,8 @@ class Training(Entropic):
         return None
 
 
-class CompiledTraining(Small, Training):
-    """The same with ``compile=True``."""
+class TorchTraining(InTorch, Training):
+    """The same in torch alone."""
 
 
 def _tensors(case: Case, problem: Problem) -> tuple[torch.Tensor, ...]:
@@ -153,5 +154,8 @@ def _tensors(case: Case, problem: Problem) -> tuple[torch.Tensor, ...]:
     return tuple(torch.tensor(a) for a in arrays)
 
 
-def _solve(problem: Problem, inputs: tuple[torch.Tensor, ...], setting: Setting, **more: Any) -> fgwot.Solution:
-    return fgwot.fused_gromov_wasserstein(*inputs, alpha=problem.alpha, epsilon=problem.epsilon, **setting, **more)
+def _solve(
+    problem: Problem, inputs: tuple[torch.Tensor, ...], setting: Setting, backend: str = "auto", **more: Any
+) -> fgwot.Solution:
+    with fgwot.backend(backend):
+        return fgwot.fused_gromov_wasserstein(*inputs, alpha=problem.alpha, epsilon=problem.epsilon, **setting, **more)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fgwot.kernels.common import SHIFT
 
-
 # The conditions are constants of the compilation, where a branch not taken must stay inside its else.
 # ruff: noqa: RET505
 

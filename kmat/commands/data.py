@@ -28,7 +28,7 @@ class Tasks:
 
     def __call__(self) -> None:
         """Run it."""
-        out.print(f"built-in tasks: {', '.join(BUILT_IN)}", markup=False)
+        out.print(f"built-in tasks: {', '.join(BUILT_IN)}")
         task = self.data.load()
         show_banner(task.banner)
         out.print(_count_table(task))
@@ -60,18 +60,15 @@ class CheckData(TaskConfig):
             table.add_row("Table 1", *(str(n) for modality in MODALITIES for n in parts[modality].table1))
         out.print(table)
         for kind, count in Counter(finding.kind for finding in found.findings).items():
-            out.print(f"{kind}: {count}{', the first ten:' * (count > 10)}", markup=False, highlight=False)
+            out.print(f"{kind}: {count}{', the first ten:' * (count > 10)}", highlight=False)
             for _, ref, detail in [finding for finding in found.findings if finding.kind == kind][:10]:
-                out.print(f"  {ref}: {detail}".removesuffix(": "), markup=False, highlight=False)
+                out.print(f"  {ref}: {detail}".removesuffix(": "), highlight=False)
         for shortage in found.shortages(self.shots):
             note(shortage)
-        try:
-            if self.write:
-                write_manifest(self.write, task, task.records)
-            if self.findings:
-                write_findings(self.findings, found.findings)
-        except OSError as error:
-            raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
+        if self.write:
+            write_manifest(self.write, task, task.records)
+        if self.findings:
+            write_findings(self.findings, found.findings)
         if obstacles := "; ".join(found.obstacles()):
             raise UserError(f"{task.name} cannot be run: {obstacles}")
 

@@ -73,9 +73,9 @@ class Descriptions:
         if self.check:
             return list(self._check(source, pairs))
         for label, modality, texts in pairs:
-            out.print(f"{source}: {label}, {modality}", style="bold", markup=False, highlight=False)
+            out.print(f"{source}: {label}, {modality}", style="bold", highlight=False)
             for text in texts:
-                out.print(text, markup=False, highlight=False)
+                out.print(text, highlight=False)
         return []
 
     def _check(self, source: str, pairs: Sequence[tuple[str, str, Sequence[str]]]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Commands that do many runs."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,9 +12,9 @@ from kmat.bench import GridConfig, run_grid
 from kmat.console import out, show_banner
 from kmat.errors import UserError
 from kmat.grid import Resources
-from kmat.methods import METHODS, CoOpConfig, KMaTConfig, ZeroShotConfig
+from kmat.lock import Lock
+from kmat.methods import METHODS, CoOpConfig, KMaTConfig, MethodConfig, ZeroShotConfig
 from kmat.report import write_report, write_results
-from kmat.results import Results
 from kmat.rows import ABLATION, BENCH, BEYOND
 from kmat.tables import backbone_tables, main_tables
 from kmat.training import Schedule
@@ -44,7 +45,7 @@ class Demo:
         rows = {name: method for name, method in BENCH.items() if isinstance(method, quick)}
         grid = GridConfig(("chest-phantom",), self.backbones, self.seeds, epochs=self.epochs)
         resources = Resources(self.workers, cache=self.cache, device="cpu")
-        _show(run_grid("bench", rows, grid, resources, self.out), self.out)
+        _run("bench", rows, grid, resources, self.out)
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,11 @@ class Bench:
         """Run it."""
         if self.published and self.grid.epochs != Schedule().epochs:
             raise UserError("--published sets the baselines' schedules: leave out --epochs")
+        if not self.methods:
+            raise UserError("--methods: expected at least one")
         chosen = tuple(METHODS[name] for name in self.methods)
         rows = {name: method for name, method in BENCH.items() if isinstance(method, chosen)}
-        _show(run_grid("bench", rows, self.grid, self.resources, self.out, published=self.published), self.out)
+        _run("bench", rows, self.grid, self.resources, self.out, published=self.published)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Ablate:
         table = {name: switches.method() for name, switches in ABLATION.items()}
         kind, rows = ("ablate", table) if self.rows == "paper" else ("beyond", BEYOND)
         folder = self.out or Path("runs", kind)
-        _show(run_grid(kind, rows, self.grid, self.resources, folder), folder)
+        _run(kind, rows, self.grid, self.resources, folder)
 
 
 @dataclass(frozen=True)
@@ -105,16 +108,26 @@ class Report:
     def __call__(self) -> None:
         """Write it."""
         files = write_report(self.folders, self.out)
-        out.print(f"written to {self.out}: {', '.join(file.name for file in files)}", markup=False)
+        out.print(f"written to {self.out}: {', '.join(file.name for file in files)}")
 
 
-def _show(results: Results, folder: Path) -> None:
-    files = write_results(results, folder)
+def _run(
+    kind: str,
+    rows: Mapping[str, MethodConfig],
+    grid: GridConfig,
+    resources: Resources,
+    folder: Path,
+    *,
+    published: bool = False,
+) -> None:
+    with Lock(folder):
+        results = run_grid(kind, rows, grid, resources, folder, published=published)
+        files = write_results(results, folder)
     show_banner(results.banner)
     for table in [*main_tables(results), *backbone_tables(results)]:
         out.print(table.console())
     for line in results.notes:
-        out.print(line, markup=False, highlight=False)
-    out.print(f"written to {folder}: {', '.join(file.name for file in files)}", markup=False)
+        out.print(line, highlight=False)
+    out.print(f"written to {folder}: {', '.join(file.name for file in files)}")
     if results.failed:
         raise UserError(f"runs failed, and the tables are without them: {'; '.join(results.failed)}")

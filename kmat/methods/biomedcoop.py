@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 from kmat.errors import UserError
 from kmat.methods.base import Batch, Method, PromptLearner, Setting
 from kmat.methods.losses import distillation_loss, typical
+from kmat.options import check
 from kmat.prompts import HIGH
 
 
@@ -33,6 +34,9 @@ class BiomedCoOpConfig:
     """Start from the embeddings of these words; None is at random, N(0, 0.02^2)."""
     prompt: str = "{name}."
     """What follows the context vectors; {name} is the class, {modality} the modality."""
+
+    def __post_init__(self) -> None:
+        check(1, n_ctx=self.n_ctx)
 
     def build(self, setting: Setting) -> Method:
         """Set up the prompts and the descriptions' features."""

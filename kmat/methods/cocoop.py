@@ -8,6 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kmat.backbone import PromptFrame
 from kmat.methods.base import Batch, Method, PromptLearner, Setting
+from kmat.options import check
 from kmat.prompts import HIGH
 
 HIDDEN = 32  # of the meta-net, as published: a sixteenth of CLIP's 512
@@ -27,6 +28,9 @@ class CoCoOpConfig:
     """Start from the embeddings of these words; None is at random, N(0, 0.02^2)."""
     prompt: str = "{name}."
     """What follows the context vectors; {name} is the class, {modality} the modality."""
+
+    def __post_init__(self) -> None:
+        check(1, n_ctx=self.n_ctx)
 
     def build(self, setting: Setting) -> Method:
         """Set up the prompts and the network."""

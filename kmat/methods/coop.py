@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from kmat.methods.base import Method, PromptLearner, Setting
+from kmat.options import check
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class CoOpConfig:
     """Start from the embeddings of these words, as many word pieces as contexts; else at random, N(0, 0.02^2)."""
     prompt: str = "{name}."
     """What follows the context vectors; {name} is the class, {modality} the modality."""
+
+    def __post_init__(self) -> None:
+        check(1, n_ctx=self.n_ctx)
 
     def build(self, setting: Setting) -> Method:
         """Set up the prompts."""

@@ -13,6 +13,7 @@ import fgwot
 from kmat.errors import UserError
 from kmat.methods.base import Batch, Method, PromptLearner, Setting, prototypes, sentence_features
 from kmat.methods.losses import anchor_loss, distances, fgw_cost, squared_distances, squared_error_of_mean
+from kmat.options import check
 from kmat.prompts import HIGH, LOW, MODALITIES
 
 # The fit of low_start "anchor", by Adam. Three times the steps brought it 3 to 14 % closer on the phantoms.
@@ -72,6 +73,10 @@ class KMaTConfig:
     """Outer iterations of the coupling; the paper's "max 100" does not name the loop."""
 
     def __post_init__(self) -> None:
+        check(1, n_ctx=self.n_ctx, max_iter=self.max_iter)
+        check(0, lambda_anc=self.lambda_anc, lambda_fgw=self.lambda_fgw)
+        check(0, 1, alpha=self.alpha)
+        check(1e-6, epsilon=self.epsilon)
         if self.low_start in ("high", "anchor") and not self.msc:
             raise UserError(f"--low-start {self.low_start}: without --msc the low end has no context of its own")
         if self.low_start == "high" and not (self.detach_high and (self.lambda_anc or self.lambda_fgw)):

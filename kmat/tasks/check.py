@@ -1,6 +1,5 @@
 """What may be wrong with a task's images before anything is learned from them."""
 
-import csv
 import hashlib
 import os
 from collections import defaultdict
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from kmat import atomic
 from kmat.console import track
 from kmat.prompts import HIGH, LOW
 from kmat.tasks.base import ImageSource, Record, Skipped, Task, UnreadableImageError
@@ -77,10 +77,7 @@ def inspect(task: Task) -> Inspection:
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     """Write findings as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Finding._fields)
-        writer.writerows(findings)
+    atomic.write_csv(path, Finding._fields, findings)
 
 
 def _read(images: ImageSource, ref: str) -> bytes | UnreadableImageError:

@@ -1,6 +1,5 @@
 """Sentences that describe each class as it looks in each modality: read from JSON, and examined."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +7,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from kmat.console import is_text
 from kmat.errors import UserError
 from kmat.prompts import MODALITIES
+from kmat.schema import misfit, read_json
 from kmat.tasks.base import Descriptions
 
 
@@ -26,7 +27,7 @@ def load_descriptions(path: Path, labels: Sequence[str]) -> Descriptions:
     def sentences(label: str, modality: str) -> tuple[str, ...]:
         pair = table.get(label)
         found = pair.get(modality) if isinstance(pair, dict) else None
-        if not (isinstance(found, list) and found and all(isinstance(text, str) and text.strip() for text in found)):
+        if not (found and misfit(found, list[str]) is None and all(text.strip() and is_text(text) for text in found)):
             raise UserError(f"{path}: no sentences for class {label!r}, modality {modality!r}")
         return tuple(found)
 
@@ -47,12 +48,8 @@ def described_classes(path: Path) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))["descriptions"]
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read descriptions {path}: {error}") from error
-    except (KeyError, TypeError):
-        table = None
+    whole = read_json(path, "descriptions")
+    table = whole.get("descriptions") if isinstance(whole, dict) else None
     if not isinstance(table, dict):
         raise UserError(f'{path}: expected {{"descriptions": {{CLASS: {{"high": [...], "low": [...]}}}}}}')
     return table

@@ -1,52 +1,61 @@
 """Where a task's images come from: a folder, or an array in memory."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kmat.tasks.base import UnreadableImageError
+from kmat.tasks.tree import trouble
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
+MAX_PIXELS = 100_000_000
+"""A mammogram has 30 million; whole slides must be cut into tiles."""
+
+# Pillow warns of what it makes do with, without the file's name. What it cannot decode, and how much, is said below.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 def decode(content: bytes) -> Image.Image:
-    """Decode an image file to RGB.
+    """Decode an image file to RGB, turned as its EXIF orientation says.
 
     Images of more than 8 bits per channel, which Pillow would clip, are stretched from their own range to 0..255.
 
     Raises
     ------
     UnreadableImageError
+        If it is damaged, has more than :data:`MAX_PIXELS`, or holds values that are no numbers.
     """
     try:
         image: Image.Image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
         image.load()
     except UnidentifiedImageError as error:  # its text names a memory address
         raise UnreadableImageError("unreadable: not an image") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImageError(f"unreadable: more than {MAX_PIXELS // 1_000_000} million pixels") from error
+    except Exception as error:  # of damaged files Pillow's readers raise anything
         raise UnreadableImageError(f"unreadable: {error}".replace("\n", " ")) from error
+    image = _upright(image)
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise UnreadableImageError("unreadable: pixels that are NaN or infinite")
         span = float(np.ptp(values)) or 1.0
         image = Image.fromarray(np.uint8(255 * (values - values.min()) / span))
     return image.convert("RGB")
 
 
-def resolve_inside(root: Path, ref: str) -> Path | None:
-    """Return the file that ``ref`` names below ``root``; ``None`` if it leads out, by ``..``, absolutely or by a link.
-
-    Examples
-    --------
-    >>> resolve_inside(Path("/data"), "../etc/passwd") is None
-    True
-    """
-    if not ref or "\0" in ref or Path(ref).is_absolute() or ".." in ref.replace("\\", "/").split("/"):
-        return None
-    path = (root / ref).resolve()
-    return path if path.is_relative_to(root.resolve()) else None
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF says nothing of the orientation
+        return image
 
 
 class LooseImages:
@@ -54,10 +63,13 @@ class LooseImages:
 
     def content(self, ref: str) -> bytes:
         """Return the file's bytes."""
+        path = Path(ref)
         try:
-            return Path(ref).read_bytes()
-        except OSError as error:
-            raise UnreadableImageError(f"unreadable: {error.strerror}") from error
+            if path.exists() and not path.is_file():
+                raise UnreadableImageError("unreadable: not a file")  # reading a pipe would never end
+            return path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise UnreadableImageError(f"unreadable: {getattr(error, 'strerror', error)}") from error
 
     def read(self, ref: str) -> Image.Image:
         """Decode the file."""
@@ -65,17 +77,24 @@ class LooseImages:
 
 
 class FolderImages(LooseImages):
-    """Image files below one folder, by relative path."""
+    """Image files below one folder, by path.
 
-    def __init__(self, root: Path) -> None:
+    Parameters
+    ----------
+    root : Path
+    follow : bool
+        Whether links may lead out of the folder.
+    """
+
+    def __init__(self, root: Path, *, follow: bool = False) -> None:
         self._root = root
+        self._follow = follow
 
     def content(self, ref: str) -> bytes:
         """Return the file's bytes, unless ``ref`` leads out of the folder."""
-        path = resolve_inside(self._root, ref)
-        if path is None:
-            raise UnreadableImageError("path leads out of the image folder")
-        return super().content(str(path))
+        if reason := trouble(self._root, ref, follow=self._follow):
+            raise UnreadableImageError(f"unreadable: {reason}")
+        return super().content(str(self._root / ref))
 
 
 class ArrayImages:

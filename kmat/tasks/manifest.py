@@ -4,19 +4,20 @@ Nothing wrong with a single file or row is fatal and nothing is silent: what can
 """
 
 import csv
-import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from kmat.console import note
+from kmat import atomic
+from kmat.console import is_text, note
 from kmat.errors import UserError
 from kmat.prompts import HIGH, LOW
 from kmat.tasks.base import SPLITS, Record, Skipped, Task
 from kmat.tasks.descriptions import load_descriptions
-from kmat.tasks.images import SUFFIXES, FolderImages, resolve_inside
+from kmat.tasks.images import SUFFIXES, FolderImages
 from kmat.tasks.splits import assign_splits, patients_in_several_splits
+from kmat.tasks.tree import trouble, walk
 
 COLUMNS = ("path", "label", "modality", "split", "patient")
 REQUIRED = ("path", "label", "modality")
@@ -38,6 +39,7 @@ def load_manifest(
     low: str = LOW,
     descriptions: Path | None = None,
     patient_pattern: str | None = None,
+    follow_links: bool = False,
     seed: int = 0,
 ) -> Task:
     """Read a task from a CSV file or a tree of class folders.
@@ -56,6 +58,8 @@ def load_manifest(
     patient_pattern : str, optional
         Regular expression searched in the path; its first group is the patient, where no column says so. Without one,
         each file counts as its own patient.
+    follow_links : bool
+        Whether links may lead out of the root.
     seed : int
         Of the split, where none is given.
 
@@ -70,16 +74,23 @@ def load_manifest(
     root = root or (source if source.is_dir() else source.parent)
     if not root.is_dir():
         raise UserError(f"image folder {root} does not exist")
-    rows = _folder_rows(source, (high, low)) if source.is_dir() else _csv_rows(source)
+    rows = _folder_rows(source, (high, low), follow_links) if source.is_dir() else _csv_rows(source)
     names = {HIGH: HIGH, LOW: LOW} | {high: HIGH, low: LOW}  # a written split says high and low
     usable: list[_Row] = []
     skipped: list[Skipped] = []
     seen: set[tuple[str, str]] = set()
     for row in rows:
-        reason = _refusal(row, root, names, seen)
+        if isinstance(row, Skipped):
+            skipped.append(row)
+            continue
+        reason = (
+            "listed twice"
+            if (row.path, row.modality) in seen
+            else trouble(root, row.path, follow=follow_links) or _refusal(row, names)
+        )
         seen.add((row.path, row.modality))
         if reason:
-            skipped.append(Skipped(row.path or "(no path)", reason))
+            skipped.append(Skipped(row.path, reason))
         else:
             usable.append(row)
 
@@ -102,7 +113,7 @@ def load_manifest(
         classes=tuple(label.replace("_", " ") for label in labels),
         modality_names={HIGH: high, LOW: low},
         records=records,
-        images=FolderImages(root),
+        images=FolderImages(root, follow=follow_links),
         descriptions=load_descriptions(descriptions, labels) if descriptions else None,
         skipped=tuple(skipped),
     )
@@ -110,25 +121,18 @@ def load_manifest(
 
 def write_manifest(path: Path, task: Task, records: tuple[Record, ...]) -> None:
     """Write records as a manifest that :func:`load_manifest` reads back, so that a split can be reused."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([r.ref, task.labels[r.label], r.modality, r.split, r.patient] for r in records)
+    rows = ([r.ref, task.labels[r.label], r.modality, r.split, r.patient] for r in records)
+    atomic.write_csv(path, COLUMNS, rows)
 
 
-def _refusal(row: _Row, root: Path, modalities: dict[str, str], seen: set[tuple[str, str]]) -> str | None:
-    """Say why a row cannot be used; ``None`` if it can."""
-    if (row.path, row.modality) in seen:
-        return "listed twice"
-    path = resolve_inside(root, row.path)
-    if path is None:
-        return "path leads out of the image folder"
-    if not path.is_file():
-        return "no such file"
-    if path.suffix.lower() not in SUFFIXES:
+def _refusal(row: _Row, modalities: dict[str, str]) -> str | None:
+    """Say why a row whose file is there cannot be used; ``None`` if it can."""
+    if PurePath(row.path).suffix.lower() not in SUFFIXES:
         return "not an image file"
     if not row.label:
         return "no label"
+    if not is_text(row.label):
+        return f"label is not UTF-8: {row.label!r}"
     if row.modality not in modalities:
         return f"unknown modality {row.modality!r}"
     if row.split and row.split not in SPLITS:
@@ -136,28 +140,53 @@ def _refusal(row: _Row, root: Path, modalities: dict[str, str], seen: set[tuple[
     return None
 
 
-def _csv_rows(source: Path) -> Iterator[_Row]:
+def _csv_rows(source: Path) -> Iterator[_Row | Skipped]:
+    """Rows of a CSV file in UTF-8; a path may hold other bytes, as file names do."""
     try:
-        with source.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
+        with source.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            read = 0
+
+            def counted() -> Iterator[str]:
+                nonlocal read
+                for read, line in enumerate(file, start=1):  # noqa: B007 (csv's own count leaves out bad lines)
+                    yield line
+
+            reader = csv.DictReader(counted())
+            header = reader.fieldnames or ()
+            if not all(map(is_text, header)):
+                raise UserError(f"cannot read {source}: not UTF-8")
+            missing = [name for name in REQUIRED if name not in header]
             if missing:
                 raise UserError(f"{source} lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-            for line in reader:
-                yield _Row(*((line.get(name) or "").strip() for name in COLUMNS))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            while True:
+                try:
+                    line = next(reader)
+                except csv.Error as error:
+                    yield Skipped(f"line {read}", f"unreadable: {error}")
+                    continue
+                except StopIteration:
+                    return
+                row = _Row(*((line.get(name) or "").strip() for name in COLUMNS))
+                if any(line.get(None, ())):
+                    yield Skipped(row.path, f"more cells than columns: in line {read}")
+                elif not row.path:
+                    yield Skipped(f"line {read}", "no path")
+                else:
+                    yield row
+    except (OSError, csv.Error) as error:
         raise UserError(f"cannot read {source}: {error}") from error
 
 
-def _folder_rows(root: Path, modalities: tuple[str, str]) -> Iterator[_Row]:
+def _folder_rows(root: Path, modalities: tuple[str, str], follow: bool) -> Iterator[_Row | Skipped]:
     if not (root / modalities[0]).is_dir():
         raise UserError(f"{root} has no folder {modalities[0]!r}; expected MODALITY/CLASS/, see --high and --low")
     for modality in modalities:
-        for folder, subfolders, files in os.walk(root / modality):
-            subfolders.sort()
-            links = [name for name in subfolders if (Path(folder) / name).is_symlink()]  # os.walk passes them over
-            for name in sorted(files + links):
-                path = (Path(folder) / name).relative_to(root)
+        if not (root / modality).is_dir():
+            continue
+        for level in walk(root / modality, root, follow=follow):
+            yield from (Skipped(path.relative_to(root).as_posix(), reason) for path, reason in level.left_out)
+            for name in level.files:
+                path = (level.path / name).relative_to(root)
                 label = path.parts[1] if len(path.parts) > 2 else ""
                 yield _Row(path.as_posix(), label, modality, "", "")
 

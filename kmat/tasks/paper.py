@@ -1,6 +1,5 @@
 """The paper's four tasks: a pair of downloaded datasets under the class list of a table in ``tables/``."""
 
-import json
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -8,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kmat.console import is_text
 from kmat.errors import UserError
 from kmat.prompts import MODALITIES
+from kmat.schema import read_json
 from kmat.tasks.base import Descriptions, Record, Skipped, Task
 from kmat.tasks.datasets import DATASETS
 from kmat.tasks.datasets.base import Download, Row, upper_levels
@@ -91,6 +92,7 @@ def load_paper_task(
     labels: Path | None = None,
     descriptions: Path | None = None,
     slices: int = SLICES,
+    follow_links: bool = False,
     seed: int = 0,
 ) -> Task:
     """Read one of the paper's tasks from its two downloads.
@@ -109,6 +111,8 @@ def load_paper_task(
         Sentences in place of those shipped.
     slices : int
         CT slices per scan.
+    follow_links : bool
+        Whether links may lead out of the root.
     seed : int
         Of the split.
 
@@ -126,13 +130,14 @@ def load_paper_task(
         raise UserError(f"--root {root} does not exist; it should hold {needed}")
     if slices < 1:
         raise UserError(f"--slices {slices}: expected at least 1")
-    upper = upper_levels(root)
+    upper = upper_levels(root, follow=follow_links)
     records: list[Record] = []
     skipped: list[Skipped] = []
     for modality, part in table.parts.items():
         dataset = DATASETS[part.dataset]
-        download = Download(root, dataset.find(root, upper), upper, part.part, slices)
+        download = Download(root, dataset.find(root, upper), upper, part.part, slices, follow_links)
         kept, left_out = _label(table, modality, dataset.read(download))
+        left_out += [Skipped(download.ref(path), reason) for path, reason in download.left_out.items()]
         if not kept:
             first = f"; the first of {len(left_out)}: {left_out[0].ref}, {left_out[0].reason}" if left_out else ""
             raise UserError(f"{dataset.title} in {download.folder} has no usable {part.name} image{first}")
@@ -145,7 +150,7 @@ def load_paper_task(
         classes=tuple(table.prompts.get(label, label) for label in table.classes),
         modality_names={modality: part.name for modality, part in table.parts.items()},
         records=assign_splits(records, seed, shares),
-        images=FolderImages(root),
+        images=FolderImages(root, follow=follow_links),
         descriptions=_descriptions(name, table, descriptions),
         skipped=tuple(skipped),
     )
@@ -201,13 +206,12 @@ def _plain(label: str) -> str:
 def _read_labels(path: Path) -> dict[str, Any]:
     """Read and check a user's file."""
     try:
-        text = path.read_text(encoding="utf-8")
-        table = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
+        table = read_json(path) if path.suffix.lower() == ".json" else tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
 
     def words(value: Any) -> bool:
-        return all(isinstance(word, str) for word in value)
+        return all(isinstance(word, str) and is_text(word) for word in value)
 
     fits = {
         "classes": lambda value: isinstance(value, list) and words(value) and len(set(value)) == len(value) >= 2,

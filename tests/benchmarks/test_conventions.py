@@ -32,7 +32,7 @@ def tightest_plan(name, case):
     return method.plan(method.prepare(case, build(case), method.ladder[-1])())
 
 
-@pytest.mark.parametrize("name", ["fgwot compiled", "fgwot cuda", "POT", "OTT", "OTT cloud"])
+@pytest.mark.parametrize("name", ["fgwot torch", "fgwot cuda", "POT", "OTT", "OTT cloud"])
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_plans_agree_with_fgwot(name, case):
     np.testing.assert_allclose(tightest_plan(name, case), tightest_plan("fgwot", case), atol=1e-6)
@@ -40,14 +40,14 @@ def test_plans_agree_with_fgwot(name, case):
 
 @pytest.mark.parametrize(
     "name",
-    ["fgwot", "fgwot backward", "fgwot compiled", "fgwot compiled backward", "POT", "POT backward", "OTT", "OTT cloud"],
+    ["fgwot", "fgwot backward", "fgwot torch", "fgwot torch backward", "POT", "POT backward", "OTT", "OTT cloud"],
 )
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_plans_are_stationary(name, case):
     assert measure(build(case), tightest_plan(name, case)).worst <= 1e-6
 
 
-@pytest.mark.parametrize("name", ["fgwot", "fgwot compiled", "OTT"])
+@pytest.mark.parametrize("name", ["fgwot", "fgwot torch", "OTT"])
 def test_batches_are_stationary(name):
     case = Case("batches", "points", 6, 6, 0.1, batch=4)
     assert measure(build(case), tightest_plan(name, case)).worst <= 1e-6
@@ -76,7 +76,7 @@ def test_the_settled_objective_does_not_depend_on_whose_plan_is_continued():
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fgwot warm", "fgwot compiled warm"])
+@pytest.mark.parametrize("name", ["fgwot warm", "fgwot torch warm"])
 def test_a_step_of_the_training_is_differentiated(name):
     case = Case("training", "unit vectors", 4, 4, 0.1, 0.1)
     method = methods.load(name)

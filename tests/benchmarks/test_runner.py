@@ -7,7 +7,9 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import targets
 from benchmarks.cases import CASES, Case
+from benchmarks.machine import describe
 from benchmarks.pool import LibraryError, Pool
+from benchmarks.report import markdown
 from benchmarks.results import geometric_mean, ratio
 from benchmarks.worker import MemoryTask, Task
 
@@ -36,7 +38,7 @@ def test_a_run_writes_results_tables_figures_and_the_page(tmp_path, monkeypatch,
     (single,) = results["cases"]
     assert single["name"] == TINY.name
     assert {name: sorted(found["reached"]) for name, found in single["methods"].items()} == {
-        name: ["1e-02", "1e-04", "1e-06"] for name in ("fgwot", "fgwot compiled", "POT", "OTT")
+        name: ["1e-02", "1e-04", "1e-06"] for name in ("fgwot", "fgwot torch", "POT", "OTT")
     }
     assert results["machine"]["threads"] == 1
     table = (tmp_path / "table.md").read_text()
@@ -75,9 +77,16 @@ def test_ratios_count_losses_and_peers_that_fail():
     assert ratio(entry(fgwot=1.0, POT=None, OTT=None)) is None
     assert ratio(entry(fgwot=None, POT=1.0, OTT=None)) == 0
     assert geometric_mean([0.0, 4.0]) == 0
-    both = entry(**{"fgwot": 4.0, "fgwot compiled": 1.0, "OTT": 2.0})
-    assert [ratio(both, compiled=mode) for mode in (False, True)] == [0.5, 2.0]
-    assert ratio(entry(fgwot=1.0, OTT=2.0), compiled=True) == 2.0
+    both = entry(**{"fgwot": 1.0, "fgwot torch": 4.0, "OTT": 2.0})
+    assert [ratio(both, in_torch=mode) for mode in (False, True)] == [2.0, 0.5]
+    assert ratio(entry(fgwot=1.0, OTT=2.0), in_torch=True) == 2.0
+
+
+def test_the_page_says_where_the_plain_call_is_slower():
+    results = {"machine": describe(1), "cases": [entry(fgwot=1.0, OTT=2.0)]}
+    assert "slower than a peer in no row" in markdown(results)
+    results["cases"].append(entry(fgwot=4.0, OTT=2.0))
+    assert "slower than a peer in 1 rows:\n\n- `single/points/n64/eps0.05/alpha0.5/seed0`: 0.50x" in markdown(results)
 
 
 @pytest.mark.parametrize(("own", "met"), [(0.1, True), (9.0, False), (None, False)])
@@ -85,7 +94,7 @@ def test_targets_are_computed_from_all_their_cases(own, met):
     methods = entry(fgwot=own, POT=None, OTT=3.0)["methods"]
     cases = [case.to_dict() | {"methods": methods} for case in CASES if case.group == "single"]
     outcomes = targets.outcomes({"cases": cases})
-    assert [outcome.met for outcome in outcomes] == [met] * 3 + [None] * 6
+    assert [outcome.met for outcome in outcomes] == [None] + [met] * 3 + [None] * 6
     partial = targets.outcomes({"cases": cases[:-1]})
     assert {outcome.met for outcome in partial} == {None}
-    assert "1 cases not measured" in partial[0].reached
+    assert "1 cases not measured" in partial[1].reached

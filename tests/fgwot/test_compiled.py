@@ -1,7 +1,5 @@
 """The compiled loops against the torch path and the reference."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -11,8 +9,10 @@ from problems import STRUCTURES, random_case
 
 import fgwot
 from fgwot import functional, loops, reference
-from fgwot.compiled import LARGEST
+from fgwot.backend import forced
+from fgwot.drivers import LARGEST, Call
 from fgwot.solution import Status
+from fgwot.whole_solve import whole_solve
 
 fgw = fgwot.fused_gromov_wasserstein
 VALUES = ("value", "cost", "value_linear", "value_quad")
@@ -27,18 +27,25 @@ def distances(seed, n, m, *batch, dtype=torch.float64):
 
 @pytest.fixture
 def alone(monkeypatch):
-    """Fail where the loops leave something to torch."""
+    """Fail where the loops leave something to torch, unless torch is asked for."""
+    solve = functional.solve
 
-    def solve(*_):
-        raise AssertionError("the loops left the problem to the solver")
+    def guarded(*arguments):
+        assert forced() == "torch", "the loops left the problem to the solver"
+        return solve(*arguments)
 
-    monkeypatch.setattr(functional, "solve", solve)
+    monkeypatch.setattr(functional, "solve", guarded)
 
 
-@pytest.fixture
-def alone_after(request):
-    """Call it to have what `alone` has from there on."""
-    return lambda: request.getfixturevalue("alone")
+def in_torch(*tensors, **options):
+    """Solve without the loops."""
+    with fgwot.backend("torch"):
+        return fgw(*tensors, **options)
+
+
+def loops_alone(*tensors, **options):
+    """What the loops make of a call, finished or not."""
+    return whole_solve(Call.of(*tensors, **options))
 
 
 def agree(found, wanted, atol):
@@ -60,7 +67,7 @@ def test_any_problem_has_a_stationary_plan_by_the_reference(seed, kind, loss, al
     M, C1, C2, p, q = case.tensors()
     if loss == "kl":
         C1, C2 = C1.abs(), C2.abs()
-    found = fgw(M, C1, C2, p, q, alpha=alpha, epsilon=case.epsilon, loss=loss, tol=1e-9, compile=True)
+    found = fgw(M, C1, C2, p, q, alpha=alpha, epsilon=case.epsilon, loss=loss, tol=1e-9)
     arrays = [t.numpy() for t in (M, C1, C2, found.plan, p, q)]
     assert reference.marginal_error(*arrays[3:]) <= 1e-8
     assert reference.residual(*arrays, alpha, case.epsilon, loss) <= 1e-8
@@ -81,7 +88,7 @@ def test_any_problem_has_a_stationary_plan_by_the_reference(seed, kind, loss, al
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 4), (2, 9), (7, 5), (16, 33), (64, 64)])
 def test_the_loops_finish_distances_by_themselves(n, m, epsilon):
     M, C1, C2 = distances(n, n, m)
-    found = fgw(M, C1, C2, epsilon=epsilon, compile=True)
+    found = fgw(M, C1, C2, epsilon=epsilon)
     assert bool(found.converged)
     arrays = [t.numpy() for t in (M, C1, C2, found.plan)]
     p, q = np.full(n, 1 / n), np.full(m, 1 / m)
@@ -89,18 +96,18 @@ def test_the_loops_finish_distances_by_themselves(n, m, epsilon):
     assert (found.residual + found.marginal_error).item() <= 1.1e-7
 
 
-def test_the_largest_size_and_one_beyond(alone_after):
+@pytest.mark.usefixtures("alone")
+def test_the_largest_size_and_one_beyond():
     tensors = distances(0, LARGEST, 150)
-    wanted = fgw(*tensors, epsilon=0.05)
-    alone_after()
-    agree(fgw(*tensors, epsilon=0.05, compile=True), wanted, 1e-6)
+    agree(fgw(*tensors, epsilon=0.05), in_torch(*tensors, epsilon=0.05), 1e-6)
     with pytest.raises(AssertionError, match="left the problem"):
-        fgw(*distances(0, LARGEST + 1, 2), compile=True)
+        fgw(*distances(0, LARGEST + 1, 2))
 
 
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("loss", ["square", "kl"])
-def test_batches_weights_and_masses_agree_with_torch(alone_after, dtype, loss):
+def test_batches_weights_and_masses_agree_with_torch(dtype, loss):
     rng = np.random.default_rng(3)
     M, C1, C2 = distances(1, 6, 5, 2, 3, dtype=dtype)
     C1, C2 = C1 + 0.5, C2[0, 0] + 0.5  # C2 is shared by the batch; zeros would be hard for kl
@@ -110,9 +117,8 @@ def test_batches_weights_and_masses_agree_with_torch(alone_after, dtype, loss):
         "alpha": torch.tensor([0.1, 0.5, 0.9], dtype=dtype),
         "epsilon": torch.tensor([[0.5], [2.0]], dtype=dtype),
     }
-    wanted = fgw(M, C1, C2, p, q, **weights, loss=loss)
-    alone_after()
-    found = fgw(M, C1, C2, p, q, **weights, loss=loss, compile=True)
+    wanted = in_torch(M, C1, C2, p, q, **weights, loss=loss)
+    found = fgw(M, C1, C2, p, q, **weights, loss=loss)
     assert found.plan.shape == (2, 3, 6, 5)
     assert found.plan.dtype == found.value.dtype == dtype
     assert found.n_iter.dtype == found.status.dtype == torch.int64
@@ -125,19 +131,19 @@ def test_layouts_of_memory_do_not_matter():
     M, C1, C2 = distances(2, 6, 6, 4)
     turned = [t.mT.contiguous().mT for t in (M, C1, C2)]
     strided = [torch.stack([t, t], -1)[..., 0] for t in (M, C1, C2)]
-    wanted = fgw(M, C1, C2, compile=True)
+    wanted = fgw(M, C1, C2)
     for tensors in (turned, strided):
-        assert torch.equal(fgw(*tensors, compile=True).plan, wanted.plan)
+        assert torch.equal(fgw(*tensors).plan, wanted.plan)
     for b in range(4):
-        assert torch.equal(fgw(M[b], C1[b], C2[b], compile=True).plan, wanted.plan[b])
+        assert torch.equal(fgw(M[b], C1[b], C2[b]).plan, wanted.plan[b])
 
 
 @pytest.mark.usefixtures("alone")
 def test_threads_share_a_batch():
     tensors = distances(3, 16, 16, 1600)
-    wanted = fgw(*tensors, epsilon=0.2, compile=True)
+    wanted = fgw(*tensors, epsilon=0.2)
     torch.set_num_threads(2)
-    assert torch.equal(fgw(*tensors, epsilon=0.2, compile=True).plan, wanted.plan)
+    assert torch.equal(fgw(*tensors, epsilon=0.2).plan, wanted.plan)
 
 
 @pytest.mark.usefixtures("alone")
@@ -145,33 +151,75 @@ def test_points_without_mass_change_nothing():
     M, C1, C2 = distances(4, 7, 6)
     p, q = torch.full((7,), 1 / 6, dtype=torch.float64), torch.full((6,), 1 / 4, dtype=torch.float64)
     p[2] = q[0] = q[5] = 0
-    found = fgw(M, C1, C2, p, q, compile=True)
+    found = fgw(M, C1, C2, p, q)
     rows, columns = p > 0, q > 0
-    smaller = fgw(M[rows][:, columns], C1[rows][:, rows], C2[columns][:, columns], p[rows], q[columns], compile=True)
+    smaller = fgw(M[rows][:, columns], C1[rows][:, rows], C2[columns][:, columns], p[rows], q[columns])
     assert torch.equal(found.plan[rows][:, columns], smaller.plan)
     assert found.plan.count_nonzero() == smaller.plan.count_nonzero()
     assert found.potentials[0][2] == found.potentials[1][0] == 0
 
 
-def test_what_the_loops_leave_open_is_solved_by_torch():
-    """Undamped steps cycle on this graph."""
+def cycling():
+    """M, C1, C2 of graphs between which undamped steps cycle."""
     rng = np.random.default_rng(0)
     graphs = [np.triu(rng.uniform(size=(7, 7)) < 0.5, 1).astype(float) for _ in range(2)]
     C1, C2 = (torch.from_numpy(A + A.T) for A in graphs)
-    M = torch.from_numpy(rng.uniform(size=(7, 7)))
-    found = fgw(M, C1, C2, epsilon=0.01, compile=True)
-    wanted = fgw(M, C1, C2, epsilon=0.01)
+    return torch.from_numpy(rng.uniform(size=(7, 7))), C1, C2
+
+
+def test_what_the_loops_leave_open_is_solved_by_torch():
+    tensors = cycling()
+    left = loops_alone(*tensors, epsilon=0.01)
+    assert left.status == Status.MAX_ITER
+    found = fgw(*tensors, epsilon=0.01)
     assert bool(found.converged)
-    assert bool(wanted.converged)
-    arrays = [t.numpy() for t in (M, C1, C2, found.plan)]
+    assert found.n_iter > left.n_iter
+    arrays = [t.numpy() for t in (*tensors, found.plan)]
     uniform = np.full(7, 1 / 7)
     assert reference.residual(*arrays, uniform, uniform, 0.5, 0.01, "square") <= 1e-6
+
+
+def test_open_problems_of_a_batch_go_on_alone(monkeypatch):
+    batch = [torch.stack(pair) for pair in zip(distances(20, 7, 7), cycling(), distances(21, 7, 7), strict=True)]
+    leaves = [t.requires_grad_() for t in batch]
+    finished = loops_alone(*batch, epsilon=0.01)
+    assert finished.status.tolist() == [Status.CONVERGED, Status.MAX_ITER, Status.CONVERGED]
+    sizes, solve = [], functional.solve
+
+    def recorded(problem, *others):
+        sizes.append(len(problem.p))
+        return solve(problem, *others)
+
+    monkeypatch.setattr(functional, "solve", recorded)
+    found = fgw(*leaves, epsilon=0.01)
+    assert sizes == [1]
+    assert found.converged.all()
+    gradients = torch.autograd.grad(found.value.sum(), leaves)
+    for b in range(3):
+        alone = [t.detach()[b].requires_grad_() for t in leaves]
+        wanted = fgw(*alone, epsilon=0.01)
+        assert torch.equal(found.plan[b], wanted.plan)
+        assert found.n_iter[b] == wanted.n_iter
+        for a, expected in zip(gradients, torch.autograd.grad(wanted.value, alone), strict=True):
+            torch.testing.assert_close(a[b], expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_problem_that_breaks_down_starts_afresh_and_alone():
+    """Steps of what is thrown away do not count."""
+    good, bad = distances(22, 5, 5), [t * torch.nan for t in distances(23, 5, 5)]
+    batch = [torch.stack(pair) for pair in zip(good, bad, strict=True)]
+    with pytest.warns(fgwot.ConvergenceWarning, match="1 of 2 .* not finite"):
+        found = fgw(*batch, validate=False)
+    assert found.status.tolist() == [Status.CONVERGED, Status.NUMERICAL]
+    assert torch.equal(found.plan[0], fgw(*good).plan)
+    with pytest.warns(fgwot.ConvergenceWarning):
+        assert found.n_iter[1] == in_torch(*bad, validate=False).n_iter
 
 
 def test_steps_run_out_as_without_the_loops():
     tensors = distances(5, 8, 8)
     with pytest.warns(fgwot.ConvergenceWarning, match="did not converge"):
-        found = fgw(*tensors, epsilon=0.01, max_iter=3, compile=True)
+        found = fgw(*tensors, epsilon=0.01, max_iter=3)
     assert found.status == Status.MAX_ITER
     assert found.n_iter == 3
 
@@ -179,24 +227,23 @@ def test_steps_run_out_as_without_the_loops():
 @pytest.mark.usefixtures("alone")
 def test_warm_starts_take_few_steps():
     M, C1, C2 = distances(6, 8, 8)
-    first = fgw(M, C1, C2, compile=True)
-    again = fgw(M + 1e-4 * C1, C1, C2, init=first, compile=True)
+    first = fgw(M, C1, C2)
+    again = fgw(M + 1e-4 * C1, C1, C2, init=first)
     assert again.n_iter < first.n_iter
-    from_plan = fgw(M, C1, C2, init=first.plan, compile=True)
+    from_plan = fgw(M, C1, C2, init=first.plan)
     agree(from_plan, first, 1e-6)
 
 
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("returns", ["value", "cost"])
-def test_the_loss_and_its_gradients_agree_with_torch(monkeypatch, returns):
+def test_the_loss_and_its_gradients_agree_with_torch(returns):
     costs = [t.requires_grad_() for t in distances(7, 5, 6, 3)]
-    criterion = fgwot.FGWLoss(alpha=0.4, epsilon=0.1, returns=returns, tol=1e-11, compile=True)
+    criterion = fgwot.FGWLoss(alpha=0.4, epsilon=0.1, returns=returns, tol=1e-11)
     losses = [criterion(*costs) for _ in range(2)]
     found = torch.autograd.grad(losses[1].sum(), costs)
     assert criterion.solution.n_iter.max() <= 2
-    monkeypatch.undo()
-    eager = fgwot.FGWLoss(alpha=0.4, epsilon=0.1, returns=returns, tol=1e-11)
-    loss = eager(*costs)
+    with fgwot.backend("torch"):
+        loss = fgwot.FGWLoss(alpha=0.4, epsilon=0.1, returns=returns, tol=1e-11)(*costs)
     torch.testing.assert_close(losses[1], loss, rtol=0, atol=1e-9)
     for a, b in zip(found, torch.autograd.grad(loss.sum(), costs), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-8)
@@ -204,26 +251,64 @@ def test_the_loss_and_its_gradients_agree_with_torch(monkeypatch, returns):
 
 def test_a_second_derivative_is_refused():
     M, C1, C2 = (t.requires_grad_() for t in distances(8, 4, 4))
-    (grad,) = torch.autograd.grad(fgw(M, C1, C2, compile=True).value, C1, create_graph=True)
+    (grad,) = torch.autograd.grad(fgw(M, C1, C2).value, C1, create_graph=True)
     with pytest.raises(RuntimeError, match="cannot be differentiated again"):
         grad.sum().backward()
 
 
-def test_what_the_loops_do_not_know_is_left_to_torch():
-    M, C1, C2 = distances(9, 4, 5)
-    for options in (
-        {"loss": "abs"},
-        {"solver": fgwot.ProximalPoint(), "max_iter": 5000, "tol": 1e-3},
-        {"adjoint": "implicit"},
-        {"init": fgwot.MultiInit(2)},
-        {"max_iter": 1, "tol": 10.0},
-    ):
-        agree(fgw(M, C1, C2, **options, compile=True), fgw(M, C1, C2, **options), 1e-12)
-    half = fgw(*(t.bfloat16() for t in (M, C1, C2)), compile=True)
-    assert half.plan.dtype == torch.bfloat16
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"loss": "abs"}, "the abs loss; it knows square and kl"),
+        ({"solver": fgwot.ProximalPoint(), "max_iter": 5000, "tol": 1e-3}, "ProximalPoint"),
+        ({"adjoint": "implicit"}, "adjoint='implicit'"),
+        ({"init": fgwot.MultiInit(2)}, "MultiInit"),
+        ({"max_iter": 1, "tol": 10.0}, "max_iter=1"),
+    ],
+)
+def test_what_the_loops_do_not_know_is_left_to_torch(options, reason):
+    tensors = distances(9, 4, 5)
+    explanation = fgwot.explain(*tensors, **options)
+    assert explanation.driver == "torch"
+    assert reason in explanation.declined["numba"]
+    agree(fgw(*tensors, **options), in_torch(*tensors, **options), 1e-12)
+
+
+def test_transforms_are_left_to_torch():
     batch = distances(9, 4, 5, 3)
-    mapped = torch.func.vmap(lambda *t: fgw(*t, compile=True).plan)(*batch)
-    torch.testing.assert_close(mapped, fgw(*batch, compile=True).plan, rtol=0, atol=1e-6)
+    reasons = []
+
+    def plan(*tensors):
+        reasons.append(fgwot.explain(*tensors).declined["numba"])
+        return fgw(*tensors).plan
+
+    torch.testing.assert_close(torch.func.vmap(plan)(*batch), fgw(*batch).plan, rtol=0, atol=1e-6)
+    assert reasons == ["torch.func transforms the call"]
+
+
+def test_a_weight_of_another_type_is_left_to_torch():
+    """And one without a linear cost, whose value must be looked at."""
+    _, C1, C2 = distances(9, 4, 5)
+    one = torch.ones((), dtype=torch.float64)
+    wanted = fgwot.gromov_wasserstein(C1, C2)
+    for alpha in (one, one.float(), 1):
+        agree(fgw(None, C1, C2, alpha=alpha), wanted, 1e-6)
+    with pytest.raises(ValueError, match="without M the problem is purely quadratic"):
+        fgw(None, C1, C2, alpha=one / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.usefixtures("alone")
+def test_half_precision_is_that_of_float32(dtype):
+    half = [t.to(dtype).requires_grad_() for t in distances(24, 5, 6)]
+    single = [t.detach().float().requires_grad_() for t in half]
+    found, wanted = fgw(*half), fgw(*single)
+    assert torch.equal(found.plan, wanted.plan)
+    assert torch.equal(found.value, wanted.value)
+    again = fgw(*half, init=found)
+    assert again.n_iter < found.n_iter
+    for a, b in zip(torch.autograd.grad(found.value, half), torch.autograd.grad(wanted.value, single), strict=True):
+        assert torch.equal(a, b.to(dtype))
 
 
 @pytest.mark.parametrize(
@@ -239,6 +324,7 @@ def test_what_the_loops_do_not_know_is_left_to_torch():
         ({"alpha": 1.5}, "alpha must lie in"),
         ({"epsilon": -1.0}, "epsilon must be positive"),
         ({"C2": torch.tensor(-1.0), "loss": "kl"}, "non-negative structure"),
+        ({"init": -torch.ones(4, 4)}, "init must be a plan with finite, non-negative entries"),
     ],
 )
 def test_bad_input_is_explained_as_without_the_loops(change, message):
@@ -248,18 +334,7 @@ def test_bad_input_is_explained_as_without_the_loops(change, message):
         if isinstance(t, torch.Tensor):
             given[name] = t.double().expand(4, 4) if name in ("M", "C1", "C2") else t.double()
     with pytest.raises(ValueError, match=message):
-        fgw(**given, compile=True)
-
-
-def test_without_numba_the_error_says_what_to_install(monkeypatch):
-    for name in ("fgwot.compiled", "fgwot.loops"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-        monkeypatch.delattr(fgwot, name.removeprefix("fgwot."), raising=False)
-    monkeypatch.setitem(sys.modules, "numba", None)
-    tensors = distances(11, 3, 3)
-    assert bool(fgw(*tensors).converged)
-    with pytest.raises(ImportError, match=r"pip install 'fgwot\[compile\]'"):
-        fgw(*tensors, compile=True)
+        fgw(**given)
 
 
 @given(st.lists(st.floats(-800, 0), min_size=1, max_size=40))

@@ -58,15 +58,16 @@ def check(arguments, function, differentiable, tol=1e-5):
 
 @pytest.mark.parametrize("loss", BY_NAME)
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("compiled", [False, True])
-def test_envelope_gradient_of_the_value(loss, symmetric, compiled):
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_envelope_gradient_of_the_value(loss, symmetric, backend):
     arguments = problem(symmetric=symmetric)
     start = solve(arguments, None, loss)
 
     def value(shifted):
-        return solve(shifted, start, loss, compile=compiled).value
+        return solve(shifted, start, loss).value
 
-    check(arguments, value, value)
+    with fgwot.backend(backend):
+        check(arguments, value, value)
 
 
 @pytest.mark.parametrize("loss", BY_NAME)

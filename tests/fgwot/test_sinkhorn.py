@@ -13,7 +13,7 @@ from fgwot.sinkhorn import Marginals, sinkhorn
 def solve(cost, p, q, epsilon, tol=1e-11, dtype=torch.float64):
     X = torch.from_numpy(cost / epsilon).to(dtype)
     marginals = Marginals.of(torch.from_numpy(p).to(dtype), torch.from_numpy(q).to(dtype))
-    return sinkhorn(X, marginals, torch.zeros_like(marginals.q), torch.full_like(marginals.mass, tol))
+    return sinkhorn(X, marginals, torch.zeros_like(marginals.q), torch.full_like(marginals.p[:, 0], tol))
 
 
 def random_batch(seed, batch, n, m):

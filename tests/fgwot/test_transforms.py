@@ -7,6 +7,8 @@ from torch.func import grad, vmap
 
 import fgwot
 
+# Inside a transform nothing else runs: the whole batch is to be the same to rounding.
+pytestmark = pytest.mark.usefixtures("torch_path")
 NAMES = ("M", "C1", "C2", "p", "q", "alpha", "epsilon")
 LOSSES = {name: name for name in ("square", "kl", "abs")} | {
     "quartic": fgwot.GroundLoss(

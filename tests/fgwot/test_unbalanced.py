@@ -147,6 +147,24 @@ def test_points_without_mass_stay_so_where_marginals_count():
     )
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_masses_may_differ_by_orders_and_prices_be_large(seed):
+    rng = np.random.default_rng(seed)
+    n, m = rng.integers(2, 12, 2)
+    x, y = torch.from_numpy(rng.normal(size=(n, 3))), torch.from_numpy(rng.normal(size=(m, 3)))
+    p, q = (torch.from_numpy(rng.dirichlet(np.full(k, 2.0)) * mass) for k, mass in ((n, 0.003), (m, 100.0)))
+    rho, epsilon = tuple(10 ** rng.uniform(1, 5, 2)), float(10 ** rng.uniform(-1.3, 0))
+    M, C1, C2 = torch.cdist(x, y), torch.cdist(x, x), torch.cdist(y, y)
+    solution = fgw(M, C1, C2, p, q, rho=rho, epsilon=epsilon)
+    assert solution.converged
+    T = solution.plan
+    # f (+) g of the paid marginals makes T again: errors of log(T 1 / p) count rho / epsilon times.
+    G = 0.5 * M + fgwot.tensor_term(C1, C2, T)
+    f, g = (-price * (sums / side).log() for price, sums, side in zip(rho, (T.sum(1), T.sum(0)), (p, q), strict=True))
+    gap = (T * (G - f[:, None] - g) + epsilon * torch.xlogy(T, T)).abs().sum() / T.sum()
+    assert gap <= 1e-6 * max(rho)
+
+
 def test_float32_and_restart():
     case = random_case(9, max_points=6, kind="euclidean", epsilon=(0.2, 0.5))
     double = fgw(*case.tensors(), **case.weights, rho=1.0)

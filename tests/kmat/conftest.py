@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from kmat.backbone import Backbone, load_backbone
+from kmat.cli import main
 from kmat.features import FeatureCache
 from kmat.tasks import TaskConfig
 
@@ -164,3 +165,47 @@ def shapes(shapes_config):
 def everything(tmp_path_factory):
     """A folder with all six of the paper's datasets, as fixtures."""
     return downloads.everything(tmp_path_factory.mktemp("downloads"))
+
+
+@pytest.fixture
+def kmat(tmp_path, monkeypatch, capsys):
+    """Run a command in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # usage errors and --help
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def options(shapes_dir, tiny_dir):
+    manifest, descriptions = shapes_dir / "manifest.csv", shapes_dir / "descriptions.json"
+    return (
+        *("--task", manifest, "--descriptions", descriptions, "--backbone", f"local-dir:{tiny_dir}"),
+        *("--shots", 4, "--epochs", 2),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, shapes_dir, tiny_dir):
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = ["train", "--task", shapes_dir / "manifest.csv", "--descriptions", shapes_dir / "descriptions.json"]
+    arguments += ["--backbone", f"local-dir:{tiny_dir}", "--shots", 4, "--epochs", 2]
+    arguments += ["--out", folder / "run", "--cache", folder / "cache"]
+    assert main([str(argument) for argument in arguments]) == 0
+    return folder / "run"
+
+
+def one_line(err):
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]

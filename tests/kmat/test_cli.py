@@ -6,54 +6,10 @@ import shutil
 import warnings
 
 import pytest
+from conftest import one_line
 
 from kmat import phantom
-from kmat.cli import main
 from kmat.errors import UserError
-
-
-@pytest.fixture
-def kmat(tmp_path, monkeypatch, capsys):
-    """Run a command in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # usage errors and --help
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def options(shapes_dir, tiny_dir):
-    manifest, descriptions = shapes_dir / "manifest.csv", shapes_dir / "descriptions.json"
-    return (
-        *("--task", manifest, "--descriptions", descriptions, "--backbone", f"local-dir:{tiny_dir}"),
-        *("--shots", 4, "--epochs", 2),
-    )
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory, shapes_dir, tiny_dir):
-    folder = tmp_path_factory.mktemp("trained")
-    arguments = ["train", "--task", shapes_dir / "manifest.csv", "--descriptions", shapes_dir / "descriptions.json"]
-    arguments += ["--backbone", f"local-dir:{tiny_dir}", "--shots", 4, "--epochs", 2]
-    arguments += ["--out", folder / "run", "--cache", folder / "cache"]
-    assert main([str(argument) for argument in arguments]) == 0
-    return folder / "run"
-
-
-def one_line(err):
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, err
-    assert "Traceback" not in err
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -230,6 +186,18 @@ def test_demo_shows_floors_of_its_test_sets(kmat, tmp_path):
         (("train", "--backbone", "phantom:seed99"), "choose one of seed0"),
         (("train", "--shots", "0"), "--shots 0: expected at least 1"),
         (("train", "--epochs", "0"), "--epochs 0: expected at least 1"),
+        (("train", "--seed", "99999999999999999999"), "--seed 99999999999999999999: expected"),
+        (("train", "--lr", "-1"), "--lr -1.0: expected at least 0"),
+        (("train", "--lr", "nan"), "--lr nan: expected at least 0"),
+        (("train", "--momentum", "2"), "--momentum 2.0: expected 0 to 1"),
+        (("train", "--crop-ratio", "0", "1"), "--crop-ratio 0.0: expected 0.001"),
+        (("train", "--crop-scale", "0.5", "0.2"), "--crop-scale 0.2: expected 0.5 to 1"),
+        (("train", "coop", "--n-ctx", "-1"), "--n-ctx -1: expected at least 1"),
+        (("train", "kmat", "--epsilon", "0"), "--epsilon 0.0: expected at least"),
+        (("train", "kmat", "--alpha", "3"), "--alpha 3.0: expected 0 to 1"),
+        (("train", "kmat", "--lambda-anc", "inf"), "--lambda-anc inf: expected at least 0"),
+        (("train", "kmat", "--max-iter", "0"), "--max-iter 0: expected at least 1"),
+        (("bench", "--methods"), "--methods: expected at least one"),
         (("train", "--device", "quantum"), "--device 'quantum'"),
         (("train", "--published"), "expected one of the methods coop, cocoop, kgcoop, biomedcoop"),
         (("train", "coop", "--published", "--epochs", "2"), "--published sets the whole schedule"),
@@ -305,9 +273,9 @@ def test_a_finished_run_is_not_reused_silently(kmat, options):
 def test_damaged_runs_are_one_line(kmat, trained, tmp_path, shapes_dir):
     images = shapes_dir / "low"
     for name, content, message in (
-        ("result.json", "{", "cannot read result.json"),
+        ("result.json", "{", "result.json: Expecting"),
         ("config.json", "{}", "config.json"),
-        ("prompts.safetensors", "", "cannot read prompts.safetensors"),
+        ("prompts.safetensors", "", "prompts.safetensors: damaged"),
     ):
         run = shutil.copytree(trained, tmp_path / f"broken-{name}")
         (run / name).write_text(content)

@@ -13,9 +13,10 @@ from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Record, Task, UnreadableImageError
-from kmat.tasks.images import ArrayImages, FolderImages, decode, resolve_inside
+from kmat.tasks.images import ArrayImages, FolderImages, decode
 from kmat.tasks.manifest import load_manifest, write_manifest
 from kmat.tasks.splits import assign_splits, draw_few_shot
+from kmat.tasks.tree import LEADS_OUT, LINKED_OUT, trouble
 
 
 def png(path, label=0):
@@ -74,10 +75,10 @@ def test_every_defect_is_reported_and_none_is_fatal(tmp_path):
         ("c.png", "no label"),
         ("../outside.png", "path leads out of the image folder"),
         (str(tmp_path / "outside.png"), "path leads out of the image folder"),
-        ("link.png", "path leads out of the image folder"),
+        ("link.png", LINKED_OUT),
         ("..\\outside.png", "path leads out of the image folder"),
         ("notes.txt", "not an image file"),
-        ("(no path)", "path leads out of the image folder"),
+        ("line 12", "no path"),
     ]
 
 
@@ -155,13 +156,13 @@ def test_folders_are_split_by_patient_and_reproducibly(folders):
 def test_stray_files_in_folders_are_reported(folders):
     png(folders / "ct" / "stray.png")
     (folders / "ct" / LABELS[0] / ".DS_Store").write_text("")
-    (folders / "ct" / "linked").symlink_to(folders / "xray")
+    (folders / "ct" / LABELS[0] / "broken").symlink_to(folders / "nowhere")
     task = load_manifest(folders, high="ct", low="xray")
     reasons = {item.ref: item.reason for item in task.skipped}
     assert reasons == {
         "ct/stray.png": "no label",
-        "ct/linked": "no such file",
         f"ct/{LABELS[0]}/.DS_Store": "not an image file",
+        f"ct/{LABELS[0]}/broken": "no such file",
     }
 
 
@@ -222,9 +223,13 @@ def test_paths_stay_inside(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "up").symlink_to(tmp_path)
     root = tmp_path / "in"
-    assert resolve_inside(root, "a/b.png") == root / "a" / "b.png"
-    for ref in ("", "..", "a/../../b.png", "/etc/passwd", "up/x.png", "a\\..\\b.png", "a\0.png"):
-        assert resolve_inside(root, ref) is None, ref
+    png(root / "a" / "b.png")
+    for ref in ("a/b.png", str(root / "a" / "b.png"), "up/in/a/b.png"):
+        assert trouble(root, ref) is None, ref
+    for ref in ("..", "a/../../b.png", "/etc/passwd", "a\\..\\b.png", "a\0.png"):
+        assert trouble(root, ref) == trouble(root, ref, follow=True) == LEADS_OUT, ref
+    assert trouble(root, "up/x.png") == LINKED_OUT
+    assert trouble(root, "") == "no path"
     with pytest.raises(UnreadableImageError, match="leads out"):
         FolderImages(root).read("../x.png")
 

@@ -162,7 +162,7 @@ def test_zero_shot_is_not_trained(go, tmp_path):
 def test_a_taken_folder_is_never_reused_silently(go, tmp_path):
     with pytest.raises(InterruptionError):
         go("run", after_epoch=after(1))
-    with pytest.raises(UserError, match="already holds an interrupted run; use --resume, --overwrite or another --out"):
+    with pytest.raises(UserError, match="already holds an unfinished run; use --resume, --overwrite or another --out"):
         go("run")
     go("run", resume=True)
     with pytest.raises(UserError, match="already holds a finished run"):

@@ -1,20 +1,19 @@
 """What a reader of a downloaded dataset gets and gives."""
 
 import csv
-import os
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import openpyxl
-from openpyxl.utils.exceptions import InvalidFileException
 
+from kmat.console import note
 from kmat.errors import UserError
 from kmat.tasks.base import Skipped
+from kmat.tasks.tree import walk
 
 DEPTH = 3  # folders between --root and a download
 
@@ -62,6 +61,10 @@ class Download:
         What of it is wanted, where it has images of several modalities.
     slices : int
         How many slices of a CT scan are wanted.
+    follow_links : bool
+        Whether links may lead out of the root.
+    left_out : dict
+        Links and folders that :meth:`walk` could not enter, with the reason.
     """
 
     root: Path
@@ -69,13 +72,16 @@ class Download:
     upper: tuple[Folder, ...]
     part: str
     slices: int
+    follow_links: bool = False
+    left_out: dict[Path, str] = field(default_factory=dict, hash=False)
 
     def walk(self, *below: str) -> Iterator[tuple[Path, list[str]]]:
-        """Folders of the dataset, or those below some of its folders, with their files; links are not followed."""
+        """Folders of the dataset, or those below some of its folders, with their files."""
         for start in below or ("",):
-            for folder, subfolders, names in os.walk(self.folder / start):
-                subfolders[:] = _visible(subfolders)
-                yield Path(folder), _visible(names)
+            for level in walk(self.folder / start, self.root, follow=self.follow_links):
+                level.folders[:] = _visible(level.folders)
+                self.left_out.update(level.left_out)
+                yield level.path, _visible(level.files)
 
     def files(self, *below: str) -> Iterator[Path]:
         """All files of the dataset, or of some of its folders."""
@@ -97,6 +103,11 @@ class Download:
         if len(found) > 1:
             raise UserError(f"both {found[0]} and {found[1]}: keep the one to be used")
         return found[0] if found else None
+
+    def table(self, *names: str) -> Path:
+        """Return that of the dataset's lists which is there, the first of several."""
+        paths = [self.folder / name for name in names]
+        return next((path for path in paths if path.is_file()), paths[0])
 
     @cached_property
     def by_name(self) -> "Index":
@@ -169,13 +180,15 @@ class Dataset:
         return found[0]
 
 
-def upper_levels(root: Path) -> tuple[Folder, ...]:
+def upper_levels(root: Path, *, follow: bool = False) -> tuple[Folder, ...]:
     """List the folders down to :data:`DEPTH`, but not those with numbers for names, which are patients and scans."""
     found: list[Folder] = []
-    for path, folders, files in os.walk(root):
-        found.append(Folder(Path(path), frozenset(folders), frozenset(files)))
-        deep = len(Path(path).relative_to(root).parts) >= DEPTH
-        folders[:] = [] if deep else [name for name in _visible(folders) if not name.isdigit()]
+    for level in walk(root, root, follow=follow):
+        for path, reason in level.left_out:
+            note(f"{path}: {reason}")
+        found.append(Folder(level.path, frozenset(level.folders), frozenset(level.files)))
+        deep = len(level.path.relative_to(root).parts) >= DEPTH
+        level.folders[:] = [] if deep else [name for name in _visible(level.folders) if not name.isdigit()]
     return tuple(found)
 
 
@@ -204,7 +217,7 @@ def read_sheet(path: Path) -> Iterator[tuple[str, ...]]:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 for line in csv.reader(file):
                     yield tuple(map(_text, line))
-    except (OSError, ValueError, KeyError, IndexError, InvalidFileException, zipfile.BadZipFile, csv.Error) as error:
+    except Exception as error:  # openpyxl, zipfile and the XML parser each have their own
         raise UserError(f"cannot read {path}: {error}") from error
 
 

@@ -1,10 +1,10 @@
 """BUSI: ``Dataset_BUSI_with_GT/{benign,malignant,normal}/``, images and masks together; BiomedCoOp's copy and split."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from kmat.errors import UserError
+from kmat.schema import read_json
 from kmat.tasks.base import SPLITS, Skipped
 from kmat.tasks.datasets.base import Dataset, Download, Folder, Row
 from kmat.tasks.images import SUFFIXES
@@ -44,9 +44,9 @@ def _read(download: Download) -> Iterator[Row | Skipped]:
 def _read_split(path: Path) -> dict[str, str]:
     """Split by file name, of Dassl's ``{"train": [[path, label, class name], ...], "val": ..., "test": ...}``."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = read_json(path)
         entries = [(PurePosixPath(entry[0]).name, split) for split in SPLITS for entry in table[split]]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path} is not a split file of BiomedCoOp: {error!r}") from error
     if len(dict(entries)) < len(entries):
         raise UserError(f"{path} lists a file twice")

@@ -24,7 +24,7 @@ def _read(download: Download) -> Iterator[Row | Skipped]:
     Rows of the table are those with an image's name in the first cell: a legend of 31 rows, or a header, stands above.
     """
     images = Index((path.stem, path) for path in download.files() if _is_image(download, path))
-    table = next(path for name in TABLES if (path := download.folder / name).is_file())
+    table = download.table(*TABLES)
     classes: dict[str, set[str]] = defaultdict(set)
     for row in read_sheet(table):
         if row and (match := IMAGE.fullmatch(row[0])):

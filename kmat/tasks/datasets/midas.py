@@ -19,7 +19,7 @@ def _read(download: Download) -> Iterator[Row | Skipped]:
 
     About one name in fifteen differs from the file's: another extension, or ``_cropped`` after the stem.
     """
-    table = next(path for name in TABLES if (path := download.folder / name).is_file())
+    table = download.table(*TABLES)
     for patient, name, distance, control, diagnosis in read_columns(table, *COLUMNS):
         if distance != download.part:
             continue

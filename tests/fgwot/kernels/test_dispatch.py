@@ -41,7 +41,7 @@ def test_contexts_nest_and_end_with_an_error():
 
 
 def test_unknown_backends_are_refused():
-    with pytest.raises(ValueError, match="unknown backend 'cuda'; known: torch, triton"), backend("cuda"):
+    with pytest.raises(ValueError, match="unknown backend 'cuda'; known: auto, torch, numba, triton"), backend("cuda"):
         pass
     done = in_new_process("import fgwot", FGWOT_BACKEND="numpy")
     assert "unknown backend 'numpy'" in done.stderr

@@ -1,0 +1,293 @@
+"""Which driver solves a call, and why the others do not: their reasons to decline are the conditions."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fgwot.adjoint import Adjoint, Envelope
+from fgwot.backend import forced, uses_triton
+from fgwot.initial import Init, MultiInit
+from fgwot.losses import BY_NAME, GroundLoss
+from fgwot.operations import transformed
+from fgwot.problem import Weight, broadcast, computed_in, flatten
+from fgwot.solution import Solution
+from fgwot.solver import MirrorDescent, Solver
+from fgwot.structure import Structure
+
+_log = logging.getLogger("fgwot")
+LARGEST = 200  # points of a side that the loops take; above, torch's matrix products and threads win
+_LOOP_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_REFUSED = "the check will refuse the arguments"
+
+
+@dataclass(eq=False)
+class Call:
+    """Arguments of `fgwot.fused_gromov_wasserstein`."""
+
+    M: Tensor | None
+    C1: Structure
+    C2: Structure
+    p: Tensor | None
+    q: Tensor | None
+    alpha: Weight
+    epsilon: Weight
+    loss: str | GroundLoss
+    solver: Solver
+    adjoint: str | Adjoint
+    init: Init
+    max_iter: int
+    tol: float | None
+
+    @staticmethod
+    def of(
+        M: Tensor | None,
+        C1: Structure,
+        C2: Structure,
+        p: Tensor | None = None,
+        q: Tensor | None = None,
+        alpha: Weight | None = None,
+        epsilon: Weight = 0.05,
+        loss: str | GroundLoss = "square",
+        solver: Solver | None = None,
+        adjoint: str | Adjoint = "envelope",
+        init: Init = None,
+        max_iter: int = 1000,
+        tol: float | None = None,
+    ) -> "Call":
+        """Fill in the defaults and check the numbers of the iteration.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the solver or its limits are bad. The tensors are looked at by `fgwot.problem.Problem`.
+        """
+        if alpha is None:
+            alpha = 1.0 if M is None else 0.5
+        solver = MirrorDescent() if solver is None else solver
+        if not isinstance(solver, Solver):
+            raise TypeError(f"solver must be a fgwot.MirrorDescent or fgwot.ProximalPoint, got {type(solver).__name__}")
+        if max_iter < 1:
+            raise ValueError(f"max_iter must be at least 1, got {max_iter}")
+        if tol is not None and not tol > 0:
+            raise ValueError(f"tol must be positive, got {tol}")
+        return Call(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol)
+
+    @cached_property
+    def flat(self) -> "FlatCall | None":
+        """The tensors with one batch dimension; None if they do not fit together."""
+        n, m = self.C1.shape[-1], self.C2.shape[-1]
+        # (tensor, shape of one problem)
+        parts: list[tuple[Any, tuple[int, ...]]] = [
+            (self.M, (n, m)),
+            (self.C1, (n, n)),
+            (self.C2, (m, m)),
+            (self.p, (n,)),
+            (self.q, (m,)),
+            (self.alpha, ()),
+            (self.epsilon, ()),
+        ]
+        given = [(t, own) for t, own in parts if isinstance(t, Tensor)]
+        if min(n, m) < 1 or any(t.shape[t.ndim - len(own) :] != own for t, own in given):
+            return None
+        try:
+            batch = broadcast(t.shape[: t.ndim - len(own)] for t, own in given)
+            start = self._start(batch, n, m)
+        except (RuntimeError, TypeError):
+            return None
+        if batch.numel() == 0:
+            return None
+        tensors = (flatten(t, len(own), batch) if isinstance(t, Tensor) else None for t, own in parts)
+        return FlatCall(batch, (*tensors, *start))
+
+    def _start(self, batch: torch.Size, n: int, m: int) -> tuple[Tensor | None, Tensor | None]:
+        """First plan (B, n, m), and potentials (B, m) to go on with."""
+        init = self.init
+        if init is None:
+            return None, None
+        plan = init.plan if isinstance(init, Solution) else init
+        if (
+            not isinstance(plan, Tensor)
+            or plan.dtype not in (self.C1.dtype, computed_in(self.C1.dtype))
+            or plan.device != self.C1.device
+        ):
+            raise TypeError
+        plan = flatten(plan.detach().expand(*batch, n, m), 2, batch)
+        potential = None
+        if isinstance(init, Solution):
+            potential = flatten(init.potentials[1].detach().to(plan.dtype).expand(*batch, m), 1, batch)
+        return plan, potential
+
+
+class FlatCall(NamedTuple):
+    """Batch shape, and M, C1, C2, p, q, alpha, epsilon, first plan and potential with one batch dimension."""
+
+    batch: torch.Size
+    tensors: tuple[Tensor | None, ...]
+
+
+class Explanation(NamedTuple):
+    """The driver that solves a call, and why those that would have come first do not.
+
+    Attributes
+    ----------
+    driver : str
+        "numba" or "triton", which solve small problems as a whole, or "torch", which solves the rest.
+    declined : dict of str
+        A reason by driver.
+    """
+
+    driver: str
+    declined: dict[str, str]
+
+    def __str__(self) -> str:
+        return "\n".join([self.driver, *(f"  {name}: {reason}" for name, reason in self.declined.items())])
+
+
+def explain(*arguments: Any, validate: bool = True, **options: Any) -> Explanation:  # noqa: ARG001 - no part in it
+    """Say which driver `fused_gromov_wasserstein` would use for these arguments, and why no faster one.
+
+    The log "fgwot" has the same at level DEBUG for every call. Problems that a driver leaves open go on in torch.
+
+    Parameters
+    ----------
+    *arguments, validate, **options
+        Those of `fgwot.fused_gromov_wasserstein`.
+
+    Returns
+    -------
+    Explanation
+        ``driver`` and ``declined``, a reason by driver; ``print`` shows both.
+
+    Examples
+    --------
+    >>> import torch
+    >>> C = torch.rand(300, 300)
+    >>> print(explain(C, C, C, epsilon=0.1))
+    torch
+      triton: the tensors are on cpu
+      numba: 300 points; the loops take at most 200
+    """
+    return choose(Call.of(*arguments, **options))
+
+
+def choose(call: Call) -> Explanation:
+    """Ask the drivers in turn.
+
+    Raises
+    ------
+    ImportError
+        If the one that was asked for would take the call, but cannot be imported.
+    """
+    declined: dict[str, str] = {}
+    chosen = "torch"
+    for driver in _WHOLE:
+        reason = driver.declines(call)
+        if reason is None:
+            chosen = driver.name
+            break
+        declined[driver.name] = reason
+    if _log.isEnabledFor(logging.DEBUG):
+        _log.debug("solved by %s; declined: %s", chosen, declined)
+    return Explanation(chosen, declined)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A driver that solves small problems in one piece; its functions give a reason against something, or None."""
+
+    name: str
+    against_device: Callable[[torch.device], str | None]
+    against_size: Callable[[int, int, torch.dtype], str | None]
+    against_import: Callable[[], str | None] = lambda: None
+
+    def declines(self, call: Call) -> str | None:
+        """Give the first reason, in ascending order of the time to find it; None if there is none."""
+        if forced() not in (None, self.name):
+            return f"fgwot.backend({forced()!r}) is in force"
+        C1, C2 = call.C1, call.C2
+        if not (isinstance(C1, Tensor) and isinstance(C2, Tensor)):
+            return "the structures are no dense tensors"
+        reason = self.against_device(C1.device) or _against_options(call)
+        if reason is not None:
+            return reason
+        tensors = [t for t in (call.M, C2, call.p, call.q, call.alpha, call.epsilon) if isinstance(t, Tensor)]
+        if min(C1.ndim, C2.ndim) < 2 or any(t.dtype != C1.dtype or t.device != C1.device for t in tensors):
+            return _REFUSED
+        reason = self.against_size(C1.shape[-1], C2.shape[-1], C1.dtype)
+        if reason is not None:
+            return reason
+        return self.against_import() if call.flat is not None else _REFUSED
+
+
+def _against_options(call: Call) -> str | None:
+    """What neither the kernel nor the loops know."""
+    loss, adjoint, alpha, epsilon = call.loss, call.adjoint, call.alpha, call.epsilon
+    if transformed():
+        return "torch.func transforms the call"
+    name = loss if isinstance(loss, str) else getattr(loss, "name", None)
+    if name not in ("square", "kl") or loss not in (name, BY_NAME[name]):
+        return f"the {name} loss; it knows square and kl"
+    if call.solver != MirrorDescent():
+        return f"{call.solver}; it knows MirrorDescent()"
+    if adjoint not in ("envelope", Envelope()):
+        return f"adjoint={adjoint!r}; it knows envelope gradients"
+    if isinstance(call.init, MultiInit):
+        return "a MultiInit; it starts once"
+    if call.max_iter == 1:
+        return "max_iter=1; its last step is torch's"
+    if call.M is None and isinstance(alpha, Tensor):
+        return "a tensor alpha without M; it would have to be looked at"
+    known = isinstance(alpha, Tensor) or (alpha == 1 if call.M is None else 0 <= alpha <= 1)
+    known = known and (isinstance(epsilon, Tensor) or 0 < epsilon < float("inf"))
+    return None if known else _REFUSED
+
+
+def _not_for_kernels(device: torch.device) -> str | None:
+    if uses_triton(device):
+        return None
+    return "Triton is not installed" if device.type == "cuda" else f"the tensors are on {device.type}"
+
+
+def _too_large_for_kernels(n: int, m: int, dtype: torch.dtype) -> str | None:
+    from fgwot.kernels.shapes import pack_for
+
+    return None if pack_for(n, m, dtype) else f"{max(n, m)} points in {dtype}; the kernel takes fewer"
+
+
+def _not_for_loops(device: torch.device) -> str | None:
+    return None if device.type == "cpu" else f"the tensors are on {device.type}"
+
+
+def _too_large_for_loops(n: int, m: int, dtype: torch.dtype) -> str | None:
+    if dtype not in _LOOP_DTYPES:
+        return f"{dtype}"
+    return None if max(n, m) <= LARGEST else f"{max(n, m)} points; the loops take at most {LARGEST}"
+
+
+def _without_loops() -> str | None:
+    reason = failure_of_loops()
+    if reason is not None and forced() == "numba":
+        raise ImportError(f"fgwot.backend('numba') needs Numba (pip install numba): {reason}")
+    return reason
+
+
+@cache
+def failure_of_loops() -> str | None:
+    """Import the loops; say why if that fails."""
+    try:
+        import fgwot.compiled  # noqa: F401
+    # Numba raises all of these: no Numba, one for another NumPy, no library, no folder to keep compiled loops in.
+    except (ImportError, OSError, RuntimeError, SystemError) as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
+_WHOLE = (
+    _Whole("triton", _not_for_kernels, _too_large_for_kernels),
+    _Whole("numba", _not_for_loops, _too_large_for_loops, _without_loops),
+)

@@ -1,0 +1,21 @@
+"""Compile the loops for small problems on the CPU, so that no later call waits for it: `python -m fgwot.warmup`."""
+
+import sys
+import time
+
+from fgwot.drivers import failure_of_loops
+
+
+def main() -> None:
+    """Compile them, or find them compiled, and say where they are kept."""
+    start = time.perf_counter()
+    if (reason := failure_of_loops()) is not None:
+        sys.exit(f"nothing to compile, small problems are left to torch: {reason}")
+    from fgwot import loops
+
+    folder = loops.solve_batch.stats.cache_path  # type: ignore[attr-defined]
+    print(f"ready after {time.perf_counter() - start:.1f} s; kept in {folder}")
+
+
+if __name__ == "__main__":
+    main()
