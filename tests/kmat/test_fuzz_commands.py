@@ -22,7 +22,7 @@ from kmat import run as runs
 from kmat.backbone import load_backbone
 from kmat.cli import main
 
-CASES = 100
+CASES, PARTS = 100, 8
 EVIL = [
     "[/b]",
     "",
@@ -234,13 +234,13 @@ def snapshot(folder):
     }
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", [0, 1, *(pytest.param(k, marks=pytest.mark.exhaustive) for k in range(2, PARTS))])
 def test_damaged_input_is_an_answer_or_one_line(world, tiny_dir, tmp_path, monkeypatch, capsys, part):
     monkeypatch.setenv("COLUMNS", "200")
     cached = lru_cache(load_backbone)
     for module in ("cli", "run", "grid"):
         monkeypatch.setattr(f"kmat.{module}.load_backbone", cached)
-    for seed in range(part, CASES, 4):
+    for seed in range(part, CASES, PARTS):
         rng = random.Random(seed)  # noqa: S311
         case = shutil.copytree(world, tmp_path / f"case{seed}")
         (case / "out").mkdir()

@@ -78,6 +78,7 @@ def kill_when_training(folder):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_killed_workers_are_replaced_and_their_runs_go_on(config, cached, tmp_path, capsys):
     """Both workers are killed in the middle of a long run each; the grid ends as an undisturbed one does."""
@@ -138,7 +139,7 @@ def test_a_cluster_out_of_reach_is_one_line():
         pass
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_a_run_that_cannot_be_done_does_not_keep_the_others_from_being_done(jobs, cached, tmp_path, workers):
     (tmp_path / "seed2").mkdir()
     (tmp_path / "seed2" / "something.txt").touch()
