@@ -23,21 +23,22 @@ def in_new_process(code, **variables):
 def test_defaults_follow_the_device(monkeypatch):
     monkeypatch.setattr(sys.modules["fgwot.backend"], "_forced", None)
     monkeypatch.setattr(sys.modules["fgwot.backend"], "_triton_installed", True)
-    assert uses_triton(torch.device("cuda"))
-    assert not uses_triton(torch.device("cpu"))
+    assert uses_triton(torch.device("cuda"), "direct")
+    assert not uses_triton(torch.device("cuda"), "factored")  # cuBLAS is faster
+    assert not uses_triton(torch.device("cpu"), "direct")
     monkeypatch.setattr(sys.modules["fgwot.backend"], "_triton_installed", False)
-    assert not uses_triton(torch.device("cuda"))
+    assert not uses_triton(torch.device("cuda"), "direct")
 
 
 def test_contexts_nest_and_end_with_an_error():
-    before = uses_triton(torch.device("cpu"))
+    before = uses_triton(torch.device("cpu"), "factored")
     with backend("triton"):
         with backend("torch"):
-            assert not uses_triton(torch.device("cuda"))
-        assert uses_triton(torch.device("cpu"))
+            assert not uses_triton(torch.device("cuda"), "factored")
+        assert uses_triton(torch.device("cpu"), "factored")
     with pytest.raises(KeyError), backend("triton"):
         raise KeyError
-    assert uses_triton(torch.device("cpu")) == before
+    assert uses_triton(torch.device("cpu"), "factored") == before
 
 
 def test_unknown_backends_are_refused():
