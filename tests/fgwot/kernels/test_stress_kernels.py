@@ -1,4 +1,4 @@
-"""Random problems of any scale solved by the whole-solve kernel: what it calls converged is. CUDA or the interpreter."""
+"""Random problems of any scale, solved by the whole-solve kernel: what it calls converged is."""
 
 import numpy as np
 import pytest
@@ -84,8 +84,7 @@ def random_solve(seed, dtype):
     return found.converged
 
 
-@pytest.mark.sample
-@pytest.mark.parametrize("dtype", PACKS)
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.sample), torch.float64], ids=str)
 def test_certificates_of_random_problems(dtype):
     assert random_solve(0, dtype).any()
 

@@ -208,7 +208,6 @@ def test_same_bits_every_time(device):
     assert all(torch.equal(getattr(one, name), getattr(two, name)) for name in FIELDS)
 
 
-@pytest.mark.sample
 def test_unfinished_is_never_called_converged(device):
     tensors = problem(9, 6, 6, 3, device=device)
     few = kernel_solve(*tensors, epsilon=0.05, max_iter=4)
