@@ -42,11 +42,11 @@ versions: $(VENV)/.dev $(TRITONS:%=.cache/triton/%)
 
 # The solver, on the CPU.
 lowest: .venv-lowest/.done
-	.venv-lowest/bin/python -m pytest -q tests/fgwot --ignore=tests/fgwot/kernels
+	.venv-lowest/bin/python -m pytest -q -n auto --dist loadfile tests/fgwot --ignore=tests/fgwot/kernels
 
 .venv-lowest/.done: Makefile pyproject.toml
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet torch==$(LOWEST_TORCH) numba numpy POT hypothesis pytest pytest-benchmark pytest-timeout
+	.venv-lowest/bin/pip install --quiet torch==$(LOWEST_TORCH) numba numpy POT hypothesis pytest pytest-benchmark pytest-timeout pytest-xdist
 	touch $@
 
 bench: $(VENV)/.dev

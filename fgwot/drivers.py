@@ -203,7 +203,7 @@ class _Whole:
     name: str
     against_device: Callable[[torch.device], str | None]
     against_size: Callable[[int, int, torch.dtype], str | None]
-    against_rest: Callable[["Call", int], str | None]
+    against_rest: Callable[[Call, int], str | None]
 
     def declines(self, call: Call) -> str | None:
         """Give the first reason, in ascending order of the time to find it; None if there is none."""

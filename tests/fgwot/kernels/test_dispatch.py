@@ -9,6 +9,7 @@ import torch
 
 import fgwot
 from fgwot.backend import backend, precision, uses_triton
+from fgwot.drivers import Call, _waits_for_its_pack
 
 C = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
 T = torch.eye(2) / 2
@@ -28,6 +29,16 @@ def test_defaults_follow_the_device(monkeypatch):
     assert not uses_triton(torch.device("cpu"), "direct")
     monkeypatch.setattr(sys.modules["fgwot.backend"], "_triton_installed", False)
     assert not uses_triton(torch.device("cuda"), "direct")
+
+
+@pytest.mark.parametrize(("n", "batch", "left_to_torch"), [(6, 2, True), (6, 1, False), (20, 2, False)])
+def test_batches_that_would_share_programs_are_left_to_torch_unless_asked_for(monkeypatch, n, batch, left_to_torch):
+    monkeypatch.setattr(sys.modules["fgwot.backend"], "_forced", None)
+    C = torch.rand(batch, n, n)
+    call = Call.of(None, C, C)
+    assert (_waits_for_its_pack(call, batch) is not None) == left_to_torch
+    with backend("triton"):
+        assert _waits_for_its_pack(call, batch) is None
 
 
 def test_contexts_nest_and_end_with_an_error():
