@@ -37,16 +37,16 @@ TRITONS := 3.5.0 3.9.0
 # Kernels compile without a GPU, and without another torch.
 versions: $(VENV)/.dev $(TRITONS:%=.cache/triton/%)
 	for version in $(TRITONS); do \
-	  PYTHONPATH=.cache/triton/$$version $(BIN)/python -m pytest -q -rP -m versions tests/fgwot/kernels || exit; \
+	  PYTHONPATH=.cache/triton/$$version $(BIN)/python -m pytest -q -rP -m 'sample and not gpu' tests/fgwot/kernels || exit; \
 	done
 
 # The solver, on the CPU.
 lowest: .venv-lowest/.done
-	.venv-lowest/bin/python -m pytest -q tests/fgwot --ignore=tests/fgwot/kernels
+	.venv-lowest/bin/python -m pytest -q -n auto --dist loadfile tests/fgwot --ignore=tests/fgwot/kernels
 
 .venv-lowest/.done: Makefile pyproject.toml
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet torch==$(LOWEST_TORCH) numba numpy POT hypothesis pytest pytest-benchmark pytest-timeout
+	.venv-lowest/bin/pip install --quiet torch==$(LOWEST_TORCH) numba numpy POT hypothesis pytest pytest-benchmark pytest-timeout pytest-xdist
 	touch $@
 
 bench: $(VENV)/.dev

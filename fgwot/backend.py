@@ -9,6 +9,9 @@ import torch
 
 _NAMES = ("auto", "torch", "numba", "triton")
 _PRECISIONS = ("ieee", "tf32x3")
+# The kernels that CUDA tensors get unasked. "factored" is none of them: for n = 1000 in float32 it takes 174 us on an
+# H100, and cuBLAS 52, which adds the linear cost as well. Whether torch's sweeps are faster has not been measured.
+_ON_CUDA = frozenset({"direct", "sweeps", "whole"})
 
 
 def _known(kind: str, name: str, names: tuple[str, ...]) -> str:
@@ -38,8 +41,9 @@ def backend(name: str, precision: str = "ieee") -> Iterator[None]:
     Parameters
     ----------
     name : {"auto", "torch", "numba", "triton"}
-        "auto", the default, takes the fastest that knows the problem: Triton's kernels on CUDA, loops that Numba
-        compiles on the CPU, each where it is installed, and torch for all else. The other names allow one of them,
+        "auto", the default, takes the fastest that knows the problem: Triton's kernels on CUDA, but for those that an
+        H100 found slower than torch, loops that Numba compiles on the CPU, each where it is installed, and torch for
+        all else. The other names allow one of them,
         beside torch for what it does not know; one that cannot be imported is then an ImportError. `fgwot.explain` says
         what would run, and why. Triton needs CUDA tensors, or TRITON_INTERPRET=1 in the environment when triton is
         first imported.
@@ -71,10 +75,10 @@ def forced() -> str | None:
     return _forced
 
 
-def uses_triton(device: torch.device) -> bool:
-    """Whether tensors on `device` go to a kernel if there is one."""
+def uses_triton(device: torch.device, kernel: str) -> bool:
+    """Whether tensors on `device` go to a kernel: "direct", "factored", "sweeps" or "whole"."""
     if _forced is None:
-        return device.type == "cuda" and _triton_installed
+        return device.type == "cuda" and _triton_installed and kernel in _ON_CUDA
     return _forced == "triton"
 
 

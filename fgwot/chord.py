@@ -103,7 +103,7 @@ class Chord:
                     self.matrix, fresh = self._newton(P, u, v, c), True
             if self.matrix is not None:
                 v = v * torch.bmm(gap, self.matrix).clamp(-_LONGEST, _LONGEST).exp()
-            elif not k and uses_triton(X.device):
+            elif not k and uses_triton(X.device, "sweeps"):
                 swept, error = kernel_sweeps(P, self.marginals, v[:, 0], tol, self._worth, log=False)
                 v = torch.where(self._void > 0, 1, swept[:, None, :])
                 if (error <= tol).all():

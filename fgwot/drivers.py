@@ -203,7 +203,7 @@ class _Whole:
     name: str
     against_device: Callable[[torch.device], str | None]
     against_size: Callable[[int, int, torch.dtype], str | None]
-    against_import: Callable[[], str | None] = lambda: None
+    against_rest: Callable[[Call, int], str | None]
 
     def declines(self, call: Call) -> str | None:
         """Give the first reason, in ascending order of the time to find it; None if there is none."""
@@ -221,7 +221,7 @@ class _Whole:
         reason = self.against_size(C1.shape[-1], C2.shape[-1], C1.dtype)
         if reason is not None:
             return reason
-        return self.against_import() if call.flat is not None else _REFUSED
+        return _REFUSED if call.flat is None else self.against_rest(call, call.flat.batch.numel())
 
 
 def _against_options(call: Call) -> str | None:
@@ -248,7 +248,7 @@ def _against_options(call: Call) -> str | None:
 
 
 def _not_for_kernels(device: torch.device) -> str | None:
-    if uses_triton(device):
+    if uses_triton(device, "whole"):
         return None
     return "Triton is not installed" if device.type == "cuda" else f"the tensors are on {device.type}"
 
@@ -257,6 +257,16 @@ def _too_large_for_kernels(n: int, m: int, dtype: torch.dtype) -> str | None:
     from fgwot.kernels.shapes import pack_for
 
     return None if pack_for(n, m, dtype) else f"{max(n, m)} points in {dtype}; the kernel takes fewer"
+
+
+def _waits_for_its_pack(call: Call, batch: int) -> str | None:
+    """On an H100 batches of which one program takes several problems took longer than on one thread of a CPU."""
+    from fgwot.kernels.shapes import pack_for
+
+    pack = pack_for(call.C1.shape[-1], call.C2.shape[-1], call.C1.dtype)
+    if forced() is None and batch > 1 and pack is not None and pack.problems > 1:
+        return f"a batch of problems of at most {pack.side} points; the slowest of a pack would hold up the others"
+    return None
 
 
 def _not_for_loops(device: torch.device) -> str | None:
@@ -269,7 +279,7 @@ def _too_large_for_loops(n: int, m: int, dtype: torch.dtype) -> str | None:
     return None if max(n, m) <= LARGEST else f"{max(n, m)} points; the loops take at most {LARGEST}"
 
 
-def _without_loops() -> str | None:
+def _without_loops(_call: Call, _batch: int) -> str | None:
     reason = failure_of_loops()
     if reason is not None and forced() == "numba":
         raise ImportError(f"fgwot.backend('numba') needs Numba (pip install numba): {reason}")
@@ -288,6 +298,6 @@ def failure_of_loops() -> str | None:
 
 
 _WHOLE = (
-    _Whole("triton", _not_for_kernels, _too_large_for_kernels),
+    _Whole("triton", _not_for_kernels, _too_large_for_kernels, _waits_for_its_pack),
     _Whole("numba", _not_for_loops, _too_large_for_loops, _without_loops),
 )

@@ -93,7 +93,7 @@ class Linearisation:
 
     def __call__(self, T: Tensor) -> Tensor:
         """Gradient at T (B, n, m), divided by epsilon."""
-        if self._problem.loss.factors is not None and uses_triton(T.device):
+        if self._problem.loss.factors is not None and uses_triton(T.device, "factored"):
             return self._fused(T)
         T = self._weight * T
         if self._problem.loss.factors is None:

@@ -137,14 +137,16 @@ def sandwich(left, inner, right, half, result, STRIDE: tl.constexpr, SIDE: tl.co
     In full precision, one term of a sum at a time: a dot of 8 terms is refused by Triton before 3.7.
     """
     base = tl.arange(0, result.shape[0])[:, None, None] * STRIDE
-    i, j = tl.arange(0, SIDE)[None, :, None], tl.arange(0, SIDE)[None, None, :]
+    column, row = base + tl.arange(0, SIDE)[None, :, None] * SIDE, base + tl.arange(0, SIDE)[None, None, :]
     product = tl.zeros_like(result)
+    a, b = left + column, inner + row
     for k in range(SIDE):
-        product += tl.load(left + base + i * SIDE + k) * tl.load(inner + base + k * SIDE + j)
-    tl.store(half + base + i * SIDE + j, product)
+        product += tl.load(a + k) * tl.load(b + k * SIDE)
+    tl.store(half + base + tl.arange(0, SIDE)[None, :, None] * SIDE + tl.arange(0, SIDE)[None, None, :], product)
     tl.debug_barrier()
+    a, b = half + column, right + row
     for k in range(SIDE):
-        result += tl.load(half + base + i * SIDE + k) * tl.load(right + base + k * SIDE + j)
+        result += tl.load(a + k) * tl.load(b + k * SIDE)
     tl.debug_barrier()
     return result
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -12,6 +12,19 @@ _OPS: tuple[Op, ...] = ("contraction", "adjoint")
 # Programs that fill an A100 or H100 (108 and 132 multiprocessors) about four times over. It is a constant and not a
 # property of the device, so that sums are split, and therefore rounded, in the same way on all of them.
 PROGRAMS = 512
+
+
+class _Threads(Protocol):
+    @property
+    def warps(self) -> int: ...
+
+    @property
+    def registers(self) -> int | None: ...
+
+
+def _options(threads: _Threads, stages: int) -> dict[str, int | None]:
+    # Fused multiplications and additions are asked for: from Triton 3.10 on they are no default.
+    return {"num_warps": threads.warps, "num_stages": stages, "maxnreg": threads.registers, "enable_fp_fusion": True}
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,7 @@ class Tile:
     @property
     def options(self) -> dict[str, int | None]:
         """What Triton is told, at a launch as ahead of time."""
-        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
+        return _options(self, stages=1)
 
 
 SMALL, MEDIUM, LARGE = Tile(16, 4, 1), Tile(32, 8, 2, registers=80), Tile(64, 8, 4, registers=128)
@@ -59,7 +72,7 @@ class ProductTile:
     @property
     def options(self) -> dict[str, int | None]:
         """What Triton is told, at a launch as ahead of time."""
-        return {"num_warps": self.warps, "num_stages": 3, "maxnreg": self.registers}
+        return _options(self, stages=3)
 
 
 PRODUCT_TILES = {
@@ -97,7 +110,7 @@ class RowTile:
     @property
     def options(self) -> dict[str, int | None]:
         """What Triton is told, at a launch as ahead of time."""
-        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
+        return _options(self, stages=1)
 
 
 # A thread loads 16 bytes of each row: its warp 128 columns in float32, 64 in float64.
@@ -139,9 +152,9 @@ class Pack:
     registers: int
 
     @property
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, int | None]:
         """What Triton is told, at a launch as ahead of time."""
-        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
+        return _options(self, stages=1)
 
 
 PACKS = {

@@ -16,6 +16,7 @@ _PATIENCE = tl.constexpr(20)  # steps without progress before a problem counts a
 _SMALLEST_THETA = tl.constexpr(2.0**-12)
 _TIGHT = tl.constexpr(0.05)  # inner tolerance as a part of the outer one, once an answer is near
 _TIGHTEST = tl.constexpr(1e-3)  # the same where objectives of nearly equal plans are compared
+_LARGEST = tl.constexpr(1e-3)  # fgwot.result.LARGEST_TOLERANCE
 _NEVER = tl.constexpr(-1e30)  # logarithm of a kernel entry without mass
 _MAX_ITER, _STALLED, NUMERICAL = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)  # fgwot.solution.Status
 
@@ -82,7 +83,8 @@ def aim(scratch, base, max_iter, begun, tol, EPS: tl.constexpr, SIDE: tl.constex
 def _limit(tol, noise, EPS: tl.constexpr):
     """Residual and marginal error that a converged plan may have together."""
     given = tl.full([1, 1, 1], tol, noise.dtype)
-    return tl.where(given > 0, given, (1e-5 if EPS > 1e-10 else 1e-7) + 2 * noise)
+    attainable = tl.minimum((1e-5 if EPS > 1e-10 else 1e-7) + 2 * noise, _LARGEST)
+    return tl.where(given > 0, given, attainable)
 
 
 @triton.jit
@@ -198,7 +200,9 @@ def judge(
 
     active = tl.load(numbers + at.ACTIVE) == 1
     broken = ((tl.abs(trial_objective) < 1e30) & (moved < 1e30)) == 0
-    certified = (size == 1) & (moved + trial_error + error <= reached)
+    # Where rounding alone moves plans by more, that one did not move says nothing.
+    resolved = 8 * noise <= tl.maximum(tol, _LARGEST)
+    certified = (size == 1) & (moved + trial_error + error <= reached) & resolved
     stop = active & (certified | (ending > 0) | broken)
     status = tl.where(certified, 0, tl.where(broken, NUMERICAL, ending))
     active = active & (stop == 0)

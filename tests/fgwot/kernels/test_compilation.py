@@ -35,7 +35,7 @@ def test_the_sample_has_every_kernel():
 def marks(variant, capability):
     if str(variant) not in SAMPLE:
         return [pytest.mark.exhaustive]
-    return [pytest.mark.versions] if capability == 90 else [pytest.mark.versions, pytest.mark.exhaustive]
+    return [pytest.mark.sample] if capability == 90 else [pytest.mark.sample, pytest.mark.exhaustive]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 
 import fgwot
 from fgwot.backend import backend, precision, uses_triton
+from fgwot.drivers import Call, _waits_for_its_pack
 
 C = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
 T = torch.eye(2) / 2
@@ -23,21 +24,32 @@ def in_new_process(code, **variables):
 def test_defaults_follow_the_device(monkeypatch):
     monkeypatch.setattr(sys.modules["fgwot.backend"], "_forced", None)
     monkeypatch.setattr(sys.modules["fgwot.backend"], "_triton_installed", True)
-    assert uses_triton(torch.device("cuda"))
-    assert not uses_triton(torch.device("cpu"))
+    assert uses_triton(torch.device("cuda"), "direct")
+    assert not uses_triton(torch.device("cuda"), "factored")  # cuBLAS is faster
+    assert not uses_triton(torch.device("cpu"), "direct")
     monkeypatch.setattr(sys.modules["fgwot.backend"], "_triton_installed", False)
-    assert not uses_triton(torch.device("cuda"))
+    assert not uses_triton(torch.device("cuda"), "direct")
+
+
+@pytest.mark.parametrize(("n", "batch", "left_to_torch"), [(6, 2, True), (6, 1, False), (20, 2, False)])
+def test_batches_that_would_share_programs_are_left_to_torch_unless_asked_for(monkeypatch, n, batch, left_to_torch):
+    monkeypatch.setattr(sys.modules["fgwot.backend"], "_forced", None)
+    C = torch.rand(batch, n, n)
+    call = Call.of(None, C, C)
+    assert (_waits_for_its_pack(call, batch) is not None) == left_to_torch
+    with backend("triton"):
+        assert _waits_for_its_pack(call, batch) is None
 
 
 def test_contexts_nest_and_end_with_an_error():
-    before = uses_triton(torch.device("cpu"))
+    before = uses_triton(torch.device("cpu"), "factored")
     with backend("triton"):
         with backend("torch"):
-            assert not uses_triton(torch.device("cuda"))
-        assert uses_triton(torch.device("cpu"))
+            assert not uses_triton(torch.device("cuda"), "factored")
+        assert uses_triton(torch.device("cpu"), "factored")
     with pytest.raises(KeyError), backend("triton"):
         raise KeyError
-    assert uses_triton(torch.device("cpu")) == before
+    assert uses_triton(torch.device("cpu"), "factored") == before
 
 
 def test_unknown_backends_are_refused():

@@ -77,6 +77,7 @@ def test_every_band_of_tiles_is_written(device, tiles):
     check(random_inputs(2, rows, columns, 3, device=device), tile=TINY)
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("left_out", [(2, 3), (4, 5), (2, 3, 4, 5)])
 def test_terms_may_be_left_out(device, left_out):
     inputs = random_inputs(3, 6, 9, 5, 2, device=device)
@@ -114,6 +115,7 @@ def test_log_kernel_of_each_factored_loss(device, loss, dtype):
     np.testing.assert_allclose(actual.cpu(), wanted, rtol=0, atol=max(1e-12, 8 * torch.finfo(dtype).eps))
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("loss", ["square", "kl"])
 def test_tensor_term_and_gradients_agree_with_torch(device, loss):
     rng = np.random.default_rng(6)

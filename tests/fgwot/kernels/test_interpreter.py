@@ -6,16 +6,16 @@ The interpreter is chosen when triton is imported, and a process that has chosen
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-
+FOLDER = Path(__file__).parent
 FILES = (
     "test_whole_solve.py",
+    "test_stress_kernels.py",
     "test_kernels.py",
     "test_factored.py",
     "test_sinkhorn_kernels.py",
@@ -23,37 +23,22 @@ FILES = (
 )
 
 
-@pytest.fixture(scope="module")
-def runs(request):
-    """Run the files that the selected tests ask for, as many at once as there are cores."""
-
-    def run(name):
-        return subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "-rs",
-                "-m",
-                "gpu and not exhaustive",
-                str(Path(__file__).with_name(name)),
-            ],
-            env=os.environ | {"TRITON_INTERPRET": "1"},
-            capture_output=True,
-            text=True,
-        )
-
-    asked = [item.callspec.params["name"] for item in request.session.items if item.path == request.path]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {name: pool.submit(run, name) for name in asked}
-        pool.shutdown(cancel_futures=True)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="already in the interpreter")
-@pytest.mark.parametrize("name", FILES)
-def test_kernels_in_the_interpreter(name, runs):
-    done = runs[name].result()
+def interpret(marks, *paths):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "--durations=10", "-m", marks, *paths],
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST")} | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout.splitlines()[-1], done.stdout[-4000:]
+
+
+def test_a_sample_of_the_kernels_tests():
+    interpret("gpu and sample", *(FOLDER / name for name in FILES))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", FILES)
+def test_all_others(name):
+    interpret("gpu and not sample", FOLDER / name)

@@ -62,6 +62,7 @@ def test_edges_of_tiles(device, n, m, loss):
     check(*random_inputs(1, n, m, device=device, dtype=torch.float32), loss, SMALL)
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize(("n", "m"), [(33, 3), (3, 33)])
 def test_edges_of_medium_tiles(device, n, m):
     check(*random_inputs(1, n, m, device=device, dtype=torch.float32), "abs", MEDIUM)
@@ -120,6 +121,7 @@ def test_masks_and_bounds(device, monkeypatch):
     assert all((buffer[:4096] == 77).all() and (buffer[-4096:] == 77).all() for buffer in guarded)
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("loss", ["abs", fgwot.huber(0.7)], ids=["abs", "huber"])
 def test_tensor_term_and_gradients_agree_with_torch(device, loss):
     C1, C2, T, W = random_inputs(6, 6, 5, 2, device=device)
@@ -133,6 +135,7 @@ def test_tensor_term_and_gradients_agree_with_torch(device, loss):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.sample
 def test_empty_problems(device):
     for shape in [(0, 3, 2), (2, 0, 3), (2, 3, 0)]:
         C1, C2, T = (

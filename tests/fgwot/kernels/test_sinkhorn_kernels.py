@@ -114,6 +114,7 @@ def test_enough_sweeps_reach_the_plan_of_the_reference(device):
     assert left.item() < 1e-11
 
 
+@pytest.mark.sample
 def test_costs_shared_by_a_batch_and_rows_apart(device):
     X, p, q, y = problem(4, 5, 7, batch=3, device=device)
     wide = torch.full((3, 5, 16), torch.nan, dtype=X.dtype, device=device)
@@ -123,6 +124,7 @@ def test_costs_shared_by_a_batch_and_rows_apart(device):
     check([X.mT.contiguous().mT, p, q, y], tile=TINY)
 
 
+@pytest.mark.sample
 def test_masks_and_bounds(device, monkeypatch):
     """NaN round all that a kernel may read; marks round all that it may write."""
     guarded = []
@@ -212,6 +214,7 @@ def test_the_solver_leaves_slow_problems_to_newton(device):
         np.testing.assert_allclose(plan.T[b].cpu(), wanted, rtol=0, atol=1e-9)
 
 
+@pytest.mark.sample
 def test_undamped_steps_sweep_by_the_kernel(device, monkeypatch):
     """The first sweeps are the kernel's, in scaling form; a point without mass and a slow problem change no plan."""
     from fgwot import chord
