@@ -225,8 +225,8 @@ def _newton(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor, steps: in
         some, before = marginals.select(open_), dual.select(open_)
         after = _newton_step(take(X, open_), some, before)
         dual = dual.put(open_, after)
-        # Near rounding, an error that no longer halves will not.
-        settled = (after.error <= _ROUNDED * _resolution(some, after)) & (after.error > 0.5 * before.error)
+        # Near rounding, an error that no longer falls will not.
+        settled = (after.error <= _ROUNDED * _resolution(some, after)) & (after.error > 0.9 * before.error)
         open_ = open_[(after.error > tol[open_]) & ~settled]
     return dual
 

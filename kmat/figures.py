@@ -11,6 +11,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
 
 from kmat.finished import FinishedRun, Pair
 from kmat.methods import KMaTConfig
@@ -180,6 +181,9 @@ def curves(runs: Iterable[FinishedRun]) -> Figure | None:
             axes.plot(values.mean(axis=0), color=colour)
             axes.fill_between(range(shortest), values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)
         axes.set_yscale("log", nonpositive="mask")
+        # matplotlib's own would be formulas.
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
         axes.set_title(method, fontsize=9, loc="left")
     for axes in panels[len(by_method) :]:
         axes.set_visible(False)

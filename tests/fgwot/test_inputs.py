@@ -162,7 +162,7 @@ def test_autocast_changes_nothing(name, backend):
 def test_values_that_half_precision_cannot_hold_are_returned(backend):
     generator = torch.Generator().manual_seed(0)
     C1, C2 = ((torch.rand(3, 3, generator=generator) * scale).half() for scale in (300, 1000))
-    # float32, in which it is computed, does not resolve this epsilon: that is said, and the values are those of float32.
+    # float32, in which it is computed, does not resolve this epsilon: that is said, and its values are returned.
     with fgwot.backend(backend), pytest.warns(fgwot.ConvergenceWarning, match="rounding"):
         found = fgwot.gromov_wasserstein(C1, C2, epsilon=torch.tensor(5.0).half())
     with fgwot.backend(backend), pytest.warns(fgwot.ConvergenceWarning, match="rounding"):
