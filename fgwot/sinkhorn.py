@@ -115,9 +115,9 @@ def _resolution(marginals: Marginals, dual: "_Dual") -> Tensor:
 
 
 def _after_sweeps(X: Tensor, marginals: Marginals, dual: "_Dual", tol: Tensor) -> Coupling:
-    """Newton's method for the problems above their tolerance, and annealing where rounding does not explain that."""
-    for method, floor in ((_newton, 0), (_anneal, _ROUNDED)):
-        open_ = (dual.error > torch.maximum(tol, floor * _resolution(marginals, dual))).nonzero()[:, 0]
+    """Newton's method, and annealing, for the problems above their tolerance."""
+    for method in (_newton, _anneal):
+        open_ = (dual.error > tol).nonzero()[:, 0]
         if not len(open_):
             break
         dual = dual.put(open_, method(take(X, open_), marginals.select(open_), dual.select(open_), tol[open_]))
