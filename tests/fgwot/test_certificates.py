@@ -118,7 +118,13 @@ def test_forbidden_pairs_cost_no_accuracy(driver, dtype):
     assert found <= (1e-6 if dtype == torch.float64 else LARGEST_TOLERANCE)
 
 
-@pytest.mark.parametrize("seed", range(30))
+def can_be_avoided(seed):
+    """Whether the first point need not go to the last one: their masses fit beside each other."""
+    case = random_case(seed, max_points=8, epsilon=(0.01, 0.1))
+    return case.p[0] + case.q[-1] < 0.95
+
+
+@pytest.mark.parametrize("seed", [seed for seed in range(40) if can_be_avoided(seed)])
 def test_float32_objective_does_not_rise_beyond_rounding(seed):
     case = random_case(seed, max_points=8, epsilon=(0.01, 0.1))
     M = case.M.copy()
