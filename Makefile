@@ -21,11 +21,11 @@ demo: $(VENV)/.demo
 	$(BIN)/kmat demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # What `make test` leaves out.
 test-all: $(VENV)/.dev versions lowest
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'exhaustive and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m 'exhaustive and not gpu'
 
 # pyproject.toml's lowest torch, with its Triton; and the newest Triton there was.
 LOWEST_TORCH := 2.9.0
