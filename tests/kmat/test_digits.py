@@ -106,6 +106,7 @@ def test_glyphs_are_deterministic_and_coarse_at_the_low_end():
     assert edges[0] > 1.3 * edges[1]
 
 
+@pytest.mark.exhaustive
 def test_smoke_pretraining_learns(tmp_path):
     losses = pretrain(7, tmp_path / "tiny", n_high=3000, n_low=1000, epochs=5)
     assert losses[-1] < losses[0] - 0.2

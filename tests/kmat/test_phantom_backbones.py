@@ -61,6 +61,7 @@ def test_pixels_are_those_of_open_clips_preprocessing():
     assert torch.allclose(pixels(images), theirs, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_smoke_pretraining_learns_and_writes_a_loadable_folder(recipe, tmp_path):
     losses = pretrain(recipe, 7, tmp_path / "tiny", pairs={"high": 2000, "low": 500}, epochs=5)
