@@ -119,6 +119,9 @@ def default_tolerance(dtype: torch.dtype) -> float:
     return 1e-7 if dtype == torch.float64 else 1e-5
 
 
+COARSEST = 1e-3  # inner tolerance far from an answer: loose first steps could change the basin
+PATIENCE = 60  # steps without progress in residual or objective before a problem counts as stalled
+SMALLEST_THETA = 2.0**-24  # step before it does
 LARGEST_TOLERANCE = 1e-3  # rounding above it is no convergence
 ROUNDINGS = 8  # of two plans, their difference and their column sums, in a residual
 

@@ -18,19 +18,16 @@ from torch import Tensor
 
 from fgwot.linearisation import Linearisation, linearisation
 from fgwot.problem import Problem, take
-from fgwot.result import ROUNDINGS, Result, Start, Tolerance
+from fgwot.result import COARSEST, PATIENCE, ROUNDINGS, SMALLEST_THETA, Result, Start, Tolerance
 from fgwot.sinkhorn import Coupling, Marginals, sinkhorn
 from fgwot.solution import Status
 from fgwot.undamped import undamped
 
-_SMALLEST_THETA = 2.0**-24
-_COARSEST = 1e-3  # inner tolerance far from an answer: loose first steps could change the basin
 _TIGHT = 0.05  # inner tolerance, as a part of the outer one, once an answer is near
 _TIGHTEST = 1e-3  # the same where objectives of nearly equal plans are compared
 _LONGEST = 64.0  # proximal step, in those of epsilon
 _SHORT = 0.1  # change from which proximal steps may be longer than epsilon's
 _DEEPEST = 80.0  # -log of the smallest entry of a proximal plan; what is smaller could hardly come back
-_PATIENCE = 60  # steps without progress in residual or objective before a problem counts as stalled
 _PATIENCE_BLURRED = 5  # the same where rounding hides progress
 
 
@@ -88,8 +85,8 @@ class _State:
 
     T = exp(f (+) g - X) has column error `error`; `warm` is the guess of g for the next plan. `change` is
     |T - T_previous|_1 / theta, an estimate of the residual; `best` is what it was when it last fell by a tenth, and
-    `idle` counts the steps since that, or the objective, made progress; `drift`
-    bounds the effect on the plan of what float32 increments have added to the rounding of G.
+    `idle` counts the steps since that, or the objective, made progress; `drift` bounds the effect on the plan of what
+    float32 increments have added to the rounding of G.
     """
 
     X: Tensor
@@ -193,7 +190,7 @@ class _Iteration:
             drift=zero,
         )
         # p q' may have mass where costs forbid it, its successor has not.
-        typical = sinkhorn(G, marginals, start.g, zero + _COARSEST) if start.product else coupling
+        typical = sinkhorn(G, marginals, start.g, zero + COARSEST) if start.product else coupling
         tolerance = Tolerance.at(G, typical.T, tol)
         begun = _Iteration(solver, marginals, linearise, epsilon, tolerance, state)
         return replace(begun, state=replace(state, objective=begun._objective(G, start.X, coupling)))
@@ -254,8 +251,8 @@ class _Iteration:
             rejected = (~accepted).nonzero()[:, 0]
             state = state.put(rejected, self.select(rejected)._held())
         after = replace(self, state=state)
-        patience = torch.where(self.tolerance.blurred, _PATIENCE_BLURRED, _PATIENCE)
-        stuck = (state.idle >= patience) | (state.theta < _SMALLEST_THETA)
+        patience = torch.where(self.tolerance.blurred, _PATIENCE_BLURRED, PATIENCE)
+        stuck = (state.idle >= patience) | (state.theta < SMALLEST_THETA)
         stopped = broken | stuck
         left = (~stopped).nonzero()[:, 0]
         if len(left) == len(stopped):
@@ -357,7 +354,7 @@ class _Iteration:
         Where steps make no progress the objectives may differ by less than loose plans resolve.
         """
         s = self.state
-        loose = (0.02 * s.change).clamp(max=_COARSEST)
+        loose = (0.02 * s.change).clamp(max=COARSEST)
         return torch.where(s.idle > 0, _TIGHTEST * self.tol, torch.maximum(loose, _TIGHT * self.tol))
 
     def _advance(self, trial: _State, change: Tensor) -> _State:

@@ -16,14 +16,10 @@ from fgwot.losses import GroundLoss
 from fgwot.operations import folded, outside_graphs, without_autocast
 from fgwot.problem import Problem, Weight
 from fgwot.relaxed import RelaxedPlan, Sides, relaxed
-from fgwot.result import Result, Tolerance
+from fgwot.result import COARSEST, PATIENCE, SMALLEST_THETA, Result, Tolerance
 from fgwot.sinkhorn import Marginals
 from fgwot.solution import Solution, Status
 from fgwot.tensor_term import tensor_term
-
-_SMALLEST_THETA = 2.0**-24
-_PATIENCE = 60  # steps without progress in residual or objective before a problem counts as stalled
-_COARSEST = 1e-3  # inner tolerance far from an answer, as a part of the mass
 
 
 @outside_graphs
@@ -261,7 +257,7 @@ class _Relaxed:
         after = taken.where(accepted, replace(now, theta=theta / 2, change=change))
         idle = torch.where(accepted & progress, 0, now.idle + 1)
         # A problem that gets no further takes an undamped step, which measures its residual.
-        stalled = (after.theta < _SMALLEST_THETA) | (idle >= _PATIENCE)
+        stalled = (after.theta < SMALLEST_THETA) | (idle >= PATIENCE)
         after = replace(after, theta=torch.where(stalled, 1, after.theta), idle=idle, stalled=stalled)
         return after, ended, found
 
@@ -304,7 +300,7 @@ class _Relaxed:
         r1, r2 = reversed(prices) if self.columns_first else prices
         # J counts an error of the second side squared, times its price: a step must not be lost in it.
         stiffness = (1 + r2[:, 0].nan_to_num(posinf=0.0)).sqrt()
-        wanted = ((0.02 * now.change).clamp(max=_COARSEST) / stiffness).maximum(0.05 * tolerance.allowed)
+        wanted = ((0.02 * now.change).clamp(max=COARSEST) / stiffness).maximum(0.05 * tolerance.allowed)
         return relaxed(X, Sides(self.first, self.second, r1, r2), now.theta[:, None] * now.potential, wanted)
 
     def marginal_gradients(self, result: Result) -> tuple[Tensor, Tensor]:

@@ -23,12 +23,11 @@ from torch import Tensor
 from fgwot.chord import Chord, Plan
 from fgwot.linearisation import Linearisation
 from fgwot.problem import inner, take
-from fgwot.result import Result, Start, Tolerance
+from fgwot.result import COARSEST, Result, Start, Tolerance
 from fgwot.sinkhorn import Marginals
 
 MAX_STEPS = 200
 _SHORT = 0.3  # change from which steps may be extrapolated
-_COARSEST = 1e-3  # inner tolerance far from the answer: loose first steps could change the basin
 _HORIZON = 8  # undamped steps to go, by their present rate, from which they are
 _FURTHEST = 20.0  # extrapolation, in steps
 
@@ -118,7 +117,7 @@ class _Open:
     def couple(self) -> Plan:
         """Plan for the costs X; loose while the steps are long."""
         finest = self.limits.finest
-        return self.chord(self.X, self.warm, torch.maximum(0.02 * self.expected, finest).clamp(max=_COARSEST))
+        return self.chord(self.X, self.warm, torch.maximum(0.02 * self.expected, finest).clamp(max=COARSEST))
 
     def advance(self, following: Plan, delta: Tensor, change: Tensor) -> "tuple[_Open, Tensor]":
         """State at the next plan, and whether the step there may have risen (B,)."""
