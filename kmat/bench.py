@@ -96,11 +96,13 @@ def run_grid(
     Raises
     ------
     UserError
-        If no run could be done, or a task has no test images of one modality.
+        If a task cannot be loaded, no run could be done, or a task has no test images of one modality.
     """
     base = RunConfig(shots=grid.shots, schedule=Schedule(epochs=grid.epochs))
     runs = _Runs(base, out, published)
     places = grid.places()
+    for task in {place.task for place in places}:
+        task.load()  # what was mistyped is refused before a worker starts
     fixed = [method for method in rows.values() if not _has_anchor(method)]
     candidates = (
         [KMaTConfig(lambda_anc=weight, lambda_fgw=0) for weight in LAMBDA_ANC] if len(fixed) < len(rows) else []

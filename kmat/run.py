@@ -4,8 +4,9 @@ import hashlib
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -267,10 +268,9 @@ def _total_diagnostics(epochs: Sequence[dict[str, Any]]) -> dict[str, int]:
     return dict(total)
 
 
-def _versions() -> dict[str, Any]:
-    packages = ("fgwot", "torch", "open_clip_torch", "transformers", "timm", "safetensors", "pillow")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **{package: version(package) for package in packages},
-    }
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("fgwot", "torch", "numba", "open_clip_torch", "transformers", "timm", "safetensors", "pillow"):
+        with suppress(PackageNotFoundError):  # Numba: there are machines without
+            found[package] = version(package)
+    return found

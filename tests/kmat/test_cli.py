@@ -210,7 +210,7 @@ def test_demo(kmat, tmp_path, workers):
         (("bench", "--seeds", "1", "1"), "--seeds: 1, 1 names one twice"),
         (("bench", "--published", "--epochs", "2"), "--published sets the baselines' schedules"),
         (("train", "kmat", "--low-start", "high", "--no-msc"), "--low-start high: without --msc"),
-        (("ablate", "--task", "nowhere.csv", "--workers", "1"), "neither a file or folder nor a built-in task"),
+        (("ablate", "--task", "nowhere.csv"), "neither a file or folder nor a built-in task"),
     ],
 )
 def test_bad_input_is_one_line(kmat, arguments, message):

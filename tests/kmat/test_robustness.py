@@ -224,7 +224,7 @@ def test_out_that_can_be_no_folder(kmat, options, trained, out):
         code, _, err = kmat(*command)
         assert code == 1, command
         assert out in one_line(err)
-    code, _, err = kmat("bench", *options[:2], *options[4:6], "--methods", "zero-shot", "--workers", 1, "--out", out)
+    code, _, err = kmat("bench", *options[:2], *options[4:6], "--methods", "zero-shot", "--out", out)
     assert code == 1
     assert out in one_line(err)
     assert Path("file").read_text() == "mine"
