@@ -4,11 +4,11 @@ from fgwot.adjoint import Adjoint, Envelope, Implicit, Unrolled
 from fgwot.backend import backend
 from fgwot.drivers import Explanation, explain
 from fgwot.functional import fused_gromov_wasserstein, gromov_wasserstein
-from fgwot.initial import MultiInit
+from fgwot.iteration.initial import MultiInit
 from fgwot.losses import Factors, GroundLoss, huber
 from fgwot.modules import FGWLoss
 from fgwot.solution import ConvergenceWarning, Solution, Status
-from fgwot.solver import MirrorDescent, ProximalPoint
+from fgwot.solvers import MirrorDescent, ProximalPoint
 from fgwot.structure import LowRank
 from fgwot.tensor_term import tensor_term
 from fgwot.unbalanced import unbalanced_fused_gromov_wasserstein

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgwot.linearisation import Linearisation
+from fgwot.gradient.linearisation import Linearisation
+from fgwot.iteration.result import Result
 from fgwot.losses import GroundLoss
 from fgwot.operations import folded, once, without_autocast
 from fgwot.problem import Problem
-from fgwot.result import Result
 from fgwot.solution import ConvergenceWarning
-from fgwot.solver import Solver
+from fgwot.solvers import Solver
 from fgwot.structure import LowRank, low_rank_quadratic
 from fgwot.tensor_term import contract, structure_adjoints, tensor_term
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from fgwot.adjoint import Adjoint, Envelope
 from fgwot.backend import forced, uses_triton
-from fgwot.initial import Init, MultiInit
+from fgwot.batch import broadcast, flatten
+from fgwot.iteration.initial import Init, MultiInit
 from fgwot.losses import BY_NAME, GroundLoss
 from fgwot.operations import transformed
-from fgwot.problem import Weight, broadcast, computed_in, flatten
+from fgwot.problem import Weight, computed_in
 from fgwot.solution import Solution
-from fgwot.solver import MirrorDescent, Solver
+from fgwot.solvers import MirrorDescent, Solver
 from fgwot.structure import Structure
 
 _log = logging.getLogger("fgwot")
@@ -290,7 +291,7 @@ def _without_loops(_call: Call, _batch: int) -> str | None:
 def failure_of_loops() -> str | None:
     """Import the loops; say why if that fails."""
     try:
-        import fgwot.compiled  # noqa: F401
+        import fgwot.whole.compiled  # noqa: F401
     # Numba raises all of these: no Numba, one for another NumPy, no library, no folder to keep compiled loops in.
     except (ImportError, OSError, RuntimeError, SystemError) as error:
         return str(error).partition("\n")[0]

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from fgwot.adjoint import Adjoint, differentiable, envelope_values, with_quadratic
+from fgwot.batch import take
 from fgwot.drivers import Call
-from fgwot.initial import Init, MultiInit, random_starts, start_from, tensors_of
+from fgwot.iteration.initial import Init, MultiInit, random_starts, start_from, tensors_of
+from fgwot.iteration.result import Result
+from fgwot.iteration.solve import solve
 from fgwot.losses import GroundLoss
 from fgwot.operations import folded, outside_graphs, without_autocast
-from fgwot.problem import Problem, Weight, take
-from fgwot.result import Result
+from fgwot.problem import Problem, Weight
 from fgwot.solution import ConvergenceWarning, Solution, Status
-from fgwot.solver import Solver, solve
+from fgwot.solvers import Solver
 from fgwot.structure import Structure
-from fgwot.whole_solve import is_final, whole_solve
+from fgwot.whole.solve import is_final, whole_solve
 
 
 @outside_graphs
@@ -223,7 +225,7 @@ def _completed(problem: Problem, call: Call, given: tuple[Tensor, ...], result: 
             rest, spent = problem.select(at), steps[at]
             begin = start_from(rest, *(take(t, at) for t in start))
             found = with_quadratic(rest, solve(rest, call.solver, begin, call.tol, call.max_iter - int(spent.max())))
-            result.put(at, replace(found, n_iter=found.n_iter + spent))
+            result.fill(at, replace(found, n_iter=found.n_iter + spent))
     return result
 
 

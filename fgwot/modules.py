@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
+from fgwot.batch import broadcast
 from fgwot.functional import fused_gromov_wasserstein
 from fgwot.losses import GroundLoss
-from fgwot.problem import Weight, broadcast, computed_in
-from fgwot.solver import Solver
+from fgwot.problem import Weight, computed_in
+from fgwot.solvers import Solver
 from fgwot.structure import Structure
 
 if TYPE_CHECKING:

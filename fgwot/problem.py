@@ -7,6 +7,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from fgwot.batch import broadcast, flatten, take
 from fgwot.losses import GroundLoss, ground_loss
 from fgwot.structure import LowRank, Structure
 
@@ -152,30 +153,6 @@ class Problem:
         return self.C1, self.C2
 
 
-def take(t: Tensor, index: Tensor) -> Tensor:
-    """t[index] along the batch, for ascending positions, which are all of them if they are as many.
-
-    Taking all costs no copy, and what the batch shares stays shared.
-    """
-    if len(index) == len(t):
-        return t
-    if t.stride(0) == 0 and len(t):
-        return t[:1].expand(len(index), *t.shape[1:])
-    return t[index]
-
-
-def broadcast(shapes: Iterable[torch.Size]) -> torch.Size:
-    """`torch.broadcast_shapes`, called only where shapes differ: it imports sympy, and takes a tenth of a small solve.
-
-    Examples
-    --------
-    >>> broadcast([torch.Size([3]), torch.Size([]), torch.Size([3])])
-    torch.Size([3])
-    """
-    different = {shape for shape in shapes if shape}
-    return torch.broadcast_shapes(*different) if len(different) > 1 else next(iter(different), torch.Size())
-
-
 def computed_in(dtype: torch.dtype) -> torch.dtype:
     """Type in which problems of a dtype are computed, and their results are returned."""
     return torch.promote_types(dtype, torch.float32)
@@ -186,25 +163,8 @@ def allowed_imbalance(dtype: torch.dtype) -> float:
     return max(1e-6, 4 * torch.finfo(dtype).eps)
 
 
-def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Sums (B,) of products of entries; a single problem's without an array of them."""
-    if len(a) == 1:
-        return torch.dot(a.flatten(), b.flatten())[None]
-    return (a * b).sum((-2, -1))
-
-
 def _mass(marginal: Tensor) -> Tensor:
     return marginal.detach().sum(-1, keepdim=True)
-
-
-def flatten(t: Tensor, trailing: int, batch: torch.Size) -> Tensor:
-    """Give t, whose last `trailing` dimensions are not batch, the one batch dimension that `batch` comes to."""
-    own = t.shape[t.ndim - trailing :]
-    if t.shape[: t.ndim - trailing].numel() == batch.numel():  # nothing to broadcast, or to sum in the backward pass
-        return t.reshape(batch.numel(), *own)
-    if t.ndim == trailing:  # shared by the whole batch: a view, no copy
-        return t.expand(batch.numel(), *own)
-    return t.expand(batch + own).reshape(batch.numel(), *own)
 
 
 def _parts(C1: Structure, C2: Structure) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fgwot.backend import precision, uses_triton
-from fgwot.factored import factored
+from fgwot.gradient.fused import factored
 from fgwot.losses import BY_NAME, Factors, GroundLoss, Pairwise, ground_loss, huber
 from fgwot.operations import folded, once, product, without_autocast
 

@@ -1,23 +1,26 @@
 r"""Unbalanced and semi-relaxed problems: marginals that are paid for instead of met.
 
-Mirror descent as in `fgwot.solver`, with the inner problem of `fgwot.relaxed`: a damped step of size theta = epsilon /
-(epsilon + lambda) has the cost theta G(T_k) - (1 - theta) log T_k and the entropy weight epsilon / theta.
+Mirror descent as in `fgwot.iteration.guarded`, with the inner problem of `fgwot.inner.relaxed`: a damped step of size
+theta = epsilon / (epsilon + lambda) has the cost theta G(T_k) - (1 - theta) log T_k and the entropy weight
+epsilon / theta.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fgwot.adjoint import envelope_values, with_quadratic
+from fgwot.batch import Batch
+from fgwot.constants import COARSEST, PATIENCE, SMALLEST_THETA
 from fgwot.functional import fused_gromov_wasserstein, warn
-from fgwot.initial import check_plan, shaped_plan
+from fgwot.inner.plan import Coupling, Marginals
+from fgwot.inner.relaxed import Sides, relaxed
+from fgwot.iteration.initial import check_plan, shaped_plan
+from fgwot.iteration.result import Result, Tolerance
 from fgwot.losses import GroundLoss
 from fgwot.operations import folded, outside_graphs, without_autocast
 from fgwot.problem import Problem, Weight
-from fgwot.relaxed import RelaxedPlan, Sides, relaxed
-from fgwot.result import COARSEST, PATIENCE, SMALLEST_THETA, Result, Tolerance
-from fgwot.sinkhorn import Marginals
 from fgwot.solution import Solution, Status
 from fgwot.tensor_term import tensor_term
 
@@ -195,7 +198,7 @@ class _Relaxed:
             following, ended, found = iteration.step(state, new, tolerance, k, last=k == max_iter)
             at = ended.nonzero()[:, 0]
             if len(at):
-                result.put(open_[at], found.select(at))
+                result.fill(open_[at], found.select(at))
                 rest = (~ended).nonzero()[:, 0]
                 if not len(rest):
                     break
@@ -212,7 +215,7 @@ class _Relaxed:
         return T.mT if self.columns_first else T
 
     def step(
-        self, now: "_State", new: RelaxedPlan, tolerance: Tolerance, n_iter: int, last: bool
+        self, now: "_State", new: Coupling, tolerance: Tolerance, n_iter: int, last: bool
     ) -> tuple["_State", Tensor, Result]:
         """Return the next state, which problems (B,) end, and their results."""
         epsilon, theta = self.problem.epsilon, now.theta
@@ -291,7 +294,7 @@ class _Relaxed:
         """KL(T 1 | p) and KL(T' 1 | q) (B,)."""
         return _divergence(T.sum(-1), self.problem.p), _divergence(T.sum(-2), self.problem.q)
 
-    def couple(self, now: "_State", tolerance: Tolerance) -> RelaxedPlan:
+    def couple(self, now: "_State", tolerance: Tolerance) -> Coupling:
         """Plan of the next step, whose rows are the first side."""
         weight = now.theta[:, None, None]
         kernel = now.T.clamp_min(torch.finfo(weight.dtype).tiny).log()
@@ -318,7 +321,7 @@ class _Relaxed:
 
 
 @dataclass(frozen=True)
-class _State:
+class _State(Batch):
     """Where each problem stands; every tensor starts with the batch dimension.
 
     Plan T with its gradient G and the second potential of an undamped step; lowest objective J, size of the next step,
@@ -336,20 +339,12 @@ class _State:
     idle: Tensor
     stalled: Tensor
 
-    def select(self, index: Tensor) -> "_State":
-        return _State(*(getattr(self, field.name)[index] for field in fields(self)))
-
-    def where(self, chosen: Tensor, other: "_State") -> "_State":
-        """Self for the chosen problems (B,), `other` for the rest."""
-        pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
-        return _State(*(torch.where(chosen.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs))
-
 
 def _per_mass(T: Tensor) -> Tensor:
     return T / T.sum((-2, -1), keepdim=True)
 
 
-def _weighted(plan: RelaxedPlan) -> Tensor:
+def _weighted(plan: Coupling) -> Tensor:
     """Size (B,) of the potentials where there is mass."""
     rows, columns = plan.T.sum(-1), plan.T.sum(-2)
     f, g = (potential.nan_to_num(0.0, 0.0, 0.0).abs() for potential in (plan.f, plan.g))

@@ -11,7 +11,7 @@ def main() -> None:
     start = time.perf_counter()
     if (reason := failure_of_loops()) is not None:
         sys.exit(f"nothing to compile, small problems are left to torch: {reason}")
-    from fgwot import loops
+    from fgwot.whole import loops
 
     folder = loops.solve_batch.stats.cache_path  # type: ignore[attr-defined]
     print(f"ready after {time.perf_counter() - start:.1f} s; kept in {folder}")

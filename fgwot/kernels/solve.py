@@ -63,7 +63,7 @@ def solve_kernel(
     SIDE: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    r"""Stationary points of J(T) = E(T) - epsilon H(T) for `batch` problems, by the iteration of `fgwot.solver`.
+    r"""Stationary points of J(T) = E(T) - epsilon H(T) for `batch` problems, by the guarded iteration.
 
     With X the negative log-kernel of the plan and G(T) = grad E(T) / epsilon without the terms that only shift the
     potentials, a step is X+ = X + theta (G - X), T+ = Sinkhorn(X+). It is taken where J does not rise, and else

@@ -6,17 +6,17 @@ r"""The phases of a step of the whole solve, which meet in memory."""
 import triton
 import triton.language as tl
 
+from fgwot import constants
 from fgwot.kernels import solve_memory as at
 from fgwot.kernels.pack import f1, f2, h1, h2, largest, put, sandwich, total
 from fgwot.kernels.shapes import SWEEPS
 
 _SWEEPS = tl.constexpr(SWEEPS - 1)  # whole Sinkhorn sweeps before one that measures the error
 _LOOKS = tl.constexpr(400)  # looks before an inner problem is left to a method better than sweeps
-_PATIENCE = tl.constexpr(20)  # steps without progress before a problem counts as stalled
-_SMALLEST_THETA = tl.constexpr(2.0**-12)
+_PATIENCE, _SMALLEST_THETA = tl.constexpr(constants.PATIENCE), tl.constexpr(constants.SMALLEST_THETA)
+_LARGEST, _COARSEST = tl.constexpr(constants.LARGEST_TOLERANCE), tl.constexpr(constants.COARSEST)
 _TIGHT = tl.constexpr(0.05)  # inner tolerance as a part of the outer one, once an answer is near
 _TIGHTEST = tl.constexpr(1e-3)  # the same where objectives of nearly equal plans are compared
-_LARGEST = tl.constexpr(1e-3)  # fgwot.result.LARGEST_TOLERANCE
 _NEVER = tl.constexpr(-1e30)  # logarithm of a kernel entry without mass
 _MAX_ITER, _STALLED, NUMERICAL = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)  # fgwot.solution.Status
 
@@ -67,7 +67,7 @@ def aim(scratch, base, max_iter, begun, tol, EPS: tl.constexpr, SIDE: tl.constex
     ending = tl.where(settling, 0, tl.where(steps == max_iter, _MAX_ITER, ending))
     # Inner accuracy follows the residual; rejected steps compare objectives that loose plans do not resolve.
     reached = _limit(tol, tl.load(numbers + at.NOISE), EPS)
-    inner = tl.maximum(tl.minimum(0.02 * tl.load(numbers + at.CHANGE), 1e-3), reached * _TIGHT)
+    inner = tl.maximum(tl.minimum(0.02 * tl.load(numbers + at.CHANGE), _COARSEST), reached * _TIGHT)
     inner = tl.where(settling | (idle > 0), reached * _TIGHTEST, inner)
     inner = tl.where(begun == 1, inner, 1e-6)
     g = tl.load(scratch + at.VECTORS * area + base + at.POTENTIAL * SIDE + tl.arange(0, SIDE)[None, :, None])

@@ -9,8 +9,8 @@ from certificate import stationarity
 from problems import random_case, structure
 
 import fgwot
-from fgwot.chord import Chord
-from fgwot.result import LARGEST_TOLERANCE
+from fgwot.constants import LARGEST_TOLERANCE
+from fgwot.inner.chord import Chord
 
 DRIVERS = ("torch", "numba")
 fgw = fgwot.fused_gromov_wasserstein

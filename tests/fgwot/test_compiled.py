@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from problems import STRUCTURES, random_case
 
 import fgwot
-from fgwot import functional, loops, reference
+from fgwot import constants, functional, reference
 from fgwot.backend import forced
 from fgwot.drivers import LARGEST, Call
 from fgwot.solution import Status
-from fgwot.whole_solve import whole_solve
+from fgwot.whole import loops
+from fgwot.whole.solve import whole_solve
 
 fgw = fgwot.fused_gromov_wasserstein
 VALUES = ("value", "cost", "value_linear", "value_quad")
@@ -23,6 +24,12 @@ def distances(seed, n, m, *batch, dtype=torch.float64):
     rng = np.random.default_rng(seed)
     x, y = (torch.from_numpy(rng.uniform(size=(*batch, k, 2))).to(dtype) for k in (n, m))
     return torch.cdist(x, y).square(), torch.cdist(x, x), torch.cdist(y, y)
+
+
+def test_constants_of_the_loops_are_those_of_torch():
+    copied = {name[1:]: value for name, value in vars(loops).items() if hasattr(constants, name[1:])}
+    assert copied == {name: getattr(constants, name) for name in copied}
+    assert len(copied) == 8
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_without_numba_torch_solves():
 
 
 def test_numba_that_was_asked_for_must_be_there(monkeypatch):
-    monkeypatch.setitem(sys.modules, "fgwot.compiled", None)
+    monkeypatch.setitem(sys.modules, "fgwot.whole.compiled", None)
     failure_of_loops.cache_clear()
     try:
         with fgwot.backend("numba"):
@@ -148,10 +149,8 @@ def test_loops_are_compiled_once_on_a_machine(tmp_path):
 def test_a_package_that_cannot_be_written_to_and_no_home(tmp_path):
     """Without a folder for compiled loops torch solves, and the reason is there to read."""
     copy = tmp_path / "site" / "fgwot"
-    copy.mkdir(parents=True)
-    for source in PACKAGE.glob("*.py"):
-        (copy / source.name).write_bytes(source.read_bytes())
-    (copy / "__pycache__").write_text("no folder can be made here, by root neither")
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "whole" / "__pycache__").write_text("no folder can be made here, by root neither")
     nowhere = {"NUMBA_CACHE_DIR": None, "XDG_CACHE_HOME": os.devnull, "HOME": os.devnull}
     variables = nowhere | {"PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     where, output = run(SOLVE + "print(fgwot.__file__)", **variables)[0].splitlines()[::-1]

@@ -11,7 +11,7 @@ from problems import STRUCTURES, cases, random_case, structure
 
 import fgwot
 from fgwot import Status, reference
-from fgwot.linearisation import Linearisation
+from fgwot.gradient.linearisation import Linearisation
 from fgwot.losses import BY_NAME
 from fgwot.problem import Problem
 

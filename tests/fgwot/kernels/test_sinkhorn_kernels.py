@@ -8,13 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fgwot.sweeps  # noqa: F401 - registers the operators
+import fgwot.inner.sweeps  # noqa: F401 - registers the operators
 from fgwot import reference
 from fgwot.backend import backend
+from fgwot.gradient.linearisation import Linearisation
+from fgwot.inner.plan import Marginals
+from fgwot.inner.sinkhorn import sinkhorn
 from fgwot.kernels.shapes import ROW_TILES, RowTile
-from fgwot.linearisation import Linearisation
 from fgwot.problem import Problem
-from fgwot.sinkhorn import Marginals, sinkhorn
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poison")]
 
@@ -217,9 +218,9 @@ def test_the_solver_leaves_slow_problems_to_newton(device):
 @pytest.mark.sample
 def test_undamped_steps_sweep_by_the_kernel(device, monkeypatch):
     """The first sweeps are the kernel's, in scaling form; a point without mass and a slow problem change no plan."""
-    from fgwot import chord
+    from fgwot.inner import chord
 
-    sinkhorn_module = sys.modules["fgwot.sinkhorn"]
+    sinkhorn_module = sys.modules["fgwot.inner.sinkhorn"]
     counts = []
 
     def counted(X, p, q, y, count, log):

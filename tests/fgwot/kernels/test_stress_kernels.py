@@ -7,11 +7,11 @@ from certificate import stationarity
 from problems import STRUCTURES, structure
 
 from fgwot.backend import backend
+from fgwot.constants import LARGEST_TOLERANCE
 from fgwot.drivers import Call
 from fgwot.kernels.shapes import PACKS
-from fgwot.result import LARGEST_TOLERANCE
 from fgwot.solution import Status
-from fgwot.whole_solve import whole_solve
+from fgwot.whole.solve import whole_solve
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poison")]
 

@@ -16,7 +16,7 @@ from fgwot.backend import backend
 from fgwot.drivers import Call
 from fgwot.kernels.shapes import PACKS
 from fgwot.solution import Status
-from fgwot.whole_solve import whole_solve
+from fgwot.whole.solve import whole_solve
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poison")]
 
@@ -285,8 +285,8 @@ def test_gradients_of_other_sizes_in_float32(device, size):
 def test_operators_pass_opcheck(device):
     M, C1, C2, p, q = problem(14, 3, 4, 2, device=device)
     given = (M, C1, C2, p, q, None, None, None, None, 0.5, 0.5, "square", 0.0, 50)
-    torch.library.opcheck(torch.ops.fgwot.whole_solve, given)
-    plan, f, g, value, *_ = torch.ops.fgwot.whole_solve(*given)
+    torch.library.opcheck(torch.ops.fgwot.whole.solve, given)
+    plan, f, g, value, *_ = torch.ops.fgwot.whole.solve(*given)
     cotangents = [torch.ones_like(value), None, None, None]
     wanted = [True, True, False, True, False]
     torch.library.opcheck(

@@ -13,13 +13,13 @@ free one. With f eliminated, g maximises a concave function whose gradient is s 
 Sweeps are slow where prices are large, and Newton's method with a line search takes over.
 """
 
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fgwot.problem import take
+from fgwot.batch import Batch, take
+from fgwot.inner.plan import Coupling
 
 _SWEEPS = 8  # before Newton steps, which are dearer
 _NEWTON_STEPS = 100
@@ -27,17 +27,8 @@ _BACKTRACKS = 12  # thirds of a Newton step in its line search
 _LONGEST_STEP = 30.0  # of a potential, before the line search
 
 
-class RelaxedPlan(NamedTuple):
-    """T = exp(f (+) g - X); `error` (B,) is how far the sums of its second side are from those its potential means."""
-
-    T: Tensor
-    f: Tensor
-    g: Tensor
-    error: Tensor
-
-
 @dataclass(frozen=True)
-class Sides:
+class Sides(Batch):
     """Masses p (B, n) and q (B, m), and their prices r1 and r2 (B, 1), divided by epsilon."""
 
     p: Tensor
@@ -45,12 +36,8 @@ class Sides:
     r1: Tensor
     r2: Tensor
 
-    def select(self, index: Tensor) -> "Sides":
-        """Return those of some problems of the batch."""
-        return Sides(*(take(getattr(self, field.name), index) for field in fields(self)))
 
-
-def relaxed(X: Tensor, sides: Sides, g: Tensor, tol: float | Tensor) -> RelaxedPlan:
+def relaxed(X: Tensor, sides: Sides, g: Tensor, tol: float | Tensor) -> Coupling:
     """Solve a batch until the error of each plan is at most `tol` (B,), as a part of its mass, or rounding.
 
     Parameters
@@ -68,10 +55,11 @@ def relaxed(X: Tensor, sides: Sides, g: Tensor, tol: float | Tensor) -> RelaxedP
             break
         move = _sweep if step < _SWEEPS else _newton_step
         dual = dual.put(open_, move(take(X, open_), sides.select(open_), dual.select(open_)))
-    return RelaxedPlan(dual.a[:, :, None] * dual.P, dual.f, dual.g, dual.error)
+    return Coupling(dual.a[:, :, None] * dual.P, dual.g, dual.error, dual.f)
 
 
-class _Dual(NamedTuple):
+@dataclass
+class _Dual(Batch):
     """A point g of the dual: f, row-normalised P, sums a = T 1 and c = T' 1, those that g means, their distance."""
 
     g: Tensor
@@ -106,14 +94,6 @@ class _Dual(NamedTuple):
     @property
     def mass(self) -> Tensor:
         return self.a.sum(-1)
-
-    def select(self, index: Tensor) -> "_Dual":
-        return _Dual(*(take(t, index) for t in self))
-
-    def put(self, index: Tensor, other: "_Dual") -> "_Dual":
-        if len(index) == len(self.g):
-            return other
-        return _Dual(*(a.index_copy(0, index, b) for a, b in zip(self, other, strict=True)))
 
 
 def _sweep(X: Tensor, sides: Sides, dual: _Dual) -> _Dual:

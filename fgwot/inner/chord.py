@@ -6,43 +6,29 @@ v moves, at two matrix-vector products per evaluation: by sweeps v <- v q / c wi
     log v <- log v + S^-1 (q - c),    S = diag(c) - T' diag(1/p) T,
 
 whose Newton matrix S^-1 of an earlier plan contracts almost as well as its own. Whatever does not contract is left to
-`fgwot.sinkhorn`, which converges from anywhere. On CUDA a kernel makes the first sweeps, some at a time: it reads P
-once for both sides, and the host waits for the error only where it decides.
+`fgwot.inner.sinkhorn`, which converges from anywhere. On CUDA a kernel makes the first sweeps, some at a time: it reads
+P once for both sides, and the host waits for the error only where it decides.
 """
 
 from dataclasses import dataclass
 from math import isfinite, log, nan
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fgwot.backend import uses_triton
-from fgwot.problem import take
-from fgwot.sinkhorn import Marginals, kernel_sweeps, sinkhorn
-from fgwot.sweeps import couple
+from fgwot.batch import Selectable
+from fgwot.constants import FAILED, LONGEST, POOR
+from fgwot.inner.plan import Marginals, Plan
+from fgwot.inner.sinkhorn import kernel_sweeps, sinkhorn
+from fgwot.inner.sweeps import couple
 
-_POOR = 0.3  # contraction of the error by a chord step that calls for a fresh matrix
-_FAILED = 0.9  # contraction that says that a step did nothing
-_LONGEST = 3.0  # chord step of a potential
 _FAR = 30.0  # logarithm of v from which P, computed for v = 1, is too inexact
 _EVALUATIONS = 100
 
 
-class Plan(NamedTuple):
-    """A plan T = exp(f (+) g - X) (B, n, m) with exact rows; `error` (B,) is the L1 error of its columns."""
-
-    T: Tensor
-    g: Tensor
-    error: Tensor
-
-    def select(self, index: Tensor) -> "Plan":
-        """Return the plans of some problems of the batch."""
-        return Plan(*(take(t, index) for t in self))
-
-
 @dataclass
-class Chord:
+class Chord(Selectable):
     """Solves inner problems of a batch; remembers the Newton matrices (B, m, m) from call to call."""
 
     marginals: Marginals
@@ -96,13 +82,13 @@ class Chord:
                 if self.matrix is None:
                     renew = not (rate < 1 and log(worst) <= -self._worth * log(rate))
                 else:
-                    renew = not rate < _POOR
-                    if fresh and not rate < _FAILED:
+                    renew = not rate < POOR
+                    if fresh and not rate < FAILED:
                         break
                 if renew:
                     self.matrix, fresh = self._newton(P, u, v, c), True
             if self.matrix is not None:
-                v = v * torch.bmm(gap, self.matrix).clamp(-_LONGEST, _LONGEST).exp()
+                v = v * torch.bmm(gap, self.matrix).clamp(-LONGEST, LONGEST).exp()
             elif not k and uses_triton(X.device, "sweeps"):
                 swept, error = kernel_sweeps(P, self.marginals, v[:, 0], tol, self._worth, log=False)
                 v = torch.where(self._void > 0, 1, swept[:, None, :])

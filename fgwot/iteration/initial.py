@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgwot.linearisation import linearisation
+from fgwot.gradient.linearisation import linearisation
+from fgwot.inner.plan import Marginals
+from fgwot.iteration.result import Start
 from fgwot.problem import Problem
-from fgwot.result import Start
-from fgwot.sinkhorn import Marginals
 from fgwot.solution import Solution
 
 

@@ -10,18 +10,19 @@ entropy (proximal point) it is X+ = X + theta G(T_k), where theta may exceed 1. 
 taken back and halved; a theta small enough descends, whatever C1 and C2.
 """
 
-from dataclasses import dataclass, fields, replace
-from math import inf
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fgwot.linearisation import Linearisation, linearisation
-from fgwot.problem import Problem, take
-from fgwot.result import COARSEST, PATIENCE, ROUNDINGS, SMALLEST_THETA, Result, Start, Tolerance
-from fgwot.sinkhorn import Coupling, Marginals, sinkhorn
+from fgwot.batch import Batch
+from fgwot.constants import COARSEST, PATIENCE, ROUNDINGS, SMALLEST_THETA
+from fgwot.gradient.linearisation import Linearisation
+from fgwot.inner.plan import Coupling, Marginals
+from fgwot.inner.sinkhorn import sinkhorn
+from fgwot.iteration.result import Result, Start, Tolerance
 from fgwot.solution import Status
-from fgwot.undamped import undamped
+from fgwot.solvers import Solver
 
 _TIGHT = 0.05  # inner tolerance, as a part of the outer one, once an answer is near
 _TIGHTEST = 1e-3  # the same where objectives of nearly equal plans are compared
@@ -31,56 +32,8 @@ _DEEPEST = 80.0  # -log of the smallest entry of a proximal plan; what is smalle
 _PATIENCE_BLURRED = 5  # the same where rounding hides progress
 
 
-def _check_damping(damping: float | None) -> None:
-    if damping is not None and not 0 <= damping < inf:
-        raise ValueError(f"damping must be a finite number from 0 on, or None to adapt it; got {damping}")
-
-
 @dataclass(frozen=True)
-class MirrorDescent:
-    r"""Minimise J(T) = E(T) - epsilon H(T) by mirror descent in the KL geometry.
-
-    Parameters
-    ----------
-    damping : float, optional
-        lambda in T+ = argmin <grad E(T_k), T> - epsilon H(T) + lambda KL(T || T_k). By default it adapts: zero
-        while steps descend, raised where the curvature demands it, so that J never rises. A number fixes it;
-        ``damping=0`` is the projected gradient method of Peyré, Cuturi and Solomon (2016), POT's "PGD".
-    """
-
-    damping: float | None = None
-    entropic = True
-
-    def __post_init__(self) -> None:
-        _check_damping(self.damping)
-
-
-@dataclass(frozen=True)
-class ProximalPoint:
-    r"""Minimise E(T), without entropy, by proximal steps of size epsilon: POT's "PPA".
-
-    T+ = argmin <grad E(T_k), T> + (epsilon + lambda) KL(T || T_k); its limits are stationary points of
-    unregularised FGW.
-
-    Parameters
-    ----------
-    damping : float, optional
-        lambda. By default it adapts: raised so that E never rises, and lowered, to steps up to 64 times as long, once
-        they are short. A number fixes it.
-    """
-
-    damping: float | None = None
-    entropic = False
-
-    def __post_init__(self) -> None:
-        _check_damping(self.damping)
-
-
-Solver = MirrorDescent | ProximalPoint
-
-
-@dataclass(frozen=True)
-class _State:
+class _State(Batch):
     """Where each unfinished problem stands; every tensor starts with the batch dimension.
 
     T = exp(f (+) g - X) has column error `error`; `warm` is the guess of g for the next plan. `change` is
@@ -103,40 +56,8 @@ class _State:
     idle: Tensor
     drift: Tensor
 
-    def select(self, index: Tensor) -> "_State":
-        return _State(*(take(getattr(self, field.name), index) for field in fields(self)))
 
-    def put(self, index: Tensor, other: "_State") -> "_State":
-        """Self with some problems replaced."""
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
-        return _State(*(a.index_copy(0, index, b) for a, b in pairs))
-
-
-def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max_iter: int) -> Result:
-    """Iterate each problem until residual + marginal error <= tol, relative to the mass.
-
-    ``tol=None`` is 1e-7 in float64 and 1e-5 in float32, plus what the rounding of G makes unattainable. Inside, all
-    problems have mass one.
-    """
-    marginals, linearise = Marginals.of(problem.p, problem.q), linearisation(problem)
-    if not (solver.entropic and solver.damping is None):
-        return _guarded(solver, linearise, marginals, start, tol, range(1, max_iter + 1)).scaled(problem)
-    solved, left, n_iter = undamped(linearise, marginals, start, tol, max_iter)
-    if len(solved) == 1 and not left:
-        return solved[0][1].scaled(problem)
-    result = Result.empty(marginals)
-    for index, found in solved:
-        result.put(index, found)
-    if left:
-        index, order = torch.cat([at for at, _ in left]).sort()
-        T, g = (torch.cat([getattr(plan, name) for _, plan in left])[order] for name in ("T", "g"))
-        start = Start.at(T, g)
-        steps = range(n_iter + 1, max_iter + 1)
-        result.put(index, _guarded(solver, linearise.select(index), marginals.select(index), start, tol, steps))
-    return result.scaled(problem)
-
-
-def _guarded(
+def guarded(
     solver: Solver, linearise: Linearisation, marginals: Marginals, start: Start, tol: float | None, steps: range
 ) -> Result:
     """Iterate with a guard on the objective; `steps` numbers the iterations."""
@@ -146,16 +67,16 @@ def _guarded(
     for n_iter in steps:
         iteration, left, ended = iteration.step(n_iter)
         for at, found in ended:
-            result.put(index[at], found)
+            result.fill(index[at], found)
         index = index[left]
         if not len(index):
             return result
-    result.put(index, iteration.conclude(Status.MAX_ITER, steps.stop - 1))
+    result.fill(index, iteration.conclude(Status.MAX_ITER, steps.stop - 1))
     return result
 
 
 @dataclass(frozen=True)
-class _Iteration:
+class _Iteration(Batch):
     """The unfinished problems, and one step of their iteration."""
 
     solver: Solver
@@ -194,16 +115,6 @@ class _Iteration:
         tolerance = Tolerance.at(G, typical.T, tol)
         begun = _Iteration(solver, marginals, linearise, epsilon, tolerance, state)
         return replace(begun, state=replace(state, objective=begun._objective(G, start.X, coupling)))
-
-    def select(self, index: Tensor) -> "_Iteration":
-        return _Iteration(
-            self.solver,
-            self.marginals.select(index),
-            self.linearise.select(index),
-            take(self.epsilon, index),
-            self.tolerance.select(index),
-            self.state.select(index),
-        )
 
     @property
     def tol(self) -> Tensor:
@@ -273,16 +184,16 @@ class _Iteration:
     def _settled(self, tol: Tensor) -> _State:
         """The present state with its marginals met to `tol`."""
         s = self.state
-        T, f, g, error = coupling = sinkhorn(s.X, self.marginals, s.g, tol)
-        G = self.linearise(T)
+        coupling = sinkhorn(s.X, self.marginals, s.g, tol)
+        G = self.linearise(coupling.T)
         return replace(
             s,
-            T=T,
-            f=f,
-            g=g,
-            error=error,
+            T=coupling.T,
+            f=coupling.f,
+            g=coupling.g,
+            error=coupling.error,
             G=G,
-            drift=torch.zeros_like(error),
+            drift=torch.zeros_like(s.drift),
             objective=self._objective(G, s.X, coupling),
         )
 
@@ -326,13 +237,15 @@ class _Iteration:
         step, drift = self.linearise.follow(s.G, coupling.T, coupling.T - s.T, change, s.drift, self.tol)
         G = s.G + step
         objective = self._objective(G, X, coupling)
-        T, f, g, error = coupling
+        T, f, g = coupling.T, coupling.f, coupling.g
         warm = g
         if not self.solver.entropic:
             # Keep X = -log T: nothing accumulates over many steps, and g of one step predicts g of the next.
             X = (X - f[:, :, None] - g[:, None, :]).clamp(max=_DEEPEST)
             f, g = torch.zeros_like(f), torch.zeros_like(g)
-        return replace(self.state, X=X, G=G, T=T, f=f, g=g, warm=warm, error=error, objective=objective, drift=drift)
+        return replace(
+            self.state, X=X, G=G, T=T, f=f, g=g, warm=warm, error=coupling.error, objective=objective, drift=drift
+        )
 
     def _objective(self, G: Tensor, X: Tensor, coupling: Coupling) -> Tensor:
         """Minimised objective / epsilon, up to a constant.
@@ -340,7 +253,7 @@ class _Iteration:
         The gap between column sums and q enters multiplied by its potential, as in the Lagrangian, so that an
         inexact inner solve has a second-order effect only.
         """
-        T, f, g, _ = coupling
+        T, f, g = coupling.T, coupling.f, coupling.g
         energy = (self.linearise.linear + G) / 2
         if self.solver.entropic:
             # log T = f (+) g - X, and the Lagrangian term turns <g, T' 1> into <g, q>.

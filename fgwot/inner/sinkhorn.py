@@ -16,14 +16,14 @@ Three methods take turns, each for the problems that the one before left open:
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fgwot.backend import uses_triton
-from fgwot.problem import take
-from fgwot.sweeps import couple, sweep
+from fgwot.batch import Batch, take
+from fgwot.inner.plan import Coupling, Marginals
+from fgwot.inner.sweeps import couple, sweep
 
 _SWEEPS = 4  # sweeps between two looks at the error
 _LOOKS = 100  # looks before a problem counts as slow whatever its rate
@@ -33,51 +33,6 @@ _BACKTRACKS = 12  # thirds of a Newton step in its line search
 _LONGEST_STEP = 30.0  # of a potential, before the line search
 _ROUNDED = 8  # resolutions of the columns, at which Newton's method may stay
 _COOLING = 4.0  # factor between temperatures
-
-
-@dataclass(frozen=True)
-class Marginals:
-    """Marginals p (B, n) and q (B, m) of mass one."""
-
-    p: Tensor
-    q: Tensor
-
-    @staticmethod
-    def of(p: Tensor, q: Tensor) -> "Marginals":
-        """Scale marginals of any mass."""
-        return Marginals(p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True))
-
-    def select(self, index: Tensor) -> "Marginals":
-        """Return the marginals of some problems of the batch."""
-        return Marginals(take(self.p, index), take(self.q, index))
-
-
-class Coupling(NamedTuple):
-    """A plan T = exp(f (+) g - X) with exact rows.
-
-    Attributes
-    ----------
-    T : Tensor (B, n, m)
-    f, g : Tensor (B, n), (B, m)
-        Potentials divided by epsilon; zero where there is no mass.
-    error : Tensor (B,)
-        L1 error of the column marginal.
-    """
-
-    T: Tensor
-    f: Tensor
-    g: Tensor
-    error: Tensor
-
-    def select(self, index: Tensor) -> "Coupling":
-        """Return the plans of some problems of the batch."""
-        return Coupling(*(take(t, index) for t in self))
-
-    def put(self, index: Tensor, other: "Coupling") -> "Coupling":
-        """Self with some plans replaced."""
-        if len(index) == len(self.g):
-            return other
-        return Coupling(*(a.index_copy(0, index, b) for a, b in zip(self, other, strict=True)))
 
 
 def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Coupling:
@@ -123,10 +78,11 @@ def _after_sweeps(X: Tensor, marginals: Marginals, dual: "_Dual", tol: Tensor) -
         dual = dual.put(open_, method(take(X, open_), marginals.select(open_), dual.select(open_), tol[open_]))
     f = torch.where(marginals.p > 0, marginals.p.log() - dual.lse, 0)
     g = torch.where(marginals.q > 0, dual.g, 0)
-    return Coupling(marginals.p[:, :, None] * dual.P, f, g, dual.error)
+    return Coupling(marginals.p[:, :, None] * dual.P, g, dual.error, f)
 
 
-class _Dual(NamedTuple):
+@dataclass
+class _Dual(Batch):
     """A point g (B, m) of the semi-dual, with lse_j(g - X) (B, n), P, the column sums c and their L1 error."""
 
     g: Tensor
@@ -145,14 +101,6 @@ class _Dual(NamedTuple):
 
     def value(self, marginals: Marginals) -> Tensor:
         return (marginals.q * self.g).sum(-1) - (marginals.p * self.lse).sum(-1)
-
-    def select(self, index: Tensor) -> "_Dual":
-        return _Dual(*(take(t, index) for t in self))
-
-    def put(self, index: Tensor, other: "_Dual") -> "_Dual":
-        if len(index) == len(self.g):
-            return other
-        return _Dual(*(a.index_copy(0, index, b) for a, b in zip(self, other, strict=True)))
 
 
 def _sweeps(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor) -> _Dual:
@@ -177,7 +125,7 @@ def _kernel_sweeps(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> C
     worth = max(_SWEEPS, q.shape[-1] / 6)
     y, _ = kernel_sweeps(X, marginals, g.masked_fill(q == 0, -torch.inf), tol, worth, log=True)
     T, f, error = couple(X, p, q, y, True)
-    return Coupling(T, torch.where(p > 0, f, 0), torch.where(q > 0, y, 0), error)
+    return Coupling(T, torch.where(q > 0, y, 0), error, torch.where(p > 0, f, 0))
 
 
 def kernel_sweeps(
@@ -185,7 +133,8 @@ def kernel_sweeps(
 ) -> tuple[Tensor, Tensor]:
     """Sweep each problem by the kernel until it meets its tolerance or seems to need more than `worth` sweeps.
 
-    X (B, n, m) and y (B, m) are those of `fgwot.sweeps.sweep`. Returns y, and the error (B,) before its last update.
+    X (B, n, m) and y (B, m) are those of `fgwot.inner.sweeps.sweep`. Returns y, and the error (B,) before its last
+    update.
     """
     open_ = torch.arange(len(y), device=y.device)
     before = torch.full_like(tol, torch.inf)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from fgwot.backend import precision, uses_triton
-from fgwot.factored import factored
-from fgwot.problem import Problem, inner, take
-from fgwot.sinkhorn import Marginals
+from fgwot.batch import Selectable, inner, take
+from fgwot.gradient.fused import factored
+from fgwot.inner.plan import Marginals
+from fgwot.problem import Problem
 from fgwot.structure import LowRank
 from fgwot.tensor_term import tensor_term
 
@@ -26,7 +27,7 @@ _SMALL_ALPHA = 0.05  # from which G says little about the quadratic term
 _SINGLE_ROUNDING = 2e-9
 
 
-class Linearisation:
+class Linearisation(Selectable):
     """T -> grad E(mass T) / epsilon, without the part f1(C1) p (+) f2(C2) q that only shifts the potentials.
 
     Parameters

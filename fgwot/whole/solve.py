@@ -79,7 +79,7 @@ class _WholeSolve(torch.autograd.Function):
 def _solve_and_adjoint(driver: str) -> tuple[Callable[..., list[Tensor]], Callable[..., list[Tensor]]]:
     if driver == "triton":
         return _solve, _adjoint
-    from fgwot.compiled import solve, solve_adjoint
+    from fgwot.whole.compiled import solve, solve_adjoint
 
     return solve, solve_adjoint
 

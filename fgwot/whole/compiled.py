@@ -15,9 +15,9 @@ from numba.core import event
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fgwot.constants import LARGEST_TOLERANCE, MAX_STEPS
+from fgwot.iteration.result import default_tolerance
 from fgwot.problem import allowed_imbalance, computed_in
-from fgwot.result import LARGEST_TOLERANCE, default_tolerance
-from fgwot.undamped import MAX_STEPS
 
 
 class _Announcement(event.Listener):
@@ -26,7 +26,7 @@ class _Announcement(event.Listener):
     said = False
 
     def on_start(self, event: event.Event) -> None:
-        if not self.said and event.data["dispatcher"].py_func.__module__ == "fgwot.loops":
+        if not self.said and event.data["dispatcher"].py_func.__module__ == "fgwot.whole.loops":
             self.said = True
             logging.getLogger("fgwot").warning(
                 "fgwot: Numba compiles the loops for small problems, some ten seconds, once on this machine; "
@@ -38,7 +38,7 @@ class _Announcement(event.Listener):
 
 
 with event.install_listener("numba:compile", _Announcement()):
-    from fgwot import loops
+    from fgwot.whole import loops
 
 _WORTH_A_THREAD = 100_000  # plan entries
 

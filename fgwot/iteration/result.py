@@ -1,14 +1,15 @@
 """Where an iteration starts, and what it found."""
 
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fgwot.linearisation import Linearisation
-from fgwot.problem import Problem, inner, take
-from fgwot.sinkhorn import Marginals
+from fgwot.batch import Batch, inner
+from fgwot.constants import LARGEST_TOLERANCE, ROUNDINGS
+from fgwot.gradient.linearisation import Linearisation
+from fgwot.inner.plan import Marginals
+from fgwot.problem import Problem
 from fgwot.solution import Status
 
 
@@ -37,7 +38,7 @@ class Start:
 
 
 @dataclass
-class Result:
+class Result(Batch):
     """What the iteration found for a flat batch of problems of mass one, or of any mass once it is `scaled`.
 
     T (B, n, m); f, g (B, n), (B, m) potentials of J, not divided by epsilon; status, n_iter (B,) int64;
@@ -55,7 +56,7 @@ class Result:
 
     @staticmethod
     def empty(marginals: Marginals) -> "Result":
-        """Return a result to be filled by `put`."""
+        """Return a result to be filled."""
         p, q = marginals.p, marginals.q
         count, number = torch.zeros(len(p), dtype=torch.int64, device=p.device), torch.zeros_like(p[:, 0])
         T = p.new_zeros(len(p), p.shape[1], q.shape[1])
@@ -102,12 +103,7 @@ class Result:
         parts = (getattr(self, field.name) for field in fields(self))
         return tuple(part for part in parts if part is not None)
 
-    def select(self, index: Tensor) -> "Result":
-        """Return the results of some problems of the batch, given by ascending positions."""
-        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return Result(**{name: take(part, index) for name, part in parts if part is not None})
-
-    def put(self, index: Tensor, other: "Result") -> None:
+    def fill(self, index: Tensor, other: "Result") -> None:
         """Write the results of some problems of the batch."""
         for field in fields(self):
             if (own := getattr(self, field.name)) is not None:
@@ -119,14 +115,8 @@ def default_tolerance(dtype: torch.dtype) -> float:
     return 1e-7 if dtype == torch.float64 else 1e-5
 
 
-COARSEST = 1e-3  # inner tolerance far from an answer: loose first steps could change the basin
-PATIENCE = 60  # steps without progress in residual or objective before a problem counts as stalled
-SMALLEST_THETA = 2.0**-24  # step before it does
-LARGEST_TOLERANCE = 1e-3  # rounding above it is no convergence
-ROUNDINGS = 8  # of two plans, their difference and their column sums, in a residual
-
-
-class Tolerance(NamedTuple):
+@dataclass(frozen=True)
+class Tolerance(Batch):
     """Rounding of a plan in L1, allowed residual + marginal error, and whether rounding hides too much; all (B,)."""
 
     noise: Tensor
@@ -144,10 +134,6 @@ class Tolerance(NamedTuple):
         attainable = default_tolerance(G.dtype) + ROUNDINGS * noise
         allowed = attainable if tol is None else torch.full_like(noise, tol)
         return Tolerance(noise, allowed, attainable > max(LARGEST_TOLERANCE, tol or 0))
-
-    def select(self, index: Tensor) -> "Tolerance":
-        """Return the tolerances of some problems of the batch."""
-        return Tolerance(*(take(t, index) for t in self))
 
     @property
     def status(self) -> Tensor:

@@ -1,7 +1,8 @@
-r"""The loops of `fgwot.compiled`: the undamped iteration of small problems, and its gradients, as Numba compiles them.
+r"""The undamped iteration of small problems, and its gradients, as Numba compiles them for `fgwot.whole.compiled`.
 
-The iteration is that of `fgwot.undamped`, and its inner problems those of `fgwot.chord`. All are in one file because
-Numba renews the compiled form of a function that it has cached when that function's own file changes.
+The iteration is that of `fgwot.iteration.undamped`, and its inner problems those of `fgwot.inner.chord`. All are in one
+file, and constants of theirs stand here again (`tests/fgwot/test_compiled.py` compares them), because Numba renews the
+compiled form of a function that it has cached when that function's own file changes.
 """
 
 # Numba's types are not Python's: compiled functions carry no annotations.
@@ -17,6 +18,7 @@ from numba import njit, types  # type: ignore[attr-defined, unused-ignore]
 
 from fgwot.solution import Status
 
+_COARSEST = 1e-3  # inner tolerance far from an answer
 _SHORT = 0.3  # change from which steps may be extrapolated
 _HORIZON = 8  # undamped steps to go, by their present rate, from which they are
 _FURTHEST = 20.0  # extrapolation, in steps
@@ -24,7 +26,7 @@ _POOR = 0.3  # contraction of the error by a chord step that calls for a fresh m
 _FAILED = 0.9  # contraction that says that a step did nothing
 _LONGEST = 3.0  # chord step of a potential
 _FAR = 1e13  # factor of a column from which P, computed for 1, is too inexact
-_ROUNDINGS = 8  # that a residual has, as in fgwot.result
+_ROUNDINGS = 8  # that a residual has, as in fgwot.constants
 _REST = 10  # sweeps after a matrix that failed
 _EVALUATIONS = 400
 _TINY = np.finfo(np.float64).tiny
@@ -341,7 +343,7 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, m
     attainable, allowed, finest, noise = _limits(T, X, tol, base, eps)
     for step in range(1, max_iter + 1):
         g_next[:] = warm
-        error_next = _couple(X, p, q, min(max(0.02 * expected, finest), 1e-3), f_next, g_next, T_next, S, root)
+        error_next = _couple(X, p, q, min(max(0.02 * expected, finest), _COARSEST), f_next, g_next, T_next, S, root)
         moved = _distance(T_next, T)
         if step == 1:  # p q' may have mass where costs forbid it, its successor has not
             attainable, allowed, finest, noise = _limits(T_next, X, tol, base, eps)

@@ -1,0 +1,1 @@
+"""The inner problem: the plan for given costs."""

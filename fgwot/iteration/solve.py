@@ -1,0 +1,35 @@
+"""Undamped and extrapolated steps for all problems, guarded ones for those that need them."""
+
+import torch
+
+from fgwot.gradient.linearisation import linearisation
+from fgwot.inner.plan import Marginals
+from fgwot.iteration.eager import undamped
+from fgwot.iteration.guarded import guarded
+from fgwot.iteration.result import Result, Start
+from fgwot.problem import Problem
+from fgwot.solvers import Solver
+
+
+def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max_iter: int) -> Result:
+    """Iterate each problem until residual + marginal error <= tol, relative to the mass.
+
+    ``tol=None`` is 1e-7 in float64 and 1e-5 in float32, plus what the rounding of G makes unattainable. Inside, all
+    problems have mass one.
+    """
+    marginals, linearise = Marginals.of(problem.p, problem.q), linearisation(problem)
+    if not (solver.entropic and solver.damping is None):
+        return guarded(solver, linearise, marginals, start, tol, range(1, max_iter + 1)).scaled(problem)
+    solved, left, n_iter = undamped(linearise, marginals, start, tol, max_iter)
+    if len(solved) == 1 and not left:
+        return solved[0][1].scaled(problem)
+    result = Result.empty(marginals)
+    for index, found in solved:
+        result.fill(index, found)
+    if left:
+        index, order = torch.cat([at for at, _ in left]).sort()
+        T, g = (torch.cat([getattr(plan, name) for _, plan in left])[order] for name in ("T", "g"))
+        start = Start.at(T, g)
+        steps = range(n_iter + 1, max_iter + 1)
+        result.fill(index, guarded(solver, linearise.select(index), marginals.select(index), start, tol, steps))
+    return result.scaled(problem)

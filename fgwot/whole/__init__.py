@@ -1,0 +1,1 @@
+"""Small problems, each solved in one piece."""
