@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
-_NAMES = ("auto", "torch", "numba", "triton")
+_NAMES = ("auto", "torch", "numba", "triton", "graphs")
 _PRECISIONS = ("ieee", "tf32x3")
 # The kernels that CUDA tensors get unasked. "factored" is none of them: for n = 1000 in float32 it takes 174 us on an
 # H100, and cuBLAS 52, which adds the linear cost as well. Whether torch's sweeps are faster has not been measured.
@@ -40,13 +40,14 @@ def backend(name: str, precision: str = "ieee") -> Iterator[None]:
 
     Parameters
     ----------
-    name : {"auto", "torch", "numba", "triton"}
+    name : {"auto", "torch", "numba", "triton", "graphs"}
         "auto", the default, takes the fastest that knows the problem: Triton's kernels on CUDA, but for those that an
         H100 found slower than torch, loops that Numba compiles on the CPU, each where it is installed, and torch for
         all else. The other names allow one of them,
         beside torch for what it does not know; one that cannot be imported is then an ImportError. `fgwot.explain` says
         what would run, and why. Triton needs CUDA tensors, or TRITON_INTERPRET=1 in the environment when triton is
-        first imported.
+        first imported. "graphs" is torch on CUDA, whose steps are recorded when problems of a kind and shape come for
+        the second time, and then replayed: not the default, as no card has timed it yet.
     precision : {"ieee", "tf32x3"}
         How Triton multiplies float32 matrices: in full precision, or on tensor cores as three TF32 products, which is
         about as accurate. torch's own products follow torch's own settings.
@@ -80,6 +81,11 @@ def uses_triton(device: torch.device, kernel: str) -> bool:
     if _forced is None:
         return device.type == "cuda" and _triton_installed and kernel in _ON_CUDA
     return _forced == "triton"
+
+
+def uses_graphs(device: torch.device) -> bool:
+    """Whether steps on `device` are recorded and replayed."""
+    return _forced == "graphs" and device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
 
 
 def precision() -> str:

@@ -36,6 +36,10 @@ class Batch(Selectable):
         """Return what belongs to some problems, given by ascending positions."""
         return type(self)(**{name: _taken(part, index) for name, part in _parts(self)})
 
+    def clone(self) -> Self:
+        """Return the same in memory of its own, each part in another."""
+        return type(self)(**{name: _copied(part) for name, part in _parts(self)})
+
     def put(self, index: Tensor, other: Self) -> Self:
         """Self with some problems replaced."""
         pairs = ((name, part, getattr(other, name)) for name, part in _parts(self))
@@ -55,6 +59,10 @@ def _taken(part: Any, index: Tensor) -> Any:
     if isinstance(part, Tensor):
         return take(part, index)
     return part.select(index) if isinstance(part, Selectable) else part
+
+
+def _copied(part: Any) -> Any:
+    return part.clone() if isinstance(part, Tensor | Batch) else part
 
 
 def _replaced(part: Any, index: Tensor, new: Any) -> Any:

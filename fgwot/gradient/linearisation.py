@@ -35,31 +35,30 @@ class Linearisation(Selectable):
     problem : Problem
     mass : Tensor (B,), optional
         What the plans are multiplied by; nothing by default.
+    symmetric : bool, optional
+        Whether the structures are symmetric, if that is known: it is looked at otherwise.
     """
 
-    def __init__(self, problem: Problem, mass: Tensor | None = None) -> None:
+    def __init__(self, problem: Problem, mass: Tensor | None = None, symmetric: bool | None = None) -> None:
         self._problem = problem
         self.epsilon = problem.epsilon
         self._quadratic = problem.alpha if mass is None else problem.alpha * mass
         n, m = problem.M.shape[1:]
         factors = problem.loss.factors
-        self.incremental = factors is not None and problem.M.dtype == torch.float64 and n * m >= _LARGE
+        # Only CPUs multiply float32 twice as fast: an H100 takes 43 us in float64 and 52 in float32 at n = 1000.
+        large = problem.M.device.type == "cpu" and problem.M.dtype == torch.float64 and n * m >= _LARGE
+        self.incremental = factors is not None and large
         self._kept: tuple[Tensor, Tensor] | None = None
+        self.symmetric = is_symmetric(problem) if symmetric is None else symmetric
         if factors is not None:
             C1, C2 = problem.dense()
             h1, h2 = factors.h1(C1), factors.h2(C2)
-            # With S and A the symmetric and skew parts of h1 and h2, h1 T h2' + h1' T h2 = 2 S1 T S2 - 2 A1 T A2:
-            # distances that are symmetric up to 1e-8, as rounding leaves them, are symmetric for our purpose.
-            self._symmetric = bool((_skewness(h1) * _skewness(h2) <= 4 * torch.finfo(h1.dtype).eps).all())
-            if self._symmetric:
-                h1, h2 = _symmetric_part(h1), _symmetric_part(h2)
+            if self.symmetric:
+                h1, h2 = _symmetrised(h1), _symmetrised(h2)
             if not self.incremental:
                 self._kept = h1, h2
-        else:
-            C1, C2 = problem.dense()
-            self._symmetric = torch.equal(C1, C1.mT) and torch.equal(C2, C2.mT)
         # E is quadratic: both orders of its arguments contribute, in equal parts if the structures are symmetric.
-        self._weight = ((2 if self._symmetric else 1) * self._quadratic / problem.epsilon)[:, None, None]
+        self._weight = ((2 if self.symmetric else 1) * self._quadratic / problem.epsilon)[:, None, None]
         if self.incremental:
             spread = h1.abs().amax((-2, -1)) * h2.abs().amax((-2, -1))
             self.rounding = _SINGLE_ROUNDING * (self._quadratic / problem.epsilon) * spread
@@ -71,7 +70,7 @@ class Linearisation(Selectable):
         if self._kept is not None or factors is None:
             return self._kept or (C1, C2)
         h1, h2 = factors.h1(C1), factors.h2(C2)
-        return (_symmetric_part(h1), _symmetric_part(h2)) if self._symmetric else (h1, h2)
+        return (_symmetrised(h1), _symmetrised(h2)) if self.symmetric else (h1, h2)
 
     def select(self, index: Tensor) -> "Linearisation":
         """Return the linearisation of some problems of the batch."""
@@ -101,13 +100,13 @@ class Linearisation(Selectable):
             return self.linear + self._direct(T)
         h1, h2 = self._products()
         G = self.linear.baddbmm_(torch.bmm(h1, T), h2.mT, alpha=-1)
-        return G if self._symmetric else G.baddbmm_(torch.bmm(h1.mT, T), h2, alpha=-1)
+        return G if self.symmetric else G.baddbmm_(torch.bmm(h1.mT, T), h2, alpha=-1)
 
     def _fused(self, T: Tensor) -> Tensor:
         """The same by a kernel that scales and adds M before it writes: asymmetric products side by side are one."""
         problem, (h1, h2) = self._problem, self._products()
         W = torch.bmm(h1, T)
-        if not self._symmetric:
+        if not self.symmetric:
             W, h2 = torch.cat((W, torch.bmm(h1.mT, T)), -1), torch.cat((h2, h2.mT), -1)
         linear, weight = (1 - problem.alpha) / problem.epsilon, self._weight[:, 0, 0]
         G: Tensor = factored(W, h2, None, None, problem.M, linear, weight, precision())
@@ -120,12 +119,12 @@ class Linearisation(Selectable):
             return self.linear + self._direct(p @ q.mT)
         h1, h2 = self._products()
         G = torch.baddbmm(self.linear, h1 @ p, (h2 @ q).mT, alpha=-1)
-        return G if self._symmetric else G.baddbmm_(h1.mT @ p, (h2.mT @ q).mT, alpha=-1)
+        return G if self.symmetric else G.baddbmm_(h1.mT @ p, (h2.mT @ q).mT, alpha=-1)
 
     def follow(
         self, G: Tensor, T: Tensor, delta: Tensor, change: Tensor, drift: Tensor, tol: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """How G (at T - delta) changes up to T, where change = |delta|_1, and the drift (B,) that it carries then.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """G at T, how it has changed since T - delta, where change = |delta|_1, and the drift (B,) that it carries now.
 
         Drift bounds the effect on the plan of what float32 increments have added to the rounding of G. They are used
         while it is small against the change and the tolerance.
@@ -133,19 +132,21 @@ class Linearisation(Selectable):
         if self.incremental:
             drift = drift + self.rounding * change
             if bool((drift <= 0.1 * torch.maximum(change, tol)).all()):
-                return self._increment(delta).to(G.dtype), drift
-        return self(T).sub_(G), torch.zeros_like(change)
+                turn = self._increment(delta).to(G.dtype)
+                return G + turn, turn, drift
+        new = self(T)
+        return new, new - G, torch.zeros_like(change)
 
     def _increment(self, delta: Tensor) -> Tensor:
         """G(T + delta) - G(T), in float32; its error is about `rounding` times |delta|_1."""
         (h1, h2), delta = self._single, delta.float().mul_(-self._weight.float())
         first = torch.bmm(torch.bmm(h1, delta), h2.mT)
-        return first if self._symmetric else first.baddbmm_(torch.bmm(h1.mT, delta), h2)
+        return first if self.symmetric else first.baddbmm_(torch.bmm(h1.mT, delta), h2)
 
     def _direct(self, T: Tensor) -> Tensor:
         (C1, C2), loss = self._problem.dense(), self._problem.loss
         first = tensor_term(C1, C2, T, loss)
-        return first if self._symmetric else first + tensor_term(C1.mT, C2.mT, T, loss)
+        return first if self.symmetric else first + tensor_term(C1.mT, C2.mT, T, loss)
 
     def quadratic(self, G: Tensor, T: Tensor) -> Tensor | None:
         """<L (x) T, T> (B,), for plans of mass one, from G = G(T); None for small problems, which do not gain by it."""
@@ -171,26 +172,26 @@ class Linearisation(Selectable):
 class LowRankLinearisation(Linearisation):
     """The same for the square loss between structures of low rank: O(n m r), and no n x n array."""
 
-    def __init__(self, problem: Problem, C1: LowRank, C2: LowRank, mass: Tensor) -> None:
+    def __init__(self, problem: Problem, C1: LowRank, C2: LowRank, mass: Tensor, symmetric: bool | None = None) -> None:
         self._problem = problem
         self.epsilon = problem.epsilon
         self._mass, self._quadratic = mass, problem.alpha * mass
         self.incremental = False
         self._C1, self._C2 = C1, C2
-        self._symmetric = C1.symmetric and C2.symmetric
+        self.symmetric = is_symmetric(problem) if symmetric is None else symmetric
         # h1(C1) T h2(C2)' = 2 C1 T C2', and as much again for the other order.
-        self._weight = ((4 if self._symmetric else 2) * self._quadratic / problem.epsilon)[:, None, None]
+        self._weight = ((4 if self.symmetric else 2) * self._quadratic / problem.epsilon)[:, None, None]
 
     def select(self, index: Tensor) -> "LowRankLinearisation":
         """Return the linearisation of some problems of the batch."""
         C1, C2 = (C.map(lambda t: take(t, index)) for C in (self._C1, self._C2))
-        return LowRankLinearisation(self._problem.select(index), C1, C2, take(self._mass, index))
+        return LowRankLinearisation(self._problem.select(index), C1, C2, take(self._mass, index), self.symmetric)
 
     def __call__(self, T: Tensor) -> Tensor:
         """Gradient at T (B, n, m), divided by epsilon."""
         C1, C2 = self._C1, self._C2
         G = self.linear.baddbmm_(C1.A @ (self._weight * (C1.B.mT @ T @ C2.B)), C2.A.mT, alpha=-1)
-        if self._symmetric:
+        if self.symmetric:
             return G
         return G.baddbmm_(C1.B @ (self._weight * (C1.A.mT @ T @ C2.A)), C2.B.mT, alpha=-1)
 
@@ -198,7 +199,7 @@ class LowRankLinearisation(Linearisation):
         """Gradient at the plan p q'."""
         p, q = marginals.p[:, :, None], self._weight * marginals.q[:, :, None]
         G = torch.baddbmm(self.linear, self._C1 @ p, (self._C2 @ q).mT, alpha=-1)
-        return G if self._symmetric else G.baddbmm_(self._C1.mT @ p, (self._C2.mT @ q).mT, alpha=-1)
+        return G if self.symmetric else G.baddbmm_(self._C1.mT @ p, (self._C2.mT @ q).mT, alpha=-1)
 
     def quadratic(self, G: Tensor, T: Tensor) -> None:
         """Nothing is gained from G here."""
@@ -211,12 +212,28 @@ class LowRankLinearisation(Linearisation):
         )
 
 
-def linearisation(problem: Problem) -> Linearisation:
-    """Return the linearisation that fits the structures, for plans of mass one."""
+def linearisation(problem: Problem, symmetric: bool | None = None) -> Linearisation:
+    """Return the linearisation that fits the structures, for plans of mass one; with their symmetry, if it is known."""
     C1, C2, mass = problem.C1, problem.C2, problem.p.sum(-1)
     if isinstance(C1, LowRank) and isinstance(C2, LowRank):
-        return LowRankLinearisation(problem, C1, C2, mass)
-    return Linearisation(problem, mass)
+        return LowRankLinearisation(problem, C1, C2, mass, symmetric)
+    return Linearisation(problem, mass, symmetric)
+
+
+def is_symmetric(problem: Problem) -> bool:
+    """Whether one order of the arguments of E is enough for all problems.
+
+    With S and A the symmetric and skew parts of h1 and h2, h1 T h2' + h1' T h2 = 2 S1 T S2 - 2 A1 T A2: distances that
+    are symmetric up to 1e-8, as rounding leaves them, are symmetric for our purpose.
+    """
+    C1, C2, factors = problem.C1, problem.C2, problem.loss.factors
+    if isinstance(C1, LowRank) and isinstance(C2, LowRank):
+        return C1.symmetric and C2.symmetric
+    C1, C2 = problem.dense()
+    if factors is None:
+        return torch.equal(C1, C1.mT) and torch.equal(C2, C2.mT)
+    h1, h2 = factors.h1(C1), factors.h2(C2)
+    return bool((_skewness(h1) * _skewness(h2) <= 4 * torch.finfo(h1.dtype).eps).all())
 
 
 def _both_orders(C: Tensor, x: Tensor) -> Tensor:
@@ -231,5 +248,8 @@ def _skewness(C: Tensor) -> Tensor:
     return (C - C.mT).abs().amax((-2, -1)) / (2 * C.abs().amax((-2, -1)))
 
 
-def _symmetric_part(C: Tensor) -> Tensor:
-    return C if torch.equal(C, C.mT) else (C + C.mT) / 2
+def _symmetrised(C: Tensor) -> Tensor:
+    """Symmetric part; on the CPU without a copy of what is symmetric: elsewhere a look costs more than the copy."""
+    if C.device.type == "cpu" and torch.equal(C, C.mT):
+        return C
+    return (C + C.mT) / 2

@@ -103,10 +103,6 @@ class Chord(Selectable):
         coupling = sinkhorn(X, self.marginals, g, tol)
         return Plan(coupling.T, coupling.g, coupling.error)
 
-    def row_potential(self, X: Tensor, g: Tensor) -> Tensor:
-        """Potential f (B, n) that gives exp(f (+) g - X) the rows p; -inf where p is zero."""
-        return self.marginals.p.log() - torch.logsumexp(self._logits(X, g), -1)
-
     def _logits(self, X: Tensor, g: Tensor) -> Tensor:
         logits = g[:, None, :] - X
         return logits.masked_fill_(self._void > 0, -torch.inf) if self._masked else logits

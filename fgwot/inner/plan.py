@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fgwot.batch import Batch
@@ -43,3 +44,9 @@ class Coupling(Plan):
     """A plan with the potential f (B, n) of its rows, which is zero where there is no mass, as g is."""
 
     f: Tensor
+
+
+def row_potential(X: Tensor, marginals: Marginals, g: Tensor) -> Tensor:
+    """Potential f (B, n) that gives exp(f (+) g - X) the rows p; -inf where p is zero."""
+    logits = (g[:, None, :] - X).masked_fill_((marginals.q == 0)[:, None, :], -torch.inf)
+    return marginals.p.log() - torch.logsumexp(logits, -1)

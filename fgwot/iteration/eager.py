@@ -9,7 +9,7 @@ from fgwot.batch import Batch, take
 from fgwot.constants import MAX_STEPS
 from fgwot.gradient.linearisation import Linearisation
 from fgwot.inner.chord import Chord
-from fgwot.inner.plan import Marginals, Plan
+from fgwot.inner.plan import Marginals, Plan, row_potential
 from fgwot.iteration.result import Result, Start
 from fgwot.iteration.undamped import Limits, Move, State, advance, certified, describe, inner_tolerance, move
 
@@ -54,7 +54,7 @@ class _Open(Batch):
         return replace(self, state=back.where(problems, now))
 
     def result(self, following: Plan, change: Tensor, n_iter: int) -> Result:
-        f = self.chord.row_potential(self.state.X, following.g)
+        f = row_potential(self.state.X, self.chord.marginals, following.g)
         return describe(self.state, following, f, change, self.linearise, self.chord.marginals, self.limits, n_iter)
 
 

@@ -234,8 +234,7 @@ class _Iteration(Batch):
     def _assess(self, X: Tensor, coupling: Coupling, change: Tensor) -> _State:
         """The state at a trial plan, as far as it does not depend on the trial's acceptance."""
         s = self.state
-        step, drift = self.linearise.follow(s.G, coupling.T, coupling.T - s.T, change, s.drift, self.tol)
-        G = s.G + step
+        G, _, drift = self.linearise.follow(s.G, coupling.T, coupling.T - s.T, change, s.drift, self.tol)
         objective = self._objective(G, X, coupling)
         T, f, g = coupling.T, coupling.f, coupling.g
         warm = g

@@ -2,13 +2,24 @@
 
 import torch
 
+from fgwot.backend import uses_graphs
 from fgwot.gradient.linearisation import linearisation
 from fgwot.inner.plan import Marginals
+from fgwot.iteration.captured import Programs, as_graph
 from fgwot.iteration.eager import undamped
 from fgwot.iteration.guarded import guarded
 from fgwot.iteration.result import Result, Start
 from fgwot.problem import Problem
 from fgwot.solvers import Solver
+
+_PART = 0.1  # of a device's memory, for what is recorded
+
+
+def _room(device: torch.device) -> float:
+    return _PART * torch.cuda.get_device_properties(device).total_memory
+
+
+_graphs = Programs(as_graph, _room)
 
 
 def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max_iter: int) -> Result:
@@ -17,10 +28,12 @@ def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max
     ``tol=None`` is 1e-7 in float64 and 1e-5 in float32, plus what the rounding of G makes unattainable. Inside, all
     problems have mass one.
     """
+    plain = solver.entropic and solver.damping is None
+    replayed = _graphs.run(problem, start, tol, max_iter) if plain and uses_graphs(problem.M.device) else None
     marginals, linearise = Marginals.of(problem.p, problem.q), linearisation(problem)
-    if not (solver.entropic and solver.damping is None):
+    if not plain:
         return guarded(solver, linearise, marginals, start, tol, range(1, max_iter + 1)).scaled(problem)
-    solved, left, n_iter = undamped(linearise, marginals, start, tol, max_iter)
+    solved, left, n_iter = replayed or undamped(linearise, marginals, start, tol, max_iter)
     if len(solved) == 1 and not left:
         return solved[0][1].scaled(problem)
     result = Result.empty(marginals)

@@ -119,8 +119,7 @@ def certified(now: State, following: Plan, change: Tensor, limits: Limits) -> Te
 
 def move(now: State, following: Plan, delta: Tensor, change: Tensor, linearise: Linearisation, limits: Limits) -> Move:
     """Linearise at the next plan."""
-    turn, drift = linearise.follow(now.G, following.T, delta, change, now.drift, limits.tol)
-    G = now.G + turn
+    G, turn, drift = linearise.follow(now.G, following.T, delta, change, now.drift, limits.tol)
     R, slope = turn, inner(delta, turn) / 2
     if now.extrapolated:
         R = G - now.X
