@@ -28,6 +28,8 @@ _EASY, _HARD = Effort(sweeps=4), Effort(sweeps=1, gradients=12)
 _OPEN, _SOLVED, _GIVEN_UP = 0, 1, 2
 _ARRAYS = 16  # of the plan's size that a program holds, its temporary ones included
 
+_KINDS = 256  # that are remembered
+
 Run = Callable[[], None]
 Found = tuple[list[tuple[Tensor, Result]], list[tuple[Tensor, Plan]], int]
 
@@ -216,24 +218,31 @@ class _Look:
         return ended, unmet
 
 
-def as_graph(function: Run) -> Run:
-    """Run a function, which lets libraries set themselves up, and record it as a CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay
+def graphs() -> Callable[[Run], Run]:
+    """Return a recorder of CUDA graphs that share memory: they must run one after the other."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(function: Run) -> Run:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            function()  # lets libraries set themselves up
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Threads that allocate memory meanwhile do no harm.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            function()
+        replay: Run = graph.replay
+        return replay
+
+    return record
 
 
 class Programs:
     """Programs by kind and shape of their problems, as long as there is memory for them."""
 
-    def __init__(self, record: Callable[[Run], Run], room: Callable[[torch.device], float]) -> None:
-        self._record, self._room = record, room
+    def __init__(self, recorder: Callable[[], Callable[[Run], Run]], room: Callable[[torch.device], float]) -> None:
+        self._recorder, self._room = recorder, room
         self._lock = Lock()
         self._programs: OrderedDict[Hashable, Program | None] = OrderedDict()
 
@@ -244,11 +253,13 @@ class Programs:
         with self._lock:
             if key not in self._programs:
                 self._programs[key] = None
+                if len(self._programs) > _KINDS:
+                    self._programs.popitem(last=False)
                 return None
             self._programs.move_to_end(key)
             program = self._programs[key]
             if program is None:
-                program = Program(problem, symmetric, start, tol, self._record)
+                program = Program(problem, symmetric, start, tol, self._recorder())
                 self._programs[key] = program
                 self._forget(self._room(problem.M.device))
         if not program.lock.acquire(blocking=False):

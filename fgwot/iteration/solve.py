@@ -5,7 +5,7 @@ import torch
 from fgwot.backend import uses_graphs
 from fgwot.gradient.linearisation import linearisation
 from fgwot.inner.plan import Marginals
-from fgwot.iteration.captured import Programs, as_graph
+from fgwot.iteration.captured import Programs, graphs
 from fgwot.iteration.eager import undamped
 from fgwot.iteration.guarded import guarded
 from fgwot.iteration.result import Result, Start
@@ -19,7 +19,7 @@ def _room(device: torch.device) -> float:
     return _PART * torch.cuda.get_device_properties(device).total_memory
 
 
-_graphs = Programs(as_graph, _room)
+_graphs = Programs(graphs, _room)
 
 
 def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max_iter: int) -> Result:

@@ -98,7 +98,7 @@ def test_certificates_hold(seed):
 
 
 def test_a_program_is_used_again_for_other_problems_and_starts():
-    programs = Programs(again, lambda _: 1e9)
+    programs = Programs(lambda: again, lambda _: 1e9)
     first, second = (problem_of(clouds(seed, 3, 6, 8)) for seed in (1, 2))
     assert programs.run(first, start_from(first), None, 200) is None, "the first of a kind is not recorded"
     for problem in (first, second, first):
@@ -114,7 +114,7 @@ def test_a_program_is_used_again_for_other_problems_and_starts():
 
 
 def test_memory_of_programs_is_bounded():
-    programs = Programs(again, lambda _: 0)
+    programs = Programs(lambda: again, lambda _: 0)
     for n in (3, 4, 5):
         problem = problem_of(clouds(0, 2, n, n))
         for _ in range(2):
@@ -123,7 +123,7 @@ def test_memory_of_programs_is_bounded():
 
 
 def test_a_program_at_work_is_not_waited_for():
-    programs, problem = Programs(again, lambda _: 1e9), problem_of(clouds(0, 2, 5, 5))
+    programs, problem = Programs(lambda: again, lambda _: 1e9), problem_of(clouds(0, 2, 5, 5))
     for _ in range(2):
         programs.run(problem, start_from(problem), None, 200)
     (program,) = programs._programs.values()
@@ -144,7 +144,7 @@ def test_steps_are_limited_and_what_is_open_goes_on():
 
 
 def test_the_whole_call_by_replayed_steps(monkeypatch):
-    programs = Programs(again, lambda _: 1e9)
+    programs = Programs(lambda: again, lambda _: 1e9)
     monkeypatch.setattr(solving, "_graphs", programs)
     monkeypatch.setattr(solving, "uses_graphs", lambda _: True)
     tensors = [t.requires_grad_() for t in clouds(3, 4, 7, 9)]
