@@ -18,7 +18,7 @@ from kmat.commands.data import CheckData, Tasks
 from kmat.commands.descriptions import Descriptions
 from kmat.commands.grids import Ablate, Bench, Demo, Report
 from kmat.config import PUBLISHED, RunConfig
-from kmat.console import AS_STORED, encode_with, err, note, one_line, out, plain_table, progress, show_banner
+from kmat.console import AS_STORED, counted, encode_with, err, note, one_line, out, plain_table, show_banner
 from kmat.errors import UserError, WriteError, explain
 from kmat.features import FeatureCache
 from kmat.predict import find_images, predict
@@ -63,8 +63,7 @@ class Train:
         if self.resume and RunDir(folder).finished:
             note(f"{folder} is already finished")
         backbone = load_backbone(config.backbone, find_device(self.device))
-        with progress() as bar:
-            epochs = bar.add_task("training", total=config.schedule.epochs, visible=False)
+        with counted("training, epochs", config.schedule.epochs) as advance:
             try:
                 result = runs.train(
                     config,
@@ -74,7 +73,7 @@ class Train:
                     cache=FeatureCache(self.cache),
                     resume=self.resume,
                     overwrite=self.overwrite,
-                    after_epoch=lambda: bar.update(epochs, advance=1, visible=True),
+                    after_epoch=lambda: advance(1),
                 )
             except WriteError as error:
                 kept = "; what was learned is kept: go on with --resume" if RunDir(folder).checkpoint.exists() else ""

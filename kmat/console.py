@@ -2,13 +2,24 @@
 
 import codecs
 import multiprocessing
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 T = TypeVar("T")
 
@@ -16,6 +27,8 @@ T = TypeVar("T")
 # files are shown as they are: "[/b]" and ":cat:" are no markup.
 out = Console(soft_wrap=True, markup=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)
+
+SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal to show a bar
 
 AS_STORED = "kmat.as-stored"
 """Error handler of encodings: bytes of file names come out as they are, what the encoding lacks as an escape."""
@@ -48,6 +61,11 @@ def one_line(text: str) -> str:
     return " ".join(text.splitlines())
 
 
+def tell(message: str) -> None:
+    """Say what goes on, in one line."""
+    err.print(one_line(message), highlight=False)
+
+
 def note(message: str) -> None:
     """Say something the user should know but need not act on, in one line."""
     err.print(one_line(message), style="yellow", highlight=False)
@@ -64,23 +82,63 @@ def plain_table(title: str) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 0, 0, 1), pad_edge=False)
 
 
-def progress() -> Progress:
-    """Return a progress display that leaves nothing behind.
+@contextmanager
+def counted(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far something is: yields a function that is told how many more are done.
 
-    It stays silent when stderr is no terminal, and in a worker process, whose parent has one.
+    On a terminal that is a bar with the rate and the time left, which leaves nothing behind; elsewhere a line every
+    half minute, so that a log tells what goes on. In a worker process a terminal belongs to its parent.
     """
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal or multiprocessing.parent_process() is not None,
-    )
+    if not err.is_terminal:
+        yield _Lines(description, total)
+    elif multiprocessing.parent_process() is not None:
+        yield lambda _: None
+    else:
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate()
+        with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
+            task = bar.add_task(description, total=total)
+            yield lambda count: bar.advance(task, count)
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield ``items`` while a bar counts them."""
-    with progress() as bar:
-        yield from bar.track(items, total=total, description=description)
+    """Yield ``items`` and count them."""
+    with counted(description, total) as advance:
+        for item in items:
+            yield item
+            advance(1)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.3g}/s" if speed else "")
+
+
+class _Lines:
+    """Says how far something is, not too often."""
+
+    def __init__(self, description: str, total: int) -> None:
+        self._description, self._total, self._done = description, total, 0
+        self._start = self._said = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._said >= SECONDS_BETWEEN_LINES and self._done < self._total:
+            self._said = now
+            rate = self._done / (now - self._start)
+            left = duration((self._total - self._done) / rate)
+            tell(f"{self._description}: {self._done} of {self._total}, {rate:.3g}/s, {left} left")
+
+
+def duration(seconds: float) -> str:
+    """Say a time in words.
+
+    Examples
+    --------
+    >>> duration(12.3), duration(200), duration(9000)
+    ('12 s', '3 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -2,6 +2,9 @@
 
 Prompts do not change image features, so even randomly cropped training images can be encoded ahead: all views of all
 epochs, drawn from a generator keyed by (seed, epoch, image). Every method and every lambda with that seed shares them.
+
+Images are encoded, and kept, in chunks that their contents decide: whoever stops loses one chunk, and one image more
+changes one chunk. Each epoch of crops is a chunk of its own.
 """
 
 import hashlib
@@ -9,8 +12,10 @@ import json
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +26,7 @@ from torch import Tensor
 
 from kmat.atomic import make_folder
 from kmat.backbone import Backbone
-from kmat.console import note, track
+from kmat.console import counted, note
 from kmat.errors import UserError, WriteError
 from kmat.options import check
 from kmat.tasks.base import ImageSource, Skipped, UnreadableImageError
@@ -30,7 +35,7 @@ from kmat.tensors import load_tensors, save_tensors
 BATCH = 64
 
 # Whatever may change the numbers without changing a setting.
-_VERSIONS = {"kmat": 2, "torch": torch.__version__, "pillow": PIL.__version__}
+_VERSIONS = {"kmat": 3, "torch": torch.__version__, "pillow": PIL.__version__}
 
 
 @dataclass(frozen=True)
@@ -115,22 +120,15 @@ class FeatureCache:
         if crop is None:
             seed, epochs = 0, 1
         contents = [_content_hash(source, ref) for ref in refs]
-        key = {
-            "what": "images",
-            "backbone": backbone.fingerprint,
-            "crop": asdict(crop) if crop else None,
-            "seed": seed,
-            "epochs": epochs,
-            "images": contents,
-        }
-        found = self._load(key)
-        if found is None:
-            found = _encode(backbone, source, refs, crop, seed, epochs)
-            self._save(key, found)
-        kept = tuple(found["kept"].tolist())
-        lost = sorted(set(range(len(refs))) - set(kept))
-        skipped = tuple(Skipped(refs[index], _why_unreadable(source, refs[index])) for index in lost)
-        return Views(found["features"], kept, skipped)
+        chunks = [Chunk(part, seed, epoch) for part in _parts(contents) for epoch in range(epochs)]
+        keys = {chunk: chunk.key(backbone, contents, crop) for chunk in chunks}
+        found = {chunk: each for chunk, key in keys.items() if (each := self._load(key)) is not None}
+        if missing := [chunk for chunk in keys if chunk not in found]:
+            with counted(f"encoding images, {backbone.name}", sum(len(chunk.images) for chunk in missing)) as advance:
+                for chunk in missing:
+                    found[chunk] = _encode(backbone, source, refs, chunk, crop, advance)
+                    self._save(keys[chunk], found[chunk])
+        return _assembled(refs, source, found, epochs)
 
     def texts(self, backbone: Backbone, texts: Sequence[str]) -> Tensor:
         """Raw text features, shape (N, D), as :meth:`Backbone.encode_texts` gives them."""
@@ -192,36 +190,87 @@ def _why_unreadable(source: ImageSource, ref: str) -> str:
     return "unreadable"
 
 
+class Chunk(NamedTuple):
+    """Images, by their places in a list, of which one view each is encoded together.
+
+    Attributes
+    ----------
+    images : tuple of int
+    seed, epoch : int
+        Which crops; of no meaning without.
+    """
+
+    images: tuple[int, ...]
+    seed: int
+    epoch: int
+
+    def key(self, backbone: Backbone, contents: Sequence[str], crop: Crop | None) -> dict[str, Any]:
+        """All that the features depend on. Crops are drawn by an image's place too."""
+        return {
+            "what": "images",
+            "backbone": backbone.fingerprint,
+            "crop": {**asdict(crop), "seed": self.seed, "epoch": self.epoch, "places": self.images} if crop else None,
+            "images": [contents[index] for index in self.images],
+        }
+
+
+def _parts(contents: Sequence[str]) -> Iterator[tuple[int, ...]]:
+    """Group images by the first digits of their hashes, as many digits as make groups of less than a batch."""
+    digits = math.ceil(math.log(max(len(contents) / BATCH, 1), 16))
+    order = sorted(range(len(contents)), key=lambda index: (contents[index], index))
+    for _, part in groupby(order, key=lambda index: contents[index][:digits]):
+        yield tuple(part)
+
+
 def _encode(
-    backbone: Backbone, source: ImageSource, refs: Sequence[str], crop: Crop | None, seed: int, epochs: int
+    backbone: Backbone,
+    source: ImageSource,
+    refs: Sequence[str],
+    chunk: Chunk,
+    crop: Crop | None,
+    advance: Callable[[int], object],
 ) -> dict[str, Tensor]:
-    """Decode each image once, encode all its views, in batches that run across images."""
-    kept: list[int] = []
-    features: list[Tensor] = []
-    pending: list[Tensor] = []
+    """Decode and encode a chunk, a batch at a time; `kept` are the positions in it of images that could be read."""
 
-    def flush() -> None:
-        if pending:
-            features.append(backbone.encode_images(torch.stack(pending)))
-            pending.clear()
-            if not features[-1].isfinite().all():
-                raise UserError(f"{backbone.name} gives features that are not finite, up to {refs[kept[-1]]}")
-
-    for index in track(range(len(refs)), f"encoding images, {backbone.name}", total=len(refs)):
+    def view(index: int) -> Tensor | None:
         try:
             image = source.read(refs[index])
         except UnreadableImageError:
-            continue
-        kept.append(index)
-        for epoch in range(epochs):
-            view = crop.view(image, backbone.image_size, seed, epoch, index) if crop else image
-            pending.append(backbone.preprocess(view))
-            if len(pending) == BATCH:
-                flush()
-    flush()
-    width = features[0].shape[1] if features else 0
-    views = torch.cat(features) if features else torch.zeros(0, width)
+            return None
+        if crop:
+            image = crop.view(image, backbone.image_size, chunk.seed, chunk.epoch, index)
+        return backbone.preprocess(image)
+
+    kept: list[int] = []
+    features: list[Tensor] = []
+    with ThreadPoolExecutor(torch.get_num_threads()) as decoders:  # Pillow works without Python's lock
+        for start in range(0, len(chunk.images), BATCH):
+            some = chunk.images[start : start + BATCH]
+            views = list(decoders.map(view, some))
+            kept += [start + position for position, each in enumerate(views) if each is not None]
+            if batch := [each for each in views if each is not None]:
+                features.append(backbone.encode_images(torch.stack(batch)))
+                if not features[-1].isfinite().all():
+                    raise UserError(f"{backbone.name} gives features that are not finite, up to {refs[some[-1]]}")
+            advance(len(some))
     return {
-        "features": views.view(len(kept), epochs, width).transpose(0, 1).contiguous(),
+        "features": torch.cat(features) if features else torch.zeros(0, 0),
         "kept": torch.tensor(kept, dtype=torch.int64),
     }
+
+
+def _assembled(
+    refs: Sequence[str], source: ImageSource, found: Mapping[Chunk, dict[str, Tensor]], epochs: int
+) -> Views:
+    """Put the features of all chunks where their images are in the list."""
+    readable = {chunk: [chunk.images[position] for position in each["kept"].tolist()] for chunk, each in found.items()}
+    kept = sorted({index for part in readable.values() for index in part})
+    place = {index: position for position, index in enumerate(kept)}
+    width = max((each["features"].shape[1] for each in found.values()), default=0)
+    features = torch.zeros(epochs, len(kept), width)
+    for chunk, each in found.items():
+        if readable[chunk]:
+            features[chunk.epoch, [place[index] for index in readable[chunk]]] = each["features"]
+    lost = sorted(set(range(len(refs))) - set(kept))
+    skipped = (Skipped(refs[index], _why_unreadable(source, refs[index])) for index in lost)
+    return Views(features, tuple(kept), tuple(skipped))

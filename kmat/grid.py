@@ -21,7 +21,7 @@ import torch
 
 from kmat.backbone import Backbone, find_device, load_backbone
 from kmat.config import RunConfig
-from kmat.console import note, progress
+from kmat.console import counted, note, tell
 from kmat.errors import UserError, explain
 from kmat.features import FeatureCache
 from kmat.run import train
@@ -97,17 +97,16 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
         By folder the run's result, or why it has none: the UserError that it ended with, or one that says that its
         worker died :data:`ATTEMPTS` times. The other runs are done all the same.
     """
-    finished = sum(RunDir(job.folder).finished for job in jobs)
+    finished = {job.folder for job in jobs if RunDir(job.folder).finished}
     if finished:
         note(
-            f"{finished} of {len(jobs)} runs are already finished and used as they are; "
+            f"{len(finished)} of {len(jobs)} runs are already finished and used as they are; "
             "delete their folders to repeat them"
         )
     waiting = deque(jobs)
     deaths: Counter[Path] = Counter()
     results: dict[Path, Result | UserError] = {}
-    with progress() as bar:
-        runs = bar.add_task("runs", total=len(jobs))
+    with counted("runs", len(jobs)) as advance:
         while len(results) < len(jobs):
             while waiting and pool.idle:
                 pool.start(waiting.popleft())
@@ -122,8 +121,17 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
             if isinstance(outcome, Exception) and not isinstance(outcome, UserError):
                 raise outcome
             results[job.folder] = outcome
-            bar.advance(runs)
+            advance(1)
+            if job.folder not in finished:
+                tell(f"{len(results)}/{len(jobs)} {job.folder}: {_outcome(outcome)}")
     return results
+
+
+def _outcome(outcome: Result | UserError) -> str:
+    if isinstance(outcome, UserError):
+        return f"failed, {outcome}"
+    harmonic = outcome["harmonic"]
+    return f"H accuracy {100 * harmonic['accuracy']:.1f}" if harmonic else "done"
 
 
 def execute(job: Job, resources: Resources) -> Result:
