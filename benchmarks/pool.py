@@ -25,10 +25,12 @@ class Pool:
     Parameters
     ----------
     threads : int
+    device : str
+        "cpu" or "cuda".
     """
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, device: str = "cpu") -> None:
+        self.threads, self.device = threads, device
         self.workers: dict[str, Worker] = {}
 
     def call(self, name: str, task: object, timeout: float) -> Any:
@@ -67,8 +69,8 @@ class Pool:
         if name not in self.workers:
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, name), daemon=True)
-            with _environment(self.threads):
+            process = context.Process(target=serve, args=(theirs, name, self.device), daemon=True)
+            with _environment(self.threads, self.device):
                 process.start()
             theirs.close()
             self.workers[name] = process, ours
@@ -90,10 +92,15 @@ def _receive(connection: Connection, timeout: float) -> Any:
 
 
 @contextmanager
-def _environment(threads: int) -> Iterator[None]:
-    """Variables that set the threads of OpenMP, BLAS and XLA, which libraries read when they are imported."""
+def _environment(threads: int, device: str) -> Iterator[None]:
+    """Variables that set threads and devices, which libraries read when they are imported."""
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), str(threads)) | {
-        "JAX_PLATFORMS": "cpu"
+        "JAX_PLATFORMS": device,
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # of a GPU's memory, which the solvers share
+        # POT imports what it finds, and each of these would take a part of the GPU.
+        "POT_BACKEND_DISABLE_JAX": "1",
+        "POT_BACKEND_DISABLE_CUPY": "1",
+        "POT_BACKEND_DISABLE_TENSORFLOW": "1",
     }
     if threads == 1:
         variables["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

@@ -41,8 +41,7 @@ marginals, exceed the best known ones, relative and on average over the batch. T
 continuation of the best plans; where that did not settle, nobody is credited. OTT does not take part where structure is
 asymmetric, because it linearises one side only; torchgw has no mapping to this objective (it rescales costs and
 anneals epsilon) and is left out. "fgwot" is the plain call; "fgwot torch" is the same under `fgwot.backend("torch")`,
-for sides of at most 200 points, which the plain call leaves to compiled loops; "fgwot cuda" takes part where there is a
-CUDA device."""
+for sides of at most 200 points, which the plain call leaves to compiled loops. GPUs have a page of their own."""
 
 
 def markdown(results: Entry) -> str:

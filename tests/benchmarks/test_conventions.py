@@ -36,12 +36,7 @@ def pairs(*names):
     """Each solver with each of the cases that it solves."""
     return pytest.mark.parametrize(
         ("name", "case"),
-        [
-            pytest.param(name, case, marks=[pytest.mark.gpu] if name == "fgwot cuda" else [])
-            for name in names
-            for case in SMALL
-            if (name, case) not in REFUSED
-        ],
+        [(name, case) for name in names for case in SMALL if (name, case) not in REFUSED],
         ids=label,
     )
 
@@ -56,7 +51,7 @@ def test_a_solver_takes_no_part_in_another_problem(name, case):
     assert not load(name).accepts(case)
 
 
-@pairs("fgwot torch", "fgwot cuda", "POT", "OTT", "OTT cloud")
+@pairs("fgwot torch", "POT", "POT torch", "OTT", "OTT cloud")
 def test_plans_agree_with_fgwot(name, case):
     np.testing.assert_allclose(tightest_plan(name, case), tightest_plan("fgwot", case), atol=1e-6)
 
