@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-_PACKAGES = ("fgwot", "torch", "POT", "ott-jax", "jax", "jaxlib", "numpy")
+_PACKAGES = ("fgwot", "torch", "triton", "POT", "ott-jax", "jax", "jaxlib", "numba", "numpy")
 
 
-def describe(threads: int) -> dict[str, object]:
-    """Processor, cores, threads, versions, time, commit and command."""
+def describe(threads: int, command: str = "python -m benchmarks") -> dict[str, object]:
+    """Processor, cores, threads, versions, time, commit and command with its arguments."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -24,7 +24,7 @@ def describe(threads: int) -> dict[str, object]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "load": os.getloadavg()[0],
-        "command": " ".join(["python -m benchmarks", *_what_was_asked(sys.argv[1:])]),
+        "command": " ".join([command, *_what_was_asked(sys.argv[1:])]),
     }
 
 

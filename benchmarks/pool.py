@@ -32,6 +32,20 @@ class Pool:
     def __init__(self, threads: int, device: str = "cpu") -> None:
         self.threads, self.device = threads, device
         self.workers: dict[str, Worker] = {}
+        self._starting: set[str] = set()
+
+    def start(self, *names: str) -> None:
+        """Start the processes of solvers, all at once, without waiting until they have imported their libraries."""
+        for name in names:
+            if name not in self.workers:
+                context = multiprocessing.get_context("spawn")
+                ours, theirs = context.Pipe()
+                process = context.Process(target=serve, args=(theirs, name, self.device), daemon=True)
+                with _environment(self.threads, self.device):
+                    process.start()
+                theirs.close()
+                self.workers[name] = process, ours
+                self._starting.add(name)
 
     def call(self, name: str, task: object, timeout: float) -> Any:
         """Send a task to a solver and return its answer.
@@ -56,6 +70,7 @@ class Pool:
         """End a solver's process, if there is one."""
         if name in self.workers:
             process, connection = self.workers.pop(name)
+            self._starting.discard(name)
             process.kill()
             process.join()
             connection.close()
@@ -66,16 +81,11 @@ class Pool:
             self.stop(name)
 
     def _worker(self, name: str) -> Worker:
-        if name not in self.workers:
-            context = multiprocessing.get_context("spawn")
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, name, self.device), daemon=True)
-            with _environment(self.threads, self.device):
-                process.start()
-            theirs.close()
-            self.workers[name] = process, ours
+        self.start(name)
+        if name in self._starting:
+            self._starting.remove(name)
             try:
-                _receive(ours, _START)
+                _receive(self.workers[name][1], _START)
             except LibraryError as error:
                 self.stop(name)
                 raise LibraryError(f"{name} could not be started: {error}") from None

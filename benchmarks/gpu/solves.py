@@ -1,0 +1,87 @@
+"""What a solve and its gradients ask of the host: launches, reads, waits; and of the card: time and memory."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+import fgwot
+from benchmarks.cases import Case
+from benchmarks.gpu.clock import host_seconds
+from benchmarks.gpu.section import Row, Run
+from benchmarks.gpu.training import criterion, term
+from benchmarks.methods.tensors import tensors, wait
+from benchmarks.problems import build
+
+# What CUPTI calls the host's calls. Triton launches with the driver's functions, torch with the runtime's.
+_LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
+_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+_READ = "Memcpy DtoH"
+
+
+def measure(run: Run) -> None:
+    """Add two rows per solve, without and with gradients, and one for K-MaT's term."""
+    warnings.simplefilter("ignore", fgwot.ConvergenceWarning)  # the row says how it ended
+    case = term(6, "float32")
+    run.attempt(lambda: _asked(criterion(case, run.device), run.device), what="K-MaT's term", case=case.to_dict())
+    cases = [Case("gradients", "points", 6, 6, 0.05, dtype="float32")]
+    if not run.small:
+        cases += [Case("gradients", "points", n, n, e) for n in (64, 256, 1000, 2000) for e in (0.05, 0.01)]
+        cases += [Case("gradients", "points", 1000, 1000, e, dtype="float32") for e in (0.05, 0.01)]
+        cases += [Case("gradients", "points", n, n, 0.05, batch=b, dtype="float32") for b, n in ((1024, 6), (64, 64))]
+    for case in cases:
+        for backward in (False, True):
+            what = "forward and backward" if backward else "forward"
+            run.attempt(partial(_solve, case, run.device, backward), what=what, case=case.to_dict())
+
+
+def _solve(case: Case, device: str, backward: bool) -> Row:
+    *costs, p, q = tensors(case, build(case), device)
+    for cost in costs:
+        cost.requires_grad_(backward)
+
+    def solve() -> fgwot.Solution:
+        solution = fgwot.fused_gromov_wasserstein(*costs, p, q, alpha=case.alpha, epsilon=case.epsilon)
+        if backward:
+            torch.autograd.grad(solution.value.sum(), costs)
+        return solution
+
+    solution = solve()
+    steps = {"steps": int(solution.n_iter.max()), "open": int((~solution.converged).sum())}
+    return steps | _asked(solve, device)
+
+
+def _asked(call: Callable[[], object], device: str) -> Row:
+    """Counts and times of one call, after others."""
+    seconds = host_seconds(call, device, repeats=5)
+    memory = {}
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        memory = {"peak_bytes": torch.cuda.max_memory_allocated() - before}
+    on_card = [ProfilerActivity.CUDA] if device == "cuda" else []
+    with profile(activities=[ProfilerActivity.CPU, *on_card]) as profiler:
+        call()
+        wait(device)
+    counts: Counter[str] = Counter()
+    busy = 0.0
+    for entry in profiler.key_averages():
+        counts[entry.key] += entry.count
+        if entry.device_type != DeviceType.CPU:  # whose entries repeat the time of what they launched
+            busy += entry.self_device_time_total
+    return {
+        "seconds": seconds,
+        "device_seconds": busy / 1e6,
+        "launches": sum(counts[name] for name in _LAUNCHES),
+        "graphs": counts["cudaGraphLaunch"],
+        "reads": sum(count for name, count in counts.items() if name.startswith(_READ)),
+        "waits": max(sum(counts[name] for name in _WAITS) - 1, 0),  # one is this function's
+        "operations": sum(count for name, count in counts.items() if name.startswith("aten::")),
+        **memory,
+    }
