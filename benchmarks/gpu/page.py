@@ -136,8 +136,8 @@ def _against(name: str, cases: Iterable[dict[str, Row]]) -> str:
     only = [sum(_there(a) and not _there(b) for a, b in order) for order in (pairs, [pair[::-1] for pair in pairs])]
     mean = f"{geometric_mean(both):.2f} times fgwot's time ({min(both):.2f} to {max(both):.2f})" if both else "no ratio"
     return (
-        f"{name}: {mean} in geometric mean of the {len(both)} of {len(pairs)} cases in which both get there; only fgwot "
-        f"does in {only[0]}, only {name} in {only[1]}."
+        f"{name}: {mean} in geometric mean of the {len(both)} of {len(pairs)} cases in which both get there; "
+        f"only fgwot does in {only[0]}, only {name} in {only[1]}."
     )
 
 
