@@ -38,6 +38,7 @@ ON_ONE_THREAD = Entrant("fgwot on one CPU thread", "thread", "fgwot")
 OTT = Entrant("OTT", "cuda", "OTT", "ott")
 POT = Entrant("POT", "cuda", "POT torch", "ot")
 OT_BATCH = Entrant("ot.batch", "cuda", "POT batch", "ot", proximal=True)
+ENTRANTS = (OURS, OTT, POT, OT_BATCH, ON_THREADS, ON_ONE_THREAD)
 
 
 def run_all(run: Run) -> None:
@@ -50,7 +51,7 @@ def run_all(run: Run) -> None:
             pools = dict.fromkeys(("cuda", "threads", "thread"), Pool(1))
         for pool in pools.values():
             stack.callback(pool.close)
-        for entrant in (OURS, OTT, POT, OT_BATCH, ON_THREADS, ON_ONE_THREAD):
+        for entrant in ENTRANTS:
             if find_spec(entrant.module):
                 pools[entrant.pool].start(entrant.method)
         for index, (name, race, _) in enumerate(RACES):

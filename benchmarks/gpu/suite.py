@@ -34,26 +34,26 @@ def measure(run: Run) -> None:
     else:
         command += ["-m", "gpu and sample", "tests/fgwot/kernels/test_factored.py"]
     start = time.monotonic()
-    process = subprocess.Popen(  # noqa: S603
+    summary, ended, failures = None, 0, []
+    with subprocess.Popen(  # noqa: S603
         command,
         cwd=_ROOT,
         env=os.environ | ({} if on_card else {"TRITON_INTERPRET": "1"}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    timer = threading.Timer(max(run.left - _SPARE, 1), process.kill)
-    timer.start()
-    summary, ended, failures = None, 0, []
-    for line in process.stdout or ():
-        print(line, end="")
-        if found := _SUMMARY.search(line):
-            summary = found[1]
-        elif line.startswith(("FAILED ", "ERROR ")):
-            failures.append(line.strip())
-        elif "::" in line and _DONE.search(line):
-            ended += 1
-    timer.cancel()
+    ) as process:
+        timer = threading.Timer(max(run.left - _SPARE, 1), process.kill)
+        timer.start()
+        for line in process.stdout or ():
+            print(line, end="")
+            if found := _SUMMARY.search(line):
+                summary = found[1]
+            elif line.startswith(("FAILED ", "ERROR ")):
+                failures.append(line.strip())
+            elif "::" in line and _DONE.search(line):
+                ended += 1
+        timer.cancel()
     seconds = time.monotonic() - start
     run.add(summary=summary or "stopped before its end", ended=ended, failures=failures, seconds=seconds)
     if compiling:
