@@ -12,6 +12,7 @@ from benchmarks.results import geometric_mean
 INTRO = Path(__file__).with_name("intro.md")
 _OURS = "fgwot"
 _NOT_COMPARED = "ot.batch"  # another objective
+_SAME_BASIN = 1e-6
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -112,7 +113,9 @@ def _races(rows: list[Row]) -> str:
     for entries in by_case.values():
         case = next(iter(entries.values()))["case"]
         line = [_size(case), case["dtype"], f"{case['epsilon']:g}"]
-        lines.append(line + [_finish(entries[name]) if name in entries else "-" for name in solvers])
+        elsewhere = _in_another_basin(entries)
+        cells = [_finish(entries[name]) if name in entries else "-" for name in solvers]
+        lines.append(line + [cell + " (b)" * (name in elsewhere) for name, cell in zip(solvers, cells, strict=True)])
     parts = [table(["size", "type", "epsilon", *solvers], lines)]
     parts += [_against(name, by_case.values()) for name in solvers if name not in (_OURS, _NOT_COMPARED)]
     parts += [f"Failed: {row['error']}" for row in rows if "error" in row]
@@ -127,6 +130,15 @@ def _finish(row: Row) -> str:
         return time
     stopped = f"; {row['stopped']}" if row["stopped"] else ""
     return f"r {max(row['r_marg'], row['r_fix']):.0e} in {time}{stopped}"
+
+
+def _in_another_basin(entries: dict[str, Row]) -> set[str]:
+    """Solvers whose plans have a higher objective, on average over the batch, than others' at the same bound."""
+    there = {name: row for name, row in entries.items() if _there(row) and name != _NOT_COMPARED}
+    best = min((row["objective"] for row in there.values()), default=0.0)
+    # Costs are at most 1: marginals missed by r change the objective by about r.
+    missed = {name: max(row["r_marg"], row["r_fix"]) for name, row in there.items()}
+    return {name for name, row in there.items() if row["objective"] - best > _SAME_BASIN * abs(best) + missed[name]}
 
 
 def _against(name: str, cases: Iterable[dict[str, Row]]) -> str:

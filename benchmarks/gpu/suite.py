@@ -26,9 +26,18 @@ def measure(run: Run) -> None:
     on_card = run.device == "cuda"
     warmup = [sys.executable, "-m", "fgwot.warmup"]
     compiling = subprocess.Popen(warmup, cwd=_ROOT) if on_card and find_spec("numba") else None  # noqa: S603
-    command = [sys.executable, "-m", "pytest", "-v", "--tb=line", "-rfE", "--color=no"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "--tb=short",
+        "-rfE",
+        "--color=no",
+        "--continue-on-collection-errors",
+    ]
     if on_card:
-        command += ["-m", "gpu", "tests/fgwot"]
+        command += ["-m", "gpu", "tests/fgwot/kernels"]
         if find_spec("xdist"):
             command += ["-n", str(max(1, min(_PROCESSES, (os.cpu_count() or 1) - 2)))]
     else:
@@ -38,7 +47,7 @@ def measure(run: Run) -> None:
     with subprocess.Popen(  # noqa: S603
         command,
         cwd=_ROOT,
-        env=os.environ | ({} if on_card else {"TRITON_INTERPRET": "1"}),
+        env=os.environ | {"COLUMNS": "200"} | ({} if on_card else {"TRITON_INTERPRET": "1"}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -135,19 +135,21 @@ def test_the_documentation_page_is_what_the_command_writes(tmp_path, monkeypatch
 
 def finish(solver, n, seconds, reached=True, **more):
     row = {"section": "single float64", "case": Case("single", "points", n, n, 0.05).to_dict(), "solver": solver}
-    residuals = {"r_marg": 1e-9, "r_fix": 1e-7 if reached else 3e-5, "stopped": None}
+    residuals = {"objective": 0.5, "r_marg": 1e-9, "r_fix": 1e-7 if reached else 3e-5, "stopped": None}
     return row | residuals | {"seconds": seconds, "reached": reached} | more
 
 
 def test_races_are_summed_up_where_both_get_there():
     rows = [finish("fgwot", 64, 1e-3), finish("OTT", 64, 4e-3), finish("fgwot", 256, 1e-3), finish("OTT", 256, 1e-3)]
+    rows += [finish("fgwot", 100, 1e-3), finish("OTT", 100, 2e-3, objective=0.51)]
     rows += [finish("fgwot", 1000, 1e-3), finish("OTT", 1000, 2e-3, False, stopped="out of its time")]
     rows += [{"section": "single float64", "error": "OSError: gone"}]
     machine = {"section": "machine", "small": False, "date": "d", "commit": "c", "command": "x", "versions": {}}
     text = markdown([machine | {"processor": "p", "cores": 1, "python": "3"}, *rows])
     assert "## What was found" in text
     assert "| 1000 | float64 | 0.05 | 1 ms | r 3e-05 in 2 ms; out of its time |" in text
-    assert "OTT: 2.00 times fgwot's time (1.00 to 4.00) in geometric mean of the 2 of 3 cases" in text
+    assert "| 100 | float64 | 0.05 | 1 ms | 2 ms (b) |" in text
+    assert "OTT: 2.00 times fgwot's time (1.00 to 4.00) in geometric mean of the 3 of 4 cases" in text
     assert "only fgwot does in 1, only OTT in 0." in text
     assert "Failed: OSError: gone" in text
 
