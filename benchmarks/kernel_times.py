@@ -1,4 +1,4 @@
-"""The kernels' times on a CUDA device."""
+"""The calls by which the kernels are timed, see `benchmarks.gpu.kernels`."""
 
 from collections.abc import Callable, Iterator
 
@@ -60,14 +60,3 @@ def whole(n: int, batch: int, device: torch.device) -> Iterator[tuple[str, Calla
     plan, f, g, value, *_ = solved()
     of_values = [torch.ones_like(value), None, None, None]
     yield "its gradients", lambda: solve_adjoint(plan, C1, C2, f, g, of_values, None, 0.5, "square", [True] * 5)
-
-
-def measured(device: torch.device) -> list[list[str]]:
-    """Rows (kernel, n = m, problems, time)."""
-    from triton.testing import do_bench
-
-    rows = [[name, f"{n}", "1", readable(do_bench(call) / 1e3)] for n in SIZES for name, call in large(n, device)]
-    for n in WHOLE:
-        for batch in BATCHES:
-            rows += [[name, f"{n}", f"{batch}", readable(do_bench(f) / 1e3)] for name, f in whole(n, batch, device)]
-    return rows

@@ -28,6 +28,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.docs:
         PAGE.write_text(markdown(rows_of(options.out / RESULTS)))
         return
+    if not options.small:
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error("there is no CUDA card; --small rehearses without one")
     sections = [section for section in SECTIONS if section.name in options.only]
     folder: Path = options.out
     folder.mkdir(parents=True, exist_ok=True)

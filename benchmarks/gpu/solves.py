@@ -1,7 +1,6 @@
 """What a solve and its gradients ask of the host: launches, reads, waits; and of the card: time and memory."""
 
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -17,10 +16,15 @@ from benchmarks.gpu.training import criterion, term
 from benchmarks.methods.tensors import tensors, wait
 from benchmarks.problems import build
 
-# What CUPTI calls the host's calls. Triton launches with the driver's functions, torch with the runtime's.
-_LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
-_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-_READ = "Memcpy DtoH"
+# How the profiler's names of the host's calls begin. Triton launches with the driver's functions, torch with the
+# runtime's. Waits for the whole device are the profiler's and this module's own.
+_NAMES = {
+    "launches": ("cudaLaunchKernel", "cuLaunchKernel"),
+    "graphs": ("cudaGraphLaunch",),
+    "reads": ("Memcpy DtoH",),
+    "waits": ("cudaStreamSynchronize", "cudaEventSynchronize"),
+    "operations": ("aten::",),
+}
 
 
 def measure(run: Run) -> None:
@@ -69,19 +73,10 @@ def _asked(call: Callable[[], object], device: str) -> Row:
     with profile(activities=[ProfilerActivity.CPU, *on_card]) as profiler:
         call()
         wait(device)
-    counts: Counter[str] = Counter()
-    busy = 0.0
-    for entry in profiler.key_averages():
-        counts[entry.key] += entry.count
-        if entry.device_type != DeviceType.CPU:  # whose entries repeat the time of what they launched
-            busy += entry.self_device_time_total
-    return {
-        "seconds": seconds,
-        "device_seconds": busy / 1e6,
-        "launches": sum(counts[name] for name in _LAUNCHES),
-        "graphs": counts["cudaGraphLaunch"],
-        "reads": sum(count for name, count in counts.items() if name.startswith(_READ)),
-        "waits": max(sum(counts[name] for name in _WAITS) - 1, 0),  # one is this function's
-        "operations": sum(count for name, count in counts.items() if name.startswith("aten::")),
-        **memory,
+    entries = profiler.key_averages()
+    # Entries of the CPU repeat the time of what they launched.
+    busy = sum(entry.self_device_time_total for entry in entries if entry.device_type != DeviceType.CPU)
+    counts = {
+        what: sum(entry.count for entry in entries if entry.key.startswith(names)) for what, names in _NAMES.items()
     }
+    return {"seconds": seconds, "device_seconds": busy / 1e6, **counts, **memory}

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,16 +26,8 @@ def measure(run: Run) -> None:
     on_card = run.device == "cuda"
     warmup = [sys.executable, "-m", "fgwot.warmup"]
     compiling = subprocess.Popen(warmup, cwd=_ROOT) if on_card and find_spec("numba") else None  # noqa: S603
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-v",
-        "--tb=short",
-        "-rfE",
-        "--color=no",
-        "--continue-on-collection-errors",
-    ]
+    command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-rfE", "--color=no"]
+    command += ["--continue-on-collection-errors"]
     if on_card:
         command += ["-m", "gpu", "tests/fgwot/kernels"]
         if find_spec("xdist"):
@@ -43,28 +35,33 @@ def measure(run: Run) -> None:
     else:
         command += ["-m", "gpu and sample", "tests/fgwot/kernels/test_factored.py"]
     start = time.monotonic()
-    summary, ended, failures = None, 0, []
-    with subprocess.Popen(  # noqa: S603
-        command,
-        cwd=_ROOT,
-        env=os.environ | {"COLUMNS": "200"} | ({} if on_card else {"TRITON_INTERPRET": "1"}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        timer = threading.Timer(max(run.left - _SPARE, 1), process.kill)
-        timer.start()
-        for line in process.stdout or ():
-            print(line, end="")
-            if found := _SUMMARY.search(line):
-                summary = found[1]
-            elif line.startswith(("FAILED ", "ERROR ")):
-                failures.append(line.strip())
-            elif "::" in line and _DONE.search(line):
-                ended += 1
-        timer.cancel()
-    seconds = time.monotonic() - start
-    run.add(summary=summary or "stopped before its end", ended=ended, failures=failures, seconds=seconds)
+    with tempfile.TemporaryFile("w+") as output:  # no pipe, which would stay open as long as pytest's own processes
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            cwd=_ROOT,
+            env=os.environ
+            | {"COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+            | ({} if on_card else {"TRITON_INTERPRET": "1"}),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            process.wait(max(run.left - _SPARE, 1))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        output.seek(0)
+        lines = output.read().splitlines()
+    print(*lines, sep="\n")
+    summaries = [found[1] for line in lines if (found := _SUMMARY.search(line))]
+    last = [line.strip() for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    ended = [line.strip() for line in lines if "::" in line and _DONE.search(line) and line.strip() not in last]
+    run.add(
+        summary=summaries[-1] if summaries else "stopped before its end",
+        ended=len(ended),
+        failures=last or [line for line in ended if "FAILED" in line or "ERROR" in line],
+        seconds=time.monotonic() - start,
+    )
     if compiling:
         compiling.wait()
         run.add(warmup=time.monotonic() - start)

@@ -133,6 +133,14 @@ def test_the_documentation_page_is_what_the_command_writes(tmp_path, monkeypatch
     assert (tmp_path / "gpu.md").read_text() == markdown([])
 
 
+def test_without_a_card_only_a_rehearsal_starts(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        command.main(["--out", str(tmp_path / "gpu")])
+    assert "--small rehearses without one" in capsys.readouterr().err
+    assert not (tmp_path / "gpu").exists()
+
+
 def finish(solver, n, seconds, reached=True, **more):
     row = {"section": "single float64", "case": Case("single", "points", n, n, 0.05).to_dict(), "solver": solver}
     residuals = {"objective": 0.5, "r_marg": 1e-9, "r_fix": 1e-7 if reached else 3e-5, "stopped": None}
