@@ -15,7 +15,7 @@ from benchmarks.results import (
     ratios,
     seconds,
 )
-from benchmarks.targets import outcomes
+from benchmarks.targets import Outcome, outcomes
 
 _TITLES = {
     "single": "Single problems",
@@ -52,7 +52,7 @@ def markdown(results: Entry) -> str:
     str
         Machine, targets, one table per group, and the first calls.
     """
-    parts = [_machine(results["machine"]), "## Targets", _targets(results)]
+    parts = [_machine(results["machine"]), "## Targets", verdicts(outcomes(results))]
     parts += ["## Measurements", LEGEND, _slower(results)]
     for group, title in _TITLES.items():
         entries = cases(results, group)
@@ -73,9 +73,10 @@ def _machine(machine: Entry) -> str:
     )
 
 
-def _targets(results: Entry) -> str:
+def verdicts(found: Iterable[Outcome]) -> str:
+    """Table of targets, of what was measured, and of whether they are met."""
     words = {True: "reached", False: "**missed**", None: "not measured"}
-    rows = [[outcome.target, outcome.reached, words[outcome.met]] for outcome in outcomes(results)]
+    rows = [[outcome.target, outcome.reached, words[outcome.met]] for outcome in found]
     return table(["target", "measured", ""], rows)
 
 

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder for results (default %(default)s)")
     names = [section.name for section in SECTIONS]
     parser.add_argument("--only", choices=names, nargs="+", default=names, metavar="SECTION", help=", ".join(names))
-    parser.add_argument("--minutes", type=float, default=8.0, help="for everything (default %(default)s)")
+    parser.add_argument("--minutes", type=float, default=7.5, help="for all sections (default %(default)s)")
     parser.add_argument("--small", action="store_true", help="a rehearsal: every part, at sizes that need no card")
     parser.add_argument("--commit", help="what is measured, where git cannot say it")
     parser.add_argument("--docs", action="store_true", help="write docs/gpu.md from the results in --out, if any")

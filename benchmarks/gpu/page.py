@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.gpu.section import Row
+from benchmarks.gpu.targets import outcomes
 from benchmarks.kernel_times import readable
-from benchmarks.report import table
+from benchmarks.report import table, verdicts
 from benchmarks.results import geometric_mean
 
 INTRO = Path(__file__).with_name("intro.md")
@@ -33,7 +34,7 @@ def markdown(rows: list[Row]) -> str:
         return f"{text}\n## Not run yet\n\nNo run of this command on a GPU has been recorded.\n"
     small = rows[0].get("small")
     title = "## A rehearsal: no measurement" if small else "## What was found"
-    parts = [text.rstrip(), title, _machine(rows), _outcomes(rows)]
+    parts = [text.rstrip(), title, _machine(rows), verdicts(outcomes(rows)), _sections(rows)]
     for name, written in _WRITERS.items():
         found = [row for row in rows if row["section"] == name and "outcome" not in row]
         if found:
@@ -57,7 +58,7 @@ def _machine(rows: list[Row]) -> str:
     return f"{name}{host}" + (f" Not installed: {missing}." if missing else " All optional packages are installed.")
 
 
-def _outcomes(rows: list[Row]) -> str:
+def _sections(rows: list[Row]) -> str:
     found = [[row["section"], row["outcome"], f"{row['seconds']:.0f}"] for row in rows if "outcome" in row]
     return table(["section", "outcome", "seconds"], found)
 
@@ -118,7 +119,7 @@ def _races(rows: list[Row]) -> str:
         lines.append(line + [cell + " (b)" * (name in elsewhere) for name, cell in zip(solvers, cells, strict=True)])
     parts = [table(["size", "type", "epsilon", *solvers], lines)]
     parts += [_against(name, by_case.values()) for name in solvers if name not in (_OURS, _NOT_COMPARED)]
-    parts += [f"Failed: {row['error']}" for row in rows if "error" in row]
+    parts += [_first_calls(rows), *(f"Failed: {row['error']}" for row in rows if "error" in row)]
     return "\n\n".join(parts)
 
 
@@ -150,6 +151,17 @@ def _against(name: str, cases: Iterable[dict[str, Row]]) -> str:
     return (
         f"{name}: {mean} in geometric mean of the {len(both)} of {len(pairs)} cases in which both get there; "
         f"only fgwot does in {only[0]}, only {name} in {only[1]}."
+    )
+
+
+def _first_calls(rows: list[Row]) -> str:
+    """What compiling, capturing and loading took at most."""
+    longest: dict[str, float] = {}
+    for row in rows:
+        if row.get("first_call") is not None:
+            longest[row["solver"]] = max(longest.get(row["solver"], 0.0), row["first_call"] - row["seconds"])
+    return (
+        "First calls took longer by up to: " + "; ".join(f"{name} {readable(t)}" for name, t in longest.items()) + "."
     )
 
 

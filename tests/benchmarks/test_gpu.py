@@ -14,8 +14,9 @@ import torch
 
 from benchmarks.cases import Case
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import clock, environment, solves, suite
+from benchmarks.gpu import clock, environment, solves, suite, targets
 from benchmarks.gpu.page import INTRO, markdown, rows_of
+from benchmarks.gpu.races import BOUNDS
 from benchmarks.gpu.run import SECTIONS, Section, run_sections
 from benchmarks.gpu.section import Run, append
 
@@ -148,7 +149,12 @@ def finish(solver, n, seconds, reached=True, **more):
 
 
 def test_races_are_summed_up_where_both_get_there():
-    rows = [finish("fgwot", 64, 1e-3), finish("OTT", 64, 4e-3), finish("fgwot", 256, 1e-3), finish("OTT", 256, 1e-3)]
+    rows = [
+        finish("fgwot", 64, 1e-3, first_call=2.001),
+        finish("OTT", 64, 4e-3),
+        finish("fgwot", 256, 1e-3),
+        finish("OTT", 256, 1e-3),
+    ]
     rows += [finish("fgwot", 100, 1e-3), finish("OTT", 100, 2e-3, objective=0.51)]
     rows += [finish("fgwot", 1000, 1e-3), finish("OTT", 1000, 2e-3, False, stopped="out of its time")]
     rows += [{"section": "single float64", "error": "OSError: gone"}]
@@ -157,9 +163,41 @@ def test_races_are_summed_up_where_both_get_there():
     assert "## What was found" in text
     assert "| 1000 | float64 | 0.05 | 1 ms | r 3e-05 in 2 ms; out of its time |" in text
     assert "| 100 | float64 | 0.05 | 1 ms | 2 ms (b) |" in text
+    assert "| OTT, n = 4000, float64: 2x in geometric mean, none slower | not measured | not measured |" in text
+    assert "First calls took longer by up to: fgwot 2 s." in text
     assert "OTT: 2.00 times fgwot's time (1.00 to 4.00) in geometric mean of the 3 of 4 cases" in text
     assert "only fgwot does in 1, only OTT in 0." in text
     assert "Failed: OSError: gone" in text
+
+
+def run_of_all_targets(ott=4e-3):
+    """Rows in which fgwot takes a millisecond and just meets every target, and OTT takes `ott`."""
+    sizes, epsilons = (64, 256, 1000, 2000, 4000), (0.05, 0.01)
+    singles = [Case("single", "points", n, n, e, dtype=d) for n in sizes for e in epsilons for d in BOUNDS]
+    batches = [Case("batches", "points", n, n, e, batch=b, dtype="float32") for b, n, e in targets._BATCHES]
+    times = [(case, name, t) for case in singles for name, t in (("fgwot", 1e-3), ("OTT", ott))]
+    times += [(case, name, t) for case in batches for name, t in (("fgwot", 1e-3), ("fgwot on one CPU thread", 2e-2))]
+    rows = [{"case": c.to_dict(), "solver": name, "seconds": t, "reached": True} for c, name, t in times]
+    asked = {"seconds": 4e-4, "device_seconds": 1e-4, "launches": 7, "graphs": 1, "reads": 1, "steps": 5}
+    rows += [{"what": what, "case": {"n": n}} | asked for what, n in (("K-MaT's term", 6), ("forward", 6))]
+    rows += [{"what": "forward", "case": {"n": 64}} | asked | {"reads": 5}]
+    both = [(name, by, t) for name in targets._DIRECT for by, t in (("kernel", 1.2), ("roofline", 1.0))]
+    return rows + [{"kernel": k, "by": by, "seconds": t, "n": 1000, "dtype": "float32"} for k, by, t in both]
+
+
+def test_targets_are_met_missed_or_not_measured():
+    rows = run_of_all_targets()
+    assert {outcome.met for outcome in targets.outcomes(rows)} == {True}
+    assert {outcome.met for outcome in targets.outcomes([])} == {None}
+    missed = [outcome for outcome in targets.outcomes(run_of_all_targets(ott=0.9e-3)) if outcome.met is False]
+    assert [outcome.target[:3] for outcome in missed] == ["OTT", "OTT"]
+    assert missed[0].reached == "geometric mean 0.90x, from 0.90x to 0.90x, 8 cases"
+    # Without the first case of ours, and with one of its peer that was killed.
+    partial = targets.outcomes([rows[1] | {"reached": False, "stopped": "killed after 9 s"}, *rows[2:]])
+    assert [(outcome.reached[-20:], outcome.met) for outcome in partial[:1]] == [("1 cases not measured", None)]
+    lost = targets.outcomes([rows[0] | {"reached": False}, *rows[1:]])
+    assert (lost[0].met, lost[1].met) == (False, True)
+    assert lost[0].reached.startswith("geometric mean 0.00x")
 
 
 @pytest.fixture
