@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -55,8 +56,11 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str:
     def git(*arguments: str) -> str:
+        program = shutil.which("git")
+        if program is None:
+            return ""
         found = subprocess.run(  # noqa: S603
-            ["git", *arguments],  # noqa: S607
+            [program, *arguments],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,

@@ -19,6 +19,7 @@ from benchmarks.gpu.page import INTRO, markdown, rows_of
 from benchmarks.gpu.races import BOUNDS
 from benchmarks.gpu.run import SECTIONS, Section, run_sections
 from benchmarks.gpu.section import Run, append
+from benchmarks.machine import describe
 
 ROOT = Path(__file__).parents[2]
 PEERS = {"OTT": "ott", "POT": "ot", "ot.batch": "ot"}
@@ -140,6 +141,11 @@ def test_without_a_card_only_a_rehearsal_starts(monkeypatch, tmp_path, capsys):
         command.main(["--out", str(tmp_path / "gpu")])
     assert "--small rehearses without one" in capsys.readouterr().err
     assert not (tmp_path / "gpu").exists()
+
+
+def test_a_machine_without_git_does_not_know_its_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert describe(1)["commit"] == "unknown"
 
 
 def finish(solver, n, seconds, reached=True, **more):
