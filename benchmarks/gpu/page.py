@@ -174,12 +174,12 @@ def _solves(rows: list[Row]) -> str:
     found = []
     for row in rows:
         case = row["case"]
-        line = [row["what"], _size(case), case["dtype"], f"{case['epsilon']:g}"]
+        line = [row["what"], row.get("backend", "auto"), _size(case), case["dtype"], f"{case['epsilon']:g}"]
         line += [str(row.get(name, "-")) for name in ("steps", "open")]
         line += [_time(row), readable(row["device_seconds"]) if row.get("device_seconds") else "-"]
         line += [str(row.get(name, "-")) for name in counts]
         found.append([*line, f"{row['peak_bytes'] / 1e6:.1f}" if "peak_bytes" in row else "-"])
-    header = ["", "size", "type", "epsilon", "steps", "open", "wall", "kernels", *counts, "MB"]
+    header = ["", "backend", "size", "type", "epsilon", "steps", "open", "wall", "kernels", *counts, "MB"]
     return table(header, found)
 
 

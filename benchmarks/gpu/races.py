@@ -33,12 +33,13 @@ class Entrant:
 
 
 OURS = Entrant("fgwot", "cuda", "fgwot")
+GRAPHS = Entrant("fgwot graphs", "cuda", "fgwot graphs")
 ON_THREADS = Entrant("fgwot on the CPU", "threads", "fgwot")
 ON_ONE_THREAD = Entrant("fgwot on one CPU thread", "thread", "fgwot")
 OTT = Entrant("OTT", "cuda", "OTT", "ott")
 POT = Entrant("POT", "cuda", "POT torch", "ot")
 OT_BATCH = Entrant("ot.batch", "cuda", "POT batch", "ot", proximal=True)
-ENTRANTS = (OURS, OTT, POT, OT_BATCH, ON_THREADS, ON_ONE_THREAD)
+ENTRANTS = (OURS, GRAPHS, OTT, POT, OT_BATCH, ON_THREADS, ON_ONE_THREAD)
 
 
 def run_all(run: Run) -> None:
@@ -71,7 +72,7 @@ def single(run: Run, pools: dict[str, Pool]) -> None:
     epsilons = (0.05,) if run.small else (0.05, 0.01)
     cases = [Case("single", "points", n, n, e, dtype=dtype) for n in sizes for e in epsilons]
     # What the targets compare comes first, then what takes longest.
-    _race(run, pools, cases, [(OURS, OTT), (ON_THREADS,), (POT,)])
+    _race(run, pools, cases, [(OURS, GRAPHS, OTT), (ON_THREADS,), (POT,)])
 
 
 def batches(run: Run, pools: dict[str, Pool]) -> None:
@@ -85,7 +86,7 @@ def batches(run: Run, pools: dict[str, Pool]) -> None:
         for b, n in sizes
         for dtype in (("float32",) if run.small else ("float32", "float64"))
     ]
-    _race(run, pools, cases, [(OURS, ON_ONE_THREAD), (OT_BATCH,), (OTT,)])
+    _race(run, pools, cases, [(OURS, GRAPHS, ON_ONE_THREAD), (OT_BATCH,), (OTT,)])
 
 
 # name, race, seconds in proportion to the section's

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import torch
 from torch.autograd import DeviceType
@@ -28,7 +29,7 @@ _NAMES = {
 
 
 def measure(run: Run) -> None:
-    """Add two rows per solve, without and with gradients, and one for K-MaT's term."""
+    """Add a row for K-MaT's term, and two per solve and backend, without and with gradients."""
     warnings.simplefilter("ignore", fgwot.ConvergenceWarning)  # the row says how it ended
     case = term(6, "float32")
     run.attempt(lambda: _asked(criterion(case, run.device), run.device), what="K-MaT's term", case=case.to_dict())
@@ -37,10 +38,10 @@ def measure(run: Run) -> None:
         cases += [Case("gradients", "points", n, n, e) for n in (64, 256, 1000, 2000) for e in (0.05, 0.01)]
         cases += [Case("gradients", "points", 1000, 1000, e, dtype="float32") for e in (0.05, 0.01)]
         cases += [Case("gradients", "points", n, n, 0.05, batch=b, dtype="float32") for b, n in ((1024, 6), (64, 64))]
-    for case in cases:
-        for backward in (False, True):
-            what = "forward and backward" if backward else "forward"
-            run.attempt(partial(_solve, case, run.device, backward), what=what, case=case.to_dict())
+    for backend, case, backward in product(("auto", "graphs"), cases, (False, True)):
+        row = {"what": "forward and backward" if backward else "forward", "backend": backend, "case": case.to_dict()}
+        with fgwot.backend(backend):
+            run.attempt(partial(_solve, case, run.device, backward), **row)
 
 
 def _solve(case: Case, device: str, backward: bool) -> Row:

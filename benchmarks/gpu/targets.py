@@ -114,7 +114,8 @@ def _term(rows: Iterable[Row]) -> Outcome:
 
 def _reads(rows: Iterable[Row], target: str, chosen: Callable[[Row], bool], limit: Callable[[Row], int]) -> Outcome:
     """Of forward solves on a card."""
-    found = [row for row in rows if row.get("what") == "forward" and row.get("device_seconds") and chosen(row)]
+    found = [row for row in rows if row.get("what") == "forward" and row.get("backend") == "auto"]
+    found = [row for row in found if row.get("device_seconds") and chosen(row)]
     if not found:
         return Outcome(target, "not measured", None)
     text = ", ".join(f"{row['reads']} (allowed {limit(row)})" for row in found)

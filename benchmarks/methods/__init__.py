@@ -8,6 +8,7 @@ MODULES = {
     "fgwot": "benchmarks.methods.ours:Entropic",
     "fgwot backward": "benchmarks.methods.ours:Backward",
     "fgwot cloud": "benchmarks.methods.ours:Cloud",
+    "fgwot graphs": "benchmarks.methods.ours:Graphs",
     "fgwot proximal": "benchmarks.methods.ours:Proximal",
     "fgwot torch": "benchmarks.methods.ours:TorchEntropic",
     "fgwot torch backward": "benchmarks.methods.ours:TorchBackward",

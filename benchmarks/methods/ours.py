@@ -55,6 +55,12 @@ class TorchEntropic(InTorch, Entropic):
     """The same in torch alone."""
 
 
+class Graphs(Entropic):
+    """The same with steps that CUDA records and replays."""
+
+    backend = "graphs"
+
+
 class Cloud(Entropic):
     """The same with squared distances as `LowRank`."""
 

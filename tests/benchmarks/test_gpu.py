@@ -79,7 +79,7 @@ def test_every_section_completes_and_no_row_fails(rehearsal):
 @pytest.mark.parametrize("race", ["single float64", "batches", "single float32"])
 def test_every_solver_races(rehearsal, race):
     rows = of(rehearsal[1], race)
-    assert {row["solver"] for row in rows} > {"fgwot", "OTT"}
+    assert {row["solver"] for row in rows} > {"fgwot", "fgwot graphs", "OTT"}
     for row in rows:
         absent = environment.find_spec(PEERS.get(row["solver"], "fgwot")) is None
         assert ("is not installed" in row["stopped"]) if absent else row["seconds"] > 0
@@ -185,8 +185,10 @@ def run_of_all_targets(ott=4e-3):
     times += [(case, name, t) for case in batches for name, t in (("fgwot", 1e-3), ("fgwot on one CPU thread", 2e-2))]
     rows = [{"case": c.to_dict(), "solver": name, "seconds": t, "reached": True} for c, name, t in times]
     asked = {"seconds": 4e-4, "device_seconds": 1e-4, "launches": 7, "graphs": 1, "reads": 1, "steps": 5}
-    rows += [{"what": what, "case": {"n": n}} | asked for what, n in (("K-MaT's term", 6), ("forward", 6))]
-    rows += [{"what": "forward", "case": {"n": 64}} | asked | {"reads": 5}]
+    rows += [
+        {"what": what, "backend": "auto", "case": {"n": n}} | asked for what, n in (("K-MaT's term", 6), ("forward", 6))
+    ]
+    rows += [{"what": "forward", "backend": "auto", "case": {"n": 64}} | asked | {"reads": 5}]
     both = [(name, by, t) for name in targets._DIRECT for by, t in (("kernel", 1.2), ("roofline", 1.0))]
     return rows + [{"kernel": k, "by": by, "seconds": t, "n": 1000, "dtype": "float32"} for k, by, t in both]
 
