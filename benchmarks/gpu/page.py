@@ -147,9 +147,11 @@ def _against(name: str, cases: Iterable[dict[str, Row]]) -> str:
     pairs = [(entries[_OURS], entries[name]) for entries in cases if _OURS in entries and name in entries]
     both = [theirs["seconds"] / ours["seconds"] for ours, theirs in pairs if _there(ours) and _there(theirs)]
     only = [sum(_there(a) and not _there(b) for a, b in order) for order in (pairs, [pair[::-1] for pair in pairs])]
-    mean = f"{geometric_mean(both):.2f} times fgwot's time ({min(both):.2f} to {max(both):.2f})" if both else "no ratio"
+    if not both:
+        return f"{name}: in none of {len(pairs)} cases do both get there."
+    spread = f"{geometric_mean(both):.2f} times fgwot's time ({min(both):.2f} to {max(both):.2f}) in geometric mean"
     return (
-        f"{name}: {mean} in geometric mean of the {len(both)} of {len(pairs)} cases in which both get there; "
+        f"{name}: {spread} of the {len(both)} of {len(pairs)} cases in which both get there; "
         f"only fgwot does in {only[0]}, only {name} in {only[1]}."
     )
 

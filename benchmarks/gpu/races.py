@@ -42,6 +42,14 @@ OT_BATCH = Entrant("ot.batch", "cuda", "POT batch", "ot", proximal=True)
 ENTRANTS = (OURS, GRAPHS, OTT, POT, OT_BATCH, ON_THREADS, ON_ONE_THREAD)
 
 
+@dataclass(frozen=True)
+class Field:
+    """The processes of the solvers, and why some take no part, by their labels."""
+
+    pools: dict[str, Pool]
+    absent: dict[str, str]
+
+
 def run_all(run: Run) -> None:
     """Run the races one after the other, in the same processes; one that fails leaves the others alone."""
     threads = cpu_count() or 1
@@ -52,30 +60,42 @@ def run_all(run: Run) -> None:
             pools = dict.fromkeys(("cuda", "threads", "thread"), Pool(1))
         for pool in pools.values():
             stack.callback(pool.close)
-        for entrant in ENTRANTS:
-            if find_spec(entrant.module):
-                pools[entrant.pool].start(entrant.method)
+        field = Field(pools, _absent(pools, run.left))  # before any race: starting is charged to none
         for index, (name, race, _) in enumerate(RACES):
             share = RACES[index][2] / sum(weight for *_, weight in RACES[index:])
             part = replace(run, section=name, end=time.time() + share * run.left)
             try:
-                race(part, pools)
+                race(part, field)
             except Exception as error:
                 traceback.print_exc()
                 part.add(error=f"{type(error).__name__}: {error}")
 
 
-def single(run: Run, pools: dict[str, Pool]) -> None:
+def _absent(pools: dict[str, Pool], seconds: float) -> dict[str, str]:
+    """Start all solvers at once, and say which cannot."""
+    absent = {e.label: f"{e.module} is not installed" for e in ENTRANTS if find_spec(e.module) is None}
+    there = [entrant for entrant in ENTRANTS if entrant.label not in absent]
+    for entrant in there:
+        pools[entrant.pool].start(entrant.method)
+    for entrant in there:
+        try:
+            pools[entrant.pool].call(entrant.method, Case("single", "points", 2, 2, 1.0), seconds)
+        except LibraryError as error:
+            absent[entrant.label] = str(error)
+    return absent
+
+
+def single(run: Run, field: Field) -> None:
     """Race on single problems, in the precision that ends the section's name."""
     dtype = run.section.split()[-1]
     sizes = (8,) if run.small else (64, 256, 1000, 2000, 4000)
     epsilons = (0.05,) if run.small else (0.05, 0.01)
     cases = [Case("single", "points", n, n, e, dtype=dtype) for n in sizes for e in epsilons]
     # What the targets compare comes first, then what takes longest.
-    _race(run, pools, cases, [(OURS, GRAPHS, OTT), (ON_THREADS,), (POT,)])
+    _race(run, field, cases, [(OURS, GRAPHS, OTT), (ON_THREADS,), (POT,)])
 
 
-def batches(run: Run, pools: dict[str, Pool]) -> None:
+def batches(run: Run, field: Field) -> None:
     """Race on batches in both precisions.
 
     ot.batch solves another problem, without entropy: its residual is that of its own.
@@ -86,28 +106,28 @@ def batches(run: Run, pools: dict[str, Pool]) -> None:
         for b, n in sizes
         for dtype in (("float32",) if run.small else ("float32", "float64"))
     ]
-    _race(run, pools, cases, [(OURS, GRAPHS, ON_ONE_THREAD), (OT_BATCH,), (OTT,)])
+    _race(run, field, cases, [(OURS, GRAPHS, ON_ONE_THREAD), (OT_BATCH,), (OTT,)])
 
 
 # name, race, seconds in proportion to the section's
 RACES = (("single float64", single, 100), ("batches", batches, 50), ("single float32", single, 60))
 
 
-def _race(run: Run, pools: dict[str, Pool], cases: Iterable[Case], heats: Iterable[tuple[Entrant, ...]]) -> None:
+def _race(run: Run, field: Field, cases: Iterable[Case], heats: Iterable[tuple[Entrant, ...]]) -> None:
     """Add a row per case and solver, heat by heat."""
     starts = [(case, entrant) for heat in heats for case in cases for entrant in heat]
     slow: list[tuple[Case, Entrant]] = []
     for index, (case, entrant) in enumerate(starts):
         row = {"case": case.to_dict(), "solver": entrant.label}
-        if find_spec(entrant.module) is None:
-            run.add(**row, stopped=f"{entrant.module} is not installed")
+        if entrant.label in field.absent:
+            run.add(**row, stopped=field.absent[entrant.label])
         elif run.left <= 0:
             run.add(**row, stopped="not tried: no time was left")
         elif any(entrant == other and _harder(case, earlier) for earlier, other in slow):
             run.add(**row, stopped="not tried: killed at a smaller problem")
         else:
             budget = _SHARE * run.left / (len(starts) - index)
-            found = _climb(run, pools[entrant.pool], case, entrant, budget)
+            found = _climb(run, field.pools[entrant.pool], case, entrant, budget)
             run.add(**row, **found)
             if str(found["stopped"]).startswith("killed"):
                 slow.append((case, entrant))

@@ -14,12 +14,12 @@ import torch
 
 from benchmarks.cases import Case
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import clock, environment, solves, suite, targets
+from benchmarks.gpu import clock, environment, races, solves, suite, targets
 from benchmarks.gpu.page import INTRO, markdown, rows_of
-from benchmarks.gpu.races import BOUNDS
 from benchmarks.gpu.run import SECTIONS, Section, run_sections
 from benchmarks.gpu.section import Run, append
 from benchmarks.machine import describe
+from benchmarks.pool import LibraryError
 
 ROOT = Path(__file__).parents[2]
 PEERS = {"OTT": "ott", "POT": "ot", "ot.batch": "ot"}
@@ -179,7 +179,7 @@ def test_races_are_summed_up_where_both_get_there():
 def run_of_all_targets(ott=4e-3):
     """Rows in which fgwot takes a millisecond and just meets every target, and OTT takes `ott`."""
     sizes, epsilons = (64, 256, 1000, 2000, 4000), (0.05, 0.01)
-    singles = [Case("single", "points", n, n, e, dtype=d) for n in sizes for e in epsilons for d in BOUNDS]
+    singles = [Case("single", "points", n, n, e, dtype=d) for n in sizes for e in epsilons for d in races.BOUNDS]
     batches = [Case("batches", "points", n, n, e, batch=b, dtype="float32") for b, n, e in targets._BATCHES]
     times = [(case, name, t) for case in singles for name, t in (("fgwot", 1e-3), ("OTT", ott))]
     times += [(case, name, t) for case in batches for name, t in (("fgwot", 1e-3), ("fgwot on one CPU thread", 2e-2))]
@@ -267,6 +267,21 @@ def test_tests_are_stopped_before_their_section_is(monkeypatch, tmp_path):
     (row,) = rows_of(run.results)
     assert row["summary"] == "stopped before its end"
     assert row["seconds"] < 10
+
+
+def test_a_solver_that_cannot_start_is_not_started_again(monkeypatch):
+    class Broken:
+        def start(self, name):
+            assert name != "OTT", "it is not installed"
+
+        def call(self, name, *_):
+            raise LibraryError(f"{name} could not be started: the process died")
+
+    monkeypatch.setattr(races, "find_spec", lambda module: None if module == "ott" else module)
+    absent = races._absent(dict.fromkeys(("cuda", "threads", "thread"), Broken()), 1.0)
+    assert absent["OTT"] == "ott is not installed"
+    assert absent["fgwot"] == "fgwot could not be started: the process died"
+    assert len(absent) == len(races.ENTRANTS)
 
 
 def test_rows_are_lines(tmp_path):
