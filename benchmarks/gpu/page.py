@@ -162,9 +162,8 @@ def _first_calls(rows: list[Row]) -> str:
     for row in rows:
         if row.get("first_call") is not None:
             longest[row["solver"]] = max(longest.get(row["solver"], 0.0), row["first_call"] - row["seconds"])
-    return (
-        "First calls took longer by up to: " + "; ".join(f"{name} {readable(t)}" for name, t in longest.items()) + "."
-    )
+    excess = "; ".join(f"{name} {readable(time)}" for name, time in longest.items())
+    return f"First calls took longer by up to: {excess or 'not measured'}."
 
 
 def _there(row: Row) -> bool:
