@@ -20,6 +20,8 @@ class Case:
     batch : int
         Problems solved together; 0 is one problem without a batch dimension.
     seed : int
+    dtype : str
+        Precision of the solver's inputs and arithmetic; accuracy is always measured in float64.
     """
 
     group: str
@@ -30,6 +32,7 @@ class Case:
     alpha: float = 0.5
     batch: int = 0
     seed: int = 0
+    dtype: str = "float64"
 
     @property
     def name(self) -> str:
@@ -42,7 +45,9 @@ class Case:
         """
         size = f"n{self.n}" if self.n == self.m else f"n{self.n}x{self.m}"
         batch = f"batch{self.batch}/" if self.batch else ""
-        return f"{self.group}/{self.structure}/{batch}{size}/eps{self.epsilon:g}/alpha{self.alpha:g}/seed{self.seed}"
+        dtype = "" if self.dtype == "float64" else f"/{self.dtype}"
+        weights = f"eps{self.epsilon:g}/alpha{self.alpha:g}"
+        return f"{self.group}/{self.structure}/{batch}{size}/{weights}/seed{self.seed}{dtype}"
 
     @property
     def symmetric(self) -> bool:

@@ -1,4 +1,4 @@
-"""The kernels' times on a CUDA device."""
+"""The calls by which the kernels are timed, see `benchmarks.gpu.kernels`."""
 
 from collections.abc import Callable, Iterator
 
@@ -19,21 +19,24 @@ def readable(seconds: float) -> str:
     return f"{seconds * 1e6:.2g} us"
 
 
-def large(n: int, device: torch.device) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Names and calls of the kernels of large problems, for one problem of n = m in float32."""
+def large(
+    n: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Names and calls of the kernels of large problems, for one problem of n = m."""
     from fgwot.kernels.adjoint import adjoint
     from fgwot.kernels.contraction import contraction
     from fgwot.kernels.factored import factored
     from fgwot.kernels.sinkhorn import couple, sweep
 
-    C1, C2, W, T = torch.rand(4, n, n, device=device)
+    C1, C2, W, T = torch.rand(4, n, n, device=device, dtype=dtype)
     for loss in ("abs", "huber"):
         yield f"contraction, {loss}", lambda loss=loss: contraction(C1, C2, T, loss, 1.0)
         yield f"adjoint, {loss}", lambda loss=loss: adjoint(C1, C2, W, T, loss, 1.0)
-    one = torch.ones((), device=device)
-    for precision in PRECISIONS:
+    one = torch.ones((), device=device, dtype=dtype)
+    for precision in PRECISIONS if dtype == torch.float32 else PRECISIONS[:1]:
         yield f"factored, {precision}", lambda p=precision: factored(W, C2, None, None, C1, one, one, p)
-    p, y = torch.full((1, n), 1 / n, device=device), torch.zeros(1, n, device=device)
+    p = torch.full((1, n), 1 / n, device=device, dtype=dtype)
+    y = torch.zeros_like(p)
     for name, log in (("log", True), ("scaling", False)):
         X = W[None] if log else (-W[None]).exp()
         start = y if log else y.exp()
@@ -57,14 +60,3 @@ def whole(n: int, batch: int, device: torch.device) -> Iterator[tuple[str, Calla
     plan, f, g, value, *_ = solved()
     of_values = [torch.ones_like(value), None, None, None]
     yield "its gradients", lambda: solve_adjoint(plan, C1, C2, f, g, of_values, None, 0.5, "square", [True] * 5)
-
-
-def measured(device: torch.device) -> list[list[str]]:
-    """Rows (kernel, n = m, problems, time)."""
-    from triton.testing import do_bench
-
-    rows = [[name, f"{n}", "1", readable(do_bench(call) / 1e3)] for n in SIZES for name, call in large(n, device)]
-    for n in WHOLE:
-        for batch in BATCHES:
-            rows += [[name, f"{n}", f"{batch}", readable(do_bench(f) / 1e3)] for name, f in whole(n, batch, device)]
-    return rows

@@ -1,6 +1,6 @@
 """What the Triton kernels compile to, and a model of their time: `python -m benchmarks.kernels`.
 
-Writes docs/kernels.md. Needs no GPU; where there is one, it also times the kernels and adds the measurements.
+Writes docs/kernels.md. Needs no GPU; `python -m benchmarks.gpu` measures where there is one.
 """
 
 import multiprocessing
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.kernel_times import BATCHES, PRECISIONS, SIZES, WHOLE, measured, readable
+from benchmarks.kernel_times import BATCHES, PRECISIONS, SIZES, WHOLE, readable
 from benchmarks.roofline import (
     CHIPS,
     modelled_product,
@@ -46,14 +46,6 @@ def table(header: str, rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def measurements() -> str:
-    """Times on this machine's GPU, or that there is none."""
-    if not torch.cuda.is_available():
-        return "None: the machine that wrote this page has no GPU."
-    rows = table("kernel | n = m | problems | time", measured(torch.device("cuda")))
-    return f"{torch.cuda.get_device_name()}, float32.\n\n{rows}"
-
-
 TEXT = """# Triton kernels
 
 <!-- Written by `python -m benchmarks.kernels`. -->
@@ -71,7 +63,7 @@ The kernels' results are tested in Triton's interpreter, and every variant is co
 capability 8.0 and 9.0: with the Triton that is installed, and one of each kernel (`make versions`) with Triton 3.5,
 that of the lowest torch, 2.9, and with Triton 3.9. Triton 3.4 compiles no product in float64. Where a variant spills
 registers the tests report it: few do with Triton 3.7 to 3.9, more before, and what that costs only a GPU tells.
-`python -m benchmarks.kernels` measures times where there is a GPU, `python -m pytest -m gpu` runs the tests on it.
+[One command](gpu.md) measures times where there is a GPU, and runs the tests on it.
 
 **On an H100** (80GB HBM3, driver 580, torch 2.11, Triton 3.6; commit 26f0a5c, with the products of the whole solve as
 they are now, without which it did not compile) all tests passed. What runs unasked on CUDA follows from its times:
@@ -124,10 +116,6 @@ A sweep counts its costs once: that the second pass over the same rows is served
 solves move nothing: registers hold the kernel.
 
 {model}
-
-## Measurements
-
-{measured}
 """
 
 
@@ -189,7 +177,6 @@ def main() -> None:
             resources,
         ),
         model=table("kernel | n = m | operations | bytes | A100 | H100", model),
-        measured=measurements(),
     )
     print(page)
     PAGE.write_text(page)

@@ -11,7 +11,8 @@ import shutil
 import statistics
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from benchmarks.machine import describe
 from kmat import phantom
-from kmat.backbone import BIOMEDBERT, BIOMEDCLIP_CONTEXT, Backbone, text_overrides
+from kmat.backbone import BIOMEDBERT, BIOMEDCLIP_CONTEXT, Backbone, load_backbone, text_overrides
 from kmat.features import FeatureCache
 from kmat.methods.base import Batch, Setting
 from kmat.methods.kmat import KMaT, KMaTConfig
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 RUN_STEPS = 600  # three classes of 16 images, batches of 4, 50 epochs
 
 
-def random_biomedclip(tokenizer_dir: Path, folder: Path) -> Backbone:
+def random_biomedclip(tokenizer_dir: Path, folder: Path, device: str = "cpu") -> Backbone:
     """Build BiomedCLIP's architecture with random weights; `folder` is laid out as the published snapshot."""
     for name in ("vocab.txt", "tokenizer_config.json"):
         shutil.copy(tokenizer_dir / name, folder)
@@ -59,7 +60,21 @@ def random_biomedclip(tokenizer_dir: Path, folder: Path) -> Backbone:
     with ExitStack() as stack:
         overrides = text_overrides(folder, stack)
         model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False, **overrides)
-    return Backbone("biomedclip", model, None, open_clip.get_tokenizer(f"local-dir:{folder}"))
+    return Backbone("biomedclip", model, None, open_clip.get_tokenizer(f"local-dir:{folder}"), device)
+
+
+@contextmanager
+def method(device: str = "cpu", *, tiny: bool = False) -> Iterator[KMaT]:
+    """K-MaT on a random BiomedCLIP and the chest phantom's three classes; or on the phantom's own tiny CLIP."""
+    with tempfile.TemporaryDirectory() as folder:
+        snapshot, cache = Path(folder, "snapshot"), Path(folder, "cache")
+        snapshot.mkdir()
+        if tiny:
+            backbone = load_backbone("phantom:seed0", device)
+        else:
+            backbone = random_biomedclip(phantom.backbone_dir("seed0"), snapshot, device)
+        setting = Setting(backbone, load_embedded(phantom.CHEST), FeatureCache(cache), seed=0)
+        yield KMaT(KMaTConfig(), setting).to(backbone.device)
 
 
 def breakdown(method: KMaT, steps: int) -> dict[str, float]:
@@ -67,8 +82,8 @@ def breakdown(method: KMaT, steps: int) -> dict[str, float]:
     torch.manual_seed(0)
     schedule = Schedule()
     w = method.encode(MODALITIES).detach().requires_grad_()
-    images = F.normalize(torch.randn(schedule.batch_size, w.shape[-1]), dim=-1)
-    batch = Batch(images, torch.arange(schedule.batch_size) % method.contexts.n_classes)
+    images = F.normalize(torch.randn(schedule.batch_size, w.shape[-1], device=w.device), dim=-1)
+    batch = Batch(images, torch.arange(schedule.batch_size, device=w.device) % method.contexts.n_classes)
     optimiser = torch.optim.SGD(method.parameters(), lr=schedule.lr, momentum=schedule.momentum)
     cotangent = torch.randn_like(w)
 
@@ -87,6 +102,8 @@ def breakdown(method: KMaT, steps: int) -> dict[str, float]:
         for name, part in parts.items():
             start = time.perf_counter()
             part()
+            if w.is_cuda:
+                torch.cuda.synchronize()
             if repeat > 1:  # the first ones warm up
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(each) for name, each in times.items()}
@@ -99,18 +116,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch (default %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        snapshot, cache = Path(folder, "snapshot"), Path(folder, "cache")
-        snapshot.mkdir()
-        backbone = random_biomedclip(phantom.backbone_dir("seed0"), snapshot)
-        task = load_embedded(phantom.CHEST)
-        method = KMaT(KMaTConfig(), Setting(backbone, task, FeatureCache(cache), seed=0))
-        times = breakdown(method, options.steps)
+    with method() as built:
+        times, classes = breakdown(built, options.steps), built.contexts.n_classes
     whole, encoder, fgw = times.values()
     machine = describe(options.threads)
-    print(
-        f"K-MaT on BiomedCLIP's architecture (random weights), {len(task.classes)} classes, median of {options.steps}"
-    )
+    print(f"K-MaT on BiomedCLIP's architecture (random weights), {classes} classes, median of {options.steps}")
     print(
         f"{machine['processor']}, {options.threads} thread(s), torch {torch.__version__}, commit {machine['commit']}\n"
     )

@@ -3,17 +3,18 @@
 import argparse
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-_PACKAGES = ("fgwot", "torch", "POT", "ott-jax", "jax", "jaxlib", "numpy")
+_PACKAGES = ("fgwot", "torch", "triton", "POT", "ott-jax", "jax", "jaxlib", "numba", "numpy")
 
 
-def describe(threads: int) -> dict[str, object]:
-    """Processor, cores, threads, versions, time, commit and command."""
+def describe(threads: int, command: str = "python -m benchmarks") -> dict[str, object]:
+    """Processor, cores, threads, versions, time, commit and command with its arguments."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -24,7 +25,7 @@ def describe(threads: int) -> dict[str, object]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "load": os.getloadavg()[0],
-        "command": " ".join(["python -m benchmarks", *_what_was_asked(sys.argv[1:])]),
+        "command": " ".join([command, *_what_was_asked(sys.argv[1:])]),
     }
 
 
@@ -55,8 +56,11 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str:
     def git(*arguments: str) -> str:
+        program = shutil.which("git")
+        if program is None:
+            return ""
         found = subprocess.run(  # noqa: S603
-            ["git", *arguments],  # noqa: S607
+            [program, *arguments],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,

@@ -25,11 +25,27 @@ class Pool:
     Parameters
     ----------
     threads : int
+    device : str
+        "cpu" or "cuda".
     """
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, device: str = "cpu") -> None:
+        self.threads, self.device = threads, device
         self.workers: dict[str, Worker] = {}
+        self._starting: set[str] = set()
+
+    def start(self, *names: str) -> None:
+        """Start the processes of solvers, all at once, without waiting until they have imported their libraries."""
+        for name in names:
+            if name not in self.workers:
+                context = multiprocessing.get_context("spawn")
+                ours, theirs = context.Pipe()
+                process = context.Process(target=serve, args=(theirs, name, self.device), daemon=True)
+                with _environment(self.threads, self.device):
+                    process.start()
+                theirs.close()
+                self.workers[name] = process, ours
+                self._starting.add(name)
 
     def call(self, name: str, task: object, timeout: float) -> Any:
         """Send a task to a solver and return its answer.
@@ -54,6 +70,7 @@ class Pool:
         """End a solver's process, if there is one."""
         if name in self.workers:
             process, connection = self.workers.pop(name)
+            self._starting.discard(name)
             process.kill()
             process.join()
             connection.close()
@@ -64,16 +81,11 @@ class Pool:
             self.stop(name)
 
     def _worker(self, name: str) -> Worker:
-        if name not in self.workers:
-            context = multiprocessing.get_context("spawn")
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, name), daemon=True)
-            with _environment(self.threads):
-                process.start()
-            theirs.close()
-            self.workers[name] = process, ours
+        self.start(name)
+        if name in self._starting:
+            self._starting.remove(name)
             try:
-                _receive(ours, _START)
+                _receive(self.workers[name][1], _START)
             except LibraryError as error:
                 self.stop(name)
                 raise LibraryError(f"{name} could not be started: {error}") from None
@@ -90,10 +102,15 @@ def _receive(connection: Connection, timeout: float) -> Any:
 
 
 @contextmanager
-def _environment(threads: int) -> Iterator[None]:
-    """Variables that set the threads of OpenMP, BLAS and XLA, which libraries read when they are imported."""
+def _environment(threads: int, device: str) -> Iterator[None]:
+    """Variables that set threads and devices, which libraries read when they are imported."""
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), str(threads)) | {
-        "JAX_PLATFORMS": "cpu"
+        "JAX_PLATFORMS": device,
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # of a GPU's memory, which the solvers share
+        # POT imports what it finds, and each of these would take a part of the GPU.
+        "POT_BACKEND_DISABLE_JAX": "1",
+        "POT_BACKEND_DISABLE_CUPY": "1",
+        "POT_BACKEND_DISABLE_TENSORFLOW": "1",
     }
     if threads == 1:
         variables["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

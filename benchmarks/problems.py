@@ -1,6 +1,7 @@
 """The arrays of a case, the same in every process."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -45,11 +46,19 @@ def build(case: Case) -> Problem:
     >>> build(Case("single", "points", 3, 4, 0.05)).M.shape
     (1, 3, 4)
     """
-    rng = np.random.default_rng([case.seed, case.n, case.m])
-    drawn = [_KINDS[case.structure](rng, case.n, case.m) for _ in range(max(case.batch, 1))]
-    M, C1, C2, *points = (np.stack(arrays) for arrays in zip(*drawn, strict=True))
+    M, C1, C2, *points = _drawn(case.structure, case.n, case.m, max(case.batch, 1), case.seed)
     p, q = (np.full((len(M), k), 1 / k) for k in (case.n, case.m))
     return Problem(M, C1, C2, p, q, case.alpha, case.epsilon, *(cloud[0] for cloud in points))
+
+
+@lru_cache(maxsize=1)  # thousands of points take seconds, for each setting of each solver
+def _drawn(structure: str, n: int, m: int, batch: int, seed: int) -> tuple[Array, ...]:
+    rng = np.random.default_rng([seed, n, m])
+    drawn = [_KINDS[structure](rng, n, m) for _ in range(batch)]
+    found = tuple(np.stack(arrays) for arrays in zip(*drawn, strict=True))
+    for array in found:
+        array.flags.writeable = False
+    return found
 
 
 def drift(problem: Problem, steps: int, size: float = 0.01) -> list[Problem]:

@@ -15,7 +15,7 @@ from benchmarks.results import (
     ratios,
     seconds,
 )
-from benchmarks.targets import outcomes
+from benchmarks.targets import Outcome, outcomes
 
 _TITLES = {
     "single": "Single problems",
@@ -41,8 +41,7 @@ marginals, exceed the best known ones, relative and on average over the batch. T
 continuation of the best plans; where that did not settle, nobody is credited. OTT does not take part where structure is
 asymmetric, because it linearises one side only; torchgw has no mapping to this objective (it rescales costs and
 anneals epsilon) and is left out. "fgwot" is the plain call; "fgwot torch" is the same under `fgwot.backend("torch")`,
-for sides of at most 200 points, which the plain call leaves to compiled loops; "fgwot cuda" takes part where there is a
-CUDA device."""
+for sides of at most 200 points, which the plain call leaves to compiled loops. GPUs have a page of their own."""
 
 
 def markdown(results: Entry) -> str:
@@ -53,7 +52,7 @@ def markdown(results: Entry) -> str:
     str
         Machine, targets, one table per group, and the first calls.
     """
-    parts = [_machine(results["machine"]), "## Targets", _targets(results)]
+    parts = [_machine(results["machine"]), "## Targets", verdicts(outcomes(results))]
     parts += ["## Measurements", LEGEND, _slower(results)]
     for group, title in _TITLES.items():
         entries = cases(results, group)
@@ -74,9 +73,10 @@ def _machine(machine: Entry) -> str:
     )
 
 
-def _targets(results: Entry) -> str:
+def verdicts(found: Iterable[Outcome]) -> str:
+    """Table of targets, of what was measured, and of whether they are met."""
     words = {True: "reached", False: "**missed**", None: "not measured"}
-    rows = [[outcome.target, outcome.reached, words[outcome.met]] for outcome in outcomes(results)]
+    rows = [[outcome.target, outcome.reached, words[outcome.met]] for outcome in found]
     return table(["target", "measured", ""], rows)
 
 

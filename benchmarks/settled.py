@@ -18,7 +18,7 @@ def settle(problem: Problem, T: Array) -> Accuracy:
 
     Which solver found T does not matter: the continuation stays in its basin and lowers the objective.
     """
-    inputs = (torch.from_numpy(a) for a in problem.arrays)
+    inputs = (torch.tensor(a) for a in problem.arrays)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fgwot.ConvergenceWarning)  # the residual is reported
         solution = fgwot.fused_gromov_wasserstein(

@@ -52,13 +52,13 @@ class Timing:
         return statistics.median(self.times)
 
 
-def serve(connection: Connection, name: str) -> None:
+def serve(connection: Connection, name: str, device: str) -> None:
     """Answer until None arrives: a Case with the ladder for it (None if it is not accepted), a task with its result.
 
     Whatever the library raises is answered as a text.
     """
     warnings.simplefilter("ignore")  # unfinished loops and underflow: accuracy is measured instead
-    server = _Server(load(name))
+    server = _Server(load(name, device))
     connection.send(None)
     while (task := connection.recv()) is not None:
         try:

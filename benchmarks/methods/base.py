@@ -16,9 +16,12 @@ class Method(Protocol):
     ----------
     ladder : tuple of Setting
         The solver's own tolerances, loose to tight.
+    device : str
+        Where torch's tensors are, "cpu" or "cuda"; a solver without torch finds it in its environment.
     """
 
     ladder: tuple[Setting, ...]
+    device: str
 
     def accepts(self, case: Case) -> bool:
         """Whether the solver solves this case, and not another problem in its place."""

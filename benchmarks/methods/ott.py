@@ -1,4 +1,4 @@
-"""OTT-JAX, jitted, in float64, with warm-started Sinkhorn.
+"""OTT-JAX, jitted, with warm-started Sinkhorn.
 
 OTT takes no factor 2 on the gradient of the quadratic term: its fixed point is L (x) T + w M + e log T = f (+) g.
 Dividing fgwot's by 2 alpha gives w = (1 - alpha) / (2 alpha) and e = epsilon / (2 alpha).
@@ -39,6 +39,7 @@ _LADDER: tuple[Setting, ...] = tuple(
 class Dense:
     """Cost matrices; batches through `vmap`."""
 
+    device = "cpu"  # JAX_PLATFORMS says where it runs
     ladder = _LADDER
 
     def accepts(self, case: Case) -> bool:
@@ -47,8 +48,7 @@ class Dense:
 
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve."""
-        jax.config.update("jax_enable_x64", True)
-        arrays = jax.device_put(problem.arrays if case.batch else problem.first)
+        arrays = _on_device(case, *(problem.arrays if case.batch else problem.first))
         numbers = (problem.alpha, problem.epsilon, setting["inner"], setting["outer"])
         solve = _batch if case.batch else _single
         return lambda: jax.block_until_ready(solve(*arrays, *numbers, setting["min_iterations"]))
@@ -66,12 +66,18 @@ class Cloud(Dense):
         """Clouds."""
         return case.structure == "cloud"
 
-    def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:  # noqa: ARG002 - the interface
+    def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve."""
-        jax.config.update("jax_enable_x64", True)
-        x, y, p, q = jax.device_put((problem.x, problem.y, problem.p[0], problem.q[0]))
+        x, y, p, q = _on_device(case, problem.x, problem.y, problem.p[0], problem.q[0])
         numbers = (problem.alpha, problem.epsilon, setting["inner"], setting["outer"])
         return lambda: jax.block_until_ready(_cloud(x, y, p, q, *numbers, setting["min_iterations"]))
+
+
+def _on_device(case: Case, *arrays: Any) -> Any:
+    """Put arrays where JAX computes, in the case's precision."""
+    jax.config.update("jax_enable_x64", case.dtype == "float64")
+    jax.config.update("jax_default_matmul_precision", "highest")  # a GPU's default for float32 is TF32; torch's is not
+    return jax.device_put([a.astype(case.dtype) for a in arrays])
 
 
 def _matrices(

@@ -9,6 +9,7 @@ import torch
 import fgwot
 from benchmarks.cases import Case
 from benchmarks.methods.base import Setting
+from benchmarks.methods.tensors import tensors, wait
 from benchmarks.problems import Array, Problem, drift
 from fgwot.drivers import LARGEST
 
@@ -16,7 +17,7 @@ from fgwot.drivers import LARGEST
 class Entropic:
     """A plain call of `fused_gromov_wasserstein` at several tolerances."""
 
-    backend = "auto"
+    backend, device = "auto", "cpu"
     ladder: tuple[Setting, ...] = ({"tol": 3e-5}, {"tol": 5e-7}, {"tol": 1e-7}, {"tol": 1e-9})
 
     def accepts(self, case: Case) -> bool:  # noqa: ARG002 - the interface
@@ -25,8 +26,14 @@ class Entropic:
 
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve."""
-        inputs = _tensors(case, problem)
-        return lambda: _solve(problem, inputs, setting, self.backend)
+        inputs = tensors(case, problem, self.device)
+
+        def run() -> fgwot.Solution:
+            solution = _solve(problem, inputs, setting, self.backend)
+            wait(self.device)
+            return solution
+
+        return run
 
     def plan(self, result: Any) -> Array | None:
         """Plan as a batch."""
@@ -48,23 +55,10 @@ class TorchEntropic(InTorch, Entropic):
     """The same in torch alone."""
 
 
-class Cuda(Entropic):
-    """The same on a CUDA device."""
+class Graphs(Entropic):
+    """The same with steps that CUDA records and replays."""
 
-    def accepts(self, case: Case) -> bool:  # noqa: ARG002 - the interface
-        """Every case, where there is such a device."""
-        return torch.cuda.is_available()
-
-    def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
-        """Return one forward solve of inputs that are on the device."""
-        inputs = tuple(t.cuda() for t in _tensors(case, problem))
-
-        def run() -> fgwot.Solution:
-            solution = _solve(problem, inputs, setting)
-            torch.cuda.synchronize()
-            return solution
-
-        return run
+    backend = "graphs"
 
 
 class Cloud(Entropic):
@@ -76,8 +70,8 @@ class Cloud(Entropic):
 
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve, from the points on."""
-        M, _, _, p, q = _tensors(case, problem)
-        x, y = torch.from_numpy(problem.x), torch.from_numpy(problem.y)
+        M, _, _, p, q = tensors(case, problem, self.device)
+        x, y = torch.tensor(problem.x), torch.tensor(problem.y)
 
         def run() -> fgwot.Solution:
             C1, C2 = fgwot.LowRank.squared_distances(x), fgwot.LowRank.squared_distances(y)
@@ -91,13 +85,14 @@ class Backward(Entropic):
 
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve followed by one backward pass."""
-        *costs, p, q = _tensors(case, problem)
+        *costs, p, q = tensors(case, problem, self.device)
         for cost in costs:
             cost.requires_grad_()
 
         def run() -> fgwot.Solution:
             solution = _solve(problem, (*costs, p, q), setting, self.backend)
             torch.autograd.grad(solution.value.sum(), costs)
+            wait(self.device)
             return solution
 
         return run
@@ -114,7 +109,7 @@ class Proximal(Entropic):
 
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve."""
-        inputs = _tensors(case, problem)
+        inputs = tensors(case, problem, self.device)
         return lambda: _solve(problem, inputs, setting, solver=fgwot.ProximalPoint())
 
 
@@ -126,7 +121,7 @@ class Training(Entropic):
 
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one step of a training; successive calls go through changing costs, back and forth."""
-        path = [_tensors(case, step) for step in drift(problem, self.steps)]
+        path = [tensors(case, step, self.device) for step in drift(problem, self.steps)]
         sequence = itertools.cycle(path + path[-2:0:-1])
         criterion = fgwot.FGWLoss(alpha=problem.alpha, epsilon=problem.epsilon, **setting)
         for *costs, _, _ in path:
@@ -147,11 +142,6 @@ class Training(Entropic):
 
 class TorchTraining(InTorch, Training):
     """The same in torch alone."""
-
-
-def _tensors(case: Case, problem: Problem) -> tuple[torch.Tensor, ...]:
-    arrays = problem.arrays if case.batch else problem.first
-    return tuple(torch.tensor(a) for a in arrays)
 
 
 def _solve(

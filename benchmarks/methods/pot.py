@@ -12,12 +12,14 @@ import torch
 
 from benchmarks.cases import Case
 from benchmarks.methods.base import Setting
+from benchmarks.methods.tensors import tensors, wait
 from benchmarks.problems import Array, Problem
 
 
 class Entropic:
     """Projected gradient with scaling Sinkhorn, on NumPy arrays."""
 
+    device = "cpu"
     ladder: tuple[Setting, ...] = tuple(
         {"tol": tol, "stopThr": stop, "max_iter": 3000, "numItermax": 20_000}
         for tol, stop in ((1e-5, 1e-6), (1e-7, 1e-8), (1e-9, 1e-9), (1e-11, 1e-11))
@@ -40,6 +42,28 @@ class Entropic:
         return T
 
 
+class Torch(Entropic):
+    """The same on torch tensors, through POT's torch backend."""
+
+    def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
+        """Return one forward solve."""
+        inputs, weights = tensors(case, problem, self.device), {"alpha": problem.alpha, "epsilon": problem.epsilon}
+
+        def run() -> torch.Tensor:
+            T: torch.Tensor = ot.gromov.entropic_fused_gromov_wasserstein(
+                *inputs, symmetric=case.symmetric, **weights, **setting
+            )
+            wait(self.device)
+            return T
+
+        return run
+
+    def plan(self, result: Any) -> Array | None:
+        """Plan as a batch."""
+        T: Array = result.cpu().numpy()[None]
+        return T
+
+
 class Backward(Entropic):
     """Value without entropy, differentiated by unrolling every iteration, on torch tensors."""
 
@@ -51,7 +75,7 @@ class Backward(Entropic):
 
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve followed by one backward pass."""
-        *costs, p, q = (torch.tensor(a) for a in problem.first)
+        *costs, p, q = tensors(case, problem, self.device)
         weights = {"alpha": problem.alpha, "epsilon": problem.epsilon}
         for cost in costs:
             cost.requires_grad_()
@@ -68,13 +92,14 @@ class Backward(Entropic):
 
     def plan(self, result: Any) -> Array | None:
         """Plan as a batch."""
-        T: Array = result.detach().numpy()[None]
+        T: Array = result.detach().cpu().numpy()[None]
         return T
 
 
 class Batch:
     """Proximal point in the log domain; `reg` is the step."""
 
+    device = "cpu"
     ladder: tuple[Setting, ...] = (
         {},
         *(
@@ -89,21 +114,27 @@ class Batch:
 
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve."""
-        M, C1, C2, p, q = (torch.tensor(a) for a in problem.arrays)
-        return lambda: ot.batch.solve_gromov_batch(
-            C1,
-            C2,
-            reg=problem.epsilon,
-            a=p,
-            b=q,
-            M=M,
-            alpha=problem.alpha,
-            symmetric=case.symmetric,
-            grad="detach",
-            **setting,
-        )
+        M, C1, C2, p, q = tensors(case, problem, self.device)
+
+        def run() -> Any:
+            result = ot.batch.solve_gromov_batch(
+                C1,
+                C2,
+                reg=problem.epsilon,
+                a=p,
+                b=q,
+                M=M,
+                alpha=problem.alpha,
+                symmetric=case.symmetric,
+                grad="detach",
+                **setting,
+            )
+            wait(self.device)
+            return result
+
+        return run
 
     def plan(self, result: Any) -> Array | None:
         """Plans."""
-        T: Array = result.plan.numpy()
+        T: Array = result.plan.cpu().numpy()
         return T

@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from benchmarks.cases import Case
 from benchmarks.methods.base import Setting
+from benchmarks.methods.tensors import tensors
 from benchmarks.problems import Array, Problem
 
 
 class Product:
     """C1 T C2 in torch."""
 
+    device = "cpu"
     ladder: tuple[Setting, ...] = ({},)
 
     def accepts(self, case: Case) -> bool:
@@ -21,7 +21,7 @@ class Product:
 
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:  # noqa: ARG002 - the interface
         """Return one evaluation."""
-        M, C1, C2, _, _ = (torch.tensor(a) for a in problem.first)
+        M, C1, C2, _, _ = tensors(case, problem, self.device)
         return lambda: C1 @ M @ C2
 
     def plan(self, result: Any) -> Array | None:  # noqa: ARG002 - the interface

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.accuracy import measure, rounded, sinkhorn
 from benchmarks.cases import CASES, QUICK, Case
@@ -31,7 +32,7 @@ def test_measures_are_those_of_the_reference(kind):
 
 def test_proximal_measures_are_those_of_the_reference():
     problem = build(Case("proximal", "points", 6, 5, 0.05, batch=3))
-    T = rounded(some_plan(problem), problem.p, problem.q)
+    T = rounded(*map(torch.tensor, (some_plan(problem), problem.p, problem.q))).numpy()
     found = measure(problem, T, proximal=True)
     for b, (M, C1, C2, p, q) in enumerate(zip(*problem.arrays, strict=True)):
         cost = reference.gradient(M, C1, C2, T[b], 0.5) - 0.05 * np.log(T[b])
@@ -42,7 +43,7 @@ def test_proximal_measures_are_those_of_the_reference():
 
 def test_rounded_plans_have_the_marginals():
     problem = build(Case("single", "points", 6, 5, 0.05, batch=4))
-    T = rounded(some_plan(problem), problem.p, problem.q)
+    T = rounded(*map(torch.tensor, (some_plan(problem), problem.p, problem.q))).numpy()
     np.testing.assert_allclose(T.sum(2), problem.p, atol=1e-15)
     np.testing.assert_allclose(T.sum(1), problem.q, atol=1e-15)
     assert (T >= 0).all()
@@ -51,7 +52,8 @@ def test_rounded_plans_have_the_marginals():
 @pytest.mark.parametrize("epsilon", [1.0, 0.01, 1e-3])
 def test_sinkhorn_agrees_with_the_reference_from_a_poor_start(epsilon):
     problem = build(Case("single", "points", 20, 15, epsilon, batch=3))
-    plans = sinkhorn(problem.M / epsilon, problem.p, problem.q, np.zeros_like(problem.q))
+    M, p, q = map(torch.tensor, (problem.M, problem.p, problem.q))
+    plans = sinkhorn(M / epsilon, p, q, torch.zeros_like(q)).numpy()
     for b in range(3):
         expected = reference.sinkhorn(problem.M[b], problem.p[b], problem.q[b], epsilon)
         np.testing.assert_allclose(plans[b], expected, atol=1e-9)

@@ -1,4 +1,4 @@
-"""Every call that `python -m benchmarks.kernels` times on a GPU, once: on a CUDA device or in Triton's interpreter."""
+"""Every call that `python -m benchmarks.gpu` times on a GPU, once: on a CUDA device or in Triton's interpreter."""
 
 import pytest
 
