@@ -8,18 +8,20 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from kmat import atomic
 from kmat.backbone import Backbone, load_backbone
 from kmat.config import RunConfig
 from kmat.console import note
 from kmat.errors import UserError
-from kmat.evaluation import floors, harmonic_mean, score
+from kmat.evaluation import certainty, floors, harmonic_mean, score
 from kmat.features import FeatureCache
 from kmat.methods.base import Method, Setting
+from kmat.predictions import Predictions, as_csv
 from kmat.prompts import HIGH, LOW, MODALITIES
 from kmat.rundir import RunDir
 from kmat.tasks.base import Skipped, Task
@@ -121,11 +123,12 @@ def _learn(
         if count:
             note(f"{run.path}: {name.replace('_', ' ')}: {count}")
     with torch.no_grad():
-        scores, unreadable = evaluate(method.logits, task, backbone, cache)
+        found = evaluate(method.logits, task, backbone, cache)
         fixed = () if method.image_conditional else MODALITIES
         text = {f"text_features.{modality}": method.text_features(modality).clone() for modality in fixed}
     save_tensors(run.prompts, {**method.state_dict(), **text})
-    skipped = (*task.skipped, *draw.skipped, *unreadable)
+    atomic.write(run.predictions, as_csv(found.predictions, task.labels))
+    skipped = (*task.skipped, *draw.skipped, *found.unreadable)
     run.write_skipped(skipped)
     say_skipped(skipped, run.path / "skipped.csv")
     result = {
@@ -141,50 +144,63 @@ def _learn(
         "train_images": len(draw.records),
         "skipped": len(skipped),
         "diagnostics": diagnostics,
-        **scores,
+        **found.scores,
     }
     run.write("result.json", result)
     run.checkpoint.unlink(missing_ok=True)
     return result
 
 
-def evaluate(
-    logits: Logits, task: Task, backbone: Backbone, cache: FeatureCache
-) -> tuple[dict[str, Any], tuple[Skipped, ...]]:
-    """Score a classifier on every evaluated part of a task that has images.
+class Evaluation(NamedTuple):
+    """What a classifier is worth on a task.
 
-    Returns
-    -------
-    dict
-        ``scores``: by modality and split the fields of :class:`kmat.evaluation.Scores`, None where there are no
-        images; ``harmonic``: of both test sets' accuracy and macro-F1, None if one is missing; ``floors``: by
-        modality what :func:`kmat.evaluation.floors` says of the test set.
-    tuple of Skipped
+    Attributes
+    ----------
+    scores : dict
+        ``scores``: by modality and split the fields of :class:`kmat.evaluation.Scores` and
+        :class:`kmat.evaluation.Certainty`, None where there are no images; ``harmonic``: of both test sets' accuracy
+        and macro-F1, None if one is missing; ``floors``: by modality what :func:`kmat.evaluation.floors` says of the
+        test set.
+    predictions : tuple of Predictions
+        Of each part that has images.
+    unreadable : tuple of Skipped
         Images that could not be read.
     """
+
+    scores: dict[str, Any]
+    predictions: tuple[Predictions, ...]
+    unreadable: tuple[Skipped, ...]
+
+
+def evaluate(logits: Logits, task: Task, backbone: Backbone, cache: FeatureCache) -> Evaluation:
+    """Score a classifier on every evaluated part of a task that has images."""
     n_classes = len(task.classes)
     table: dict[str, dict[str, Any]] = {HIGH: {}, LOW: {}}
     lowest: dict[str, Any] = {}
     skipped: list[Skipped] = []
+    parts: list[Predictions] = []
     for modality, split in EVALUATED:
         records = task.select(modality, split)
         views = cache.images(backbone, task.images, [record.ref for record in records])
         skipped += views.skipped
-        labels = torch.tensor([records[index].label for index in views.kept], dtype=torch.int64)
-        if not len(labels):
+        if not views.kept:
             table[modality][split] = None
             continue
-        predicted = logits(views.features[0].to(backbone.device), modality).argmax(dim=1).cpu()
-        table[modality][split] = asdict(score(predicted, labels, n_classes))
+        probabilities = logits(views.features[0].to(backbone.device), modality).softmax(dim=1).cpu()
+        part = Predictions(tuple(records[index] for index in views.kept), probabilities)
+        parts.append(part)
+        judged = score(part.predicted, part.labels, n_classes), certainty(probabilities, part.labels)
+        table[modality][split] = {name: value for each in judged for name, value in asdict(each).items()}
         if split == "test":
-            lowest[modality] = floors(labels, n_classes)
+            lowest[modality] = floors(part.labels, n_classes)
     high, low = table[HIGH]["test"], table[LOW]["test"]
     names = ("accuracy", "macro_f1")
-    return {
+    scores = {
         "scores": table,
         "harmonic": {name: harmonic_mean(high[name], low[name]) for name in names} if high and low else None,
         "floors": lowest,
-    }, tuple(skipped)
+    }
+    return Evaluation(scores, tuple(parts), tuple(skipped))
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def test_a_baseline_is_loaded_as_it_was_trained(kmat, options, shapes_dir, tmp_p
     assert code == 0, err
     code, evaluated, err = kmat("evaluate", "run")
     assert code == 0, err
-    assert trained.startswith(evaluated)
+    assert trained.startswith(evaluated.partition("95 % intervals")[0])
     (tmp_path / "run" / "split.csv").unlink()
     code, out, err = kmat("predict", "run", shapes_dir / "low")
     assert code == 0, err
@@ -135,6 +135,24 @@ def test_a_baseline_is_loaded_as_it_was_trained(kmat, options, shapes_dir, tmp_p
     hits = sum(row["predicted"] in row["path"] for row in rows)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert hits == pytest.approx(result["scores"]["low"]["test"]["accuracy"] * len(rows))
+
+
+def test_probabilities_of_every_image_are_kept(kmat, trained, tmp_path):
+    rows = list(csv.DictReader((trained / "predictions.csv").read_text().splitlines()))
+    result = json.loads((trained / "result.json").read_text())
+    low = [row for row in rows if row["modality"] == "low"]
+    scores = result["scores"]["low"]["test"]
+    assert len(low) == scores["n"]
+    assert sum(row["label"] == row["predicted"] for row in low) == pytest.approx(scores["accuracy"] * len(low))
+    for row in rows:
+        probabilities = {label: float(row[label]) for label in result["labels"]}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == max(probabilities, key=probabilities.get)
+    code, out, err = kmat("evaluate", trained, "--out", "again.csv")
+    assert code == 0, err
+    assert (tmp_path / "again.csv").read_text() == (trained / "predictions.csv").read_text()
+    assert "bootstrap over patients" in out
+    assert "macro AUC" in out
 
 
 def test_tasks_counts_images(kmat, shapes_dir):
