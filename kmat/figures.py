@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
+from kmat.clinical import ENDS, by_method, calibration_error, confusion, reliability
 from kmat.finished import FinishedRun, Pair
 from kmat.methods import KMaTConfig
 from kmat.methods.kmat import transport_plan
@@ -162,6 +163,48 @@ def plans(pairs: Sequence[Pair]) -> Figure:
             axes.set_title(f"{backbone}, {word}\nmatched: {100 * np.trace(shares) / len(labels):.0f} %", fontsize=9)
     panels[0].set_ylabel("high end")
     panels[len(by_backbone)].set_ylabel("high end")
+    return figure
+
+
+def confusions(runs: Sequence[FinishedRun]) -> Figure:
+    """Share of each class (row) that is taken for each class (column): a panel for each end and method."""
+    groups, labels = by_method(runs), runs[0].labels
+    figure, panels = _panels(len(groups), 2, width=max(6.0, 1.2 * len(labels) + 3), height=0.45 * len(labels) + 1.1)
+    for row, (method, members) in enumerate(groups.items()):
+        for column, modality in enumerate((HIGH, LOW)):
+            axes, shares = panels[2 * row + column], np.array(confusion(members, modality))
+            axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+            for (i, j), share in np.ndenumerate(shares):
+                colour = "white" if share > 0.6 else "#333333"
+                axes.text(j, i, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=7)
+            axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=20)
+            axes.set_yticks(range(len(labels)), labels if column == 0 else [], fontsize=7)
+            axes.spines[:].set_visible(False)
+            axes.set_title(f"{method}, {ENDS[modality]}", fontsize=8, loc="left")
+    return figure
+
+
+def reliabilities(runs: Sequence[FinishedRun]) -> Figure:
+    """Accuracy by confidence: a panel per method, a line for each end, dots as large as their share of the images."""
+    groups = by_method(runs)
+    columns = min(3, len(groups))
+    figure, panels = _panels(-(-len(groups) // columns), columns, width=3 * columns, height=2.6)
+    for axes, (method, members) in zip(panels, groups.items(), strict=False):
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", lw=1)
+        for modality, colour in ((HIGH, HIGH_COLOUR), (LOW, LOW_COLOUR)):
+            confidence, accuracy, counts = zip(*reliability(members, modality), strict=True)
+            error = 100 * calibration_error(members, modality)
+            axes.plot(confidence, accuracy, color=colour, lw=1, label=f"{ENDS[modality]}, ECE {error:.0f}")
+            axes.scatter(confidence, accuracy, s=[120 * n / sum(counts) + 4 for n in counts], color=colour, alpha=0.7)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_title(method, fontsize=8, loc="left")
+        axes.legend(fontsize=6, frameon=False, loc="upper left")
+    for axes in panels[len(groups) :]:
+        axes.set_visible(False)
+    panels[0].set_ylabel("accuracy")
+    for axes in panels[max(0, len(groups) - columns) : len(groups)]:
+        axes.set_xlabel("confidence")
     return figure
 
 

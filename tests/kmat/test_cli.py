@@ -369,7 +369,9 @@ def test_bench_and_ablate(kmat, shapes_dir, tiny_dir, tmp_path):
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "http" not in page, "it opens without network"
     assert all(text in page for text in (">8 all<", ">CoCoOp<", "one of 10, 1", "without the anchor, as in the paper"))
-    assert page.count('<img src="data:image/svg+xml;base64,') == 9  # accuracies, FGW's three twice, two of curves
+    assert (
+        page.count('<img src="data:image/svg+xml;base64,') == 11
+    )  # accuracies, two of classes, FGW's three twice, two of curves
     assert kmat("report", "runs/bench", "runs/ablate", "--out", "again")[0] == 0
     assert (tmp_path / "again" / "report.html").read_text(encoding="utf-8") == page
 

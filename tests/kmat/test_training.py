@@ -221,6 +221,7 @@ def test_run_folder_says_all(go, tmp_path):
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
         "metrics.jsonl",
+        "predictions.csv",
         "prompts.safetensors",
         "result.json",
         "skipped.csv",
