@@ -14,7 +14,6 @@ from kmat.errors import UserError
 from kmat.grid import Resources
 from kmat.lock import Lock
 from kmat.methods import METHODS, CoOpConfig, KMaTConfig, MethodConfig, ZeroShotConfig
-from kmat.report import write_report, write_results
 from kmat.rows import ABLATION, BENCH, BEYOND
 from kmat.tables import backbone_tables, main_tables
 from kmat.training import Schedule
@@ -107,6 +106,8 @@ class Report:
 
     def __call__(self) -> None:
         """Write it."""
+        from kmat.report import write_report  # here: not every command draws
+
         files = write_report(self.folders, self.out)
         out.print(f"written to {self.out}: {', '.join(file.name for file in files)}")
 
@@ -120,6 +121,8 @@ def _run(
     *,
     published: bool = False,
 ) -> None:
+    from kmat.report import write_results
+
     with Lock(folder):
         results = run_grid(kind, rows, grid, resources, folder, published=published)
         files = write_results(results, folder)

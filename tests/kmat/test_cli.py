@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -248,6 +250,13 @@ def test_usage_errors_go_to_stderr(kmat, arguments):
     assert err
 
 
+def test_the_version_is_said_at_once(capsys):
+    from kmat.__main__ import main
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("kmat ")
+
+
 def test_help_documents_every_command(kmat):
     code, out, _ = kmat("--help")
     assert code == 0
@@ -255,6 +264,14 @@ def test_help_documents_every_command(kmat):
         command in out for command in ("demo", "train", "evaluate", "predict", "tasks", "bench", "ablate", "report")
     )
     assert "The paper gives no value" in kmat("train", "kmat", "--help")[1]
+
+
+def test_help_waits_for_no_model_library():
+    code = "import sys; from kmat.cli import main; main(['train', '--help'])"
+    code += "; assert not {'open_clip', 'transformers', 'timm', 'matplotlib', 'sklearn'} & sys.modules.keys()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Train one method" in done.stdout
 
 
 def test_anchor_without_descriptions_names_both_ways_out(kmat, shapes_dir, tiny_dir, tmp_path):
