@@ -8,12 +8,15 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 import fgwot
+from kmat import residuals
 from kmat.errors import UserError
+from kmat.features import FeatureCache
 from kmat.methods import CoOpConfig, KMaTConfig, ResidualConfig
 from kmat.methods.base import Batch, Setting
 from kmat.methods.kmat import transport_plan
 from kmat.methods.residual import couple, transport
 from kmat.prompts import MODALITIES
+from kmat.rundir import RunDir
 from kmat.training import Schedule, fit
 
 
@@ -175,3 +178,27 @@ def test_it_needs_descriptions_even_without_an_anchor(setting):
 def test_options_out_of_range(option):
     with pytest.raises(UserError, match=f"--{next(iter(option)).replace('_', '-')}"):
         ResidualConfig(**option)
+
+
+def test_a_finished_run_is_taken_apart(kmat, options, tmp_path, monkeypatch, capsys):
+    for arguments in (("residual",), ("coop",)):
+        assert (
+            kmat("train", *arguments, *options, "--cache", tmp_path / "cache", "--out", tmp_path / arguments[0])[0] == 0
+        )
+    arguments = [
+        "kmat.residuals",
+        str(tmp_path / "residual"),
+        str(tmp_path / "coop"),
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
+    monkeypatch.setattr("sys.argv", arguments)
+    residuals.main()
+    out = capsys.readouterr().out
+    assert ": residual, 1 runs" in out
+    assert out.count("| round_bright | ") == 1
+    run = RunDir(tmp_path / "residual")
+    found = residuals.dissect(run, run.config(), FeatureCache(tmp_path / "cache"))
+    torch.testing.assert_close(found.shares.sum(dim=0), torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(found.alike.diagonal(), torch.ones(2), atol=1e-5, rtol=0)
+    assert 0 <= found.common <= 1 + 1e-6
