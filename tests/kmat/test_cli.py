@@ -16,7 +16,16 @@ from kmat.errors import UserError
 
 @pytest.mark.parametrize(
     "method",
-    [(), ("kmat", "--lambda-anc", 1), ("coop", "--csc"), ("cocoop",), ("kgcoop",), ("biomedcoop",), ("zero-shot",)],
+    [
+        (),
+        ("kmat", "--lambda-anc", 1),
+        ("coop", "--csc"),
+        ("cocoop",),
+        ("kgcoop",),
+        ("biomedcoop",),
+        ("residual",),
+        ("zero-shot",),
+    ],
 )
 def test_train_each_method(kmat, options, method, tmp_path):
     code, out, err = kmat("train", *method, *options)
@@ -176,9 +185,10 @@ def test_demo(kmat, tmp_path, workers):
     assert phantom.BANNER in out
     for row in ("floor: chance", "floor: largest class", "zero-shot template", "zero-shot descriptions", "CoOp shared"):
         assert f"\n{row}" in out
-    for row in ("CoOp class-specific", "K-MaT no FGW", "K-MaT  "):
+    for row in ("CoOp class-specific", "K-MaT no FGW", "K-MaT  ", "Residual transport  "):
         assert f"\n{row}" in out
-    assert "K-MaT minus the other rows" in out
+    for row in ("K-MaT", "Residual transport"):
+        assert f"{row} minus the other rows" in out
     assert "lambda_anc, one of 10, 1, by high-end validation accuracy" in out
     folder = tmp_path / "runs" / "demo"
     kinds = {f"results.{kind}" for kind in ("csv", "json", "md", "png", "tex")}
@@ -191,7 +201,7 @@ def test_demo(kmat, tmp_path, workers):
     first = (folder / "results.csv").read_text()
     code, _, err = kmat(*arguments)
     assert code == 0
-    assert "12 of 12 runs are already finished and used as they are" in err
+    assert "14 of 14 runs are already finished and used as they are" in err
     assert (folder / "results.csv").read_text() == first
 
 
@@ -454,7 +464,7 @@ def test_a_failed_run_is_left_out_of_the_tables_and_told_at_the_end(kmat, shapes
     assert code == 1
     saved = json.loads((tmp_path / "grid" / "results.json").read_text())
     assert "K-MaT" not in {entry["method"] for entry in saved["entries"]}, "its lambda_anc could not be chosen"
-    assert any("Without K-MaT's anchored rows" in note for note in saved["notes"])
+    assert any("Without anchored rows" in note for note in saved["notes"])
 
 
 def test_report_on_single_runs(kmat, trained, tmp_path):
