@@ -261,7 +261,13 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
             tokenizer = open_clip.get_tokenizer(model_name)
         except Exception as error:  # open_clip, transformers, safetensors and the hub each have their own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"cannot load backbone {name!r}: {reason}") from error
+            hint = ""
+            if model_name.startswith("hf-hub:"):
+                hint = (
+                    "; where there is no network, copy the model's folder from a machine that has it (`hf download "
+                    f"{model_name.removeprefix('hf-hub:')} --local-dir DIR`) and pass --backbone local-dir:DIR"
+                )
+            raise UserError(f"cannot load backbone {name!r}: {reason}{hint}") from error
     return Backbone(name, model, preprocess, tokenizer, device)
 
 

@@ -65,6 +65,24 @@ class Place(NamedTuple):
     backbone: str
 
 
+def announce(rows: Mapping[str, MethodConfig], grid: GridConfig) -> str:
+    """Say how many runs a grid has, at most: those of one setting are done once.
+
+    Examples
+    --------
+    >>> from kmat.methods import CoOpConfig
+    >>> announce({"K-MaT": KMaTConfig(), "CoOp": CoOpConfig()}, GridConfig(task=("digits",), seeds=(1, 2)))
+    'at most 24 runs: 2 rows on 3 backbones of digits, seeds 1, 2; 12 of them choose lambda_anc'
+    """
+    places = grid.places()
+    each = len(places) * len(grid.seeds)
+    choosing = len(LAMBDA_ANC) * each if any(map(_has_anchor, rows.values())) else 0
+    on = "; ".join(f"{sum(place.task.task == task for place in places)} backbones of {task}" for task in grid.task)
+    seeds = ", ".join(map(str, grid.seeds))
+    chosen = f"; {choosing} of them choose lambda_anc" if choosing else ""
+    return f"at most {len(rows) * each + choosing} runs: {len(rows)} rows on {on}, seeds {seeds}{chosen}"
+
+
 def run_grid(
     kind: str,
     rows: Mapping[str, MethodConfig],

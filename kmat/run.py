@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kmat import atomic
-from kmat.backbone import Backbone, load_backbone
+from kmat.backbone import SHIPPED, Backbone, load_backbone
 from kmat.config import RunConfig
 from kmat.console import note
 from kmat.errors import UserError
@@ -80,6 +80,8 @@ def train(
     run.check(identity, resume=resume, overwrite=overwrite)
     if run.finished and not overwrite:
         return run.result()
+    if backbone.name.partition(":")[0] in SHIPPED and not task.banner:
+        note(f"{backbone.name} is a tiny model that has seen no image like these: choose a --backbone, biomedclip say")
     setting = Setting(backbone, task, cache, config.seed)
     method = config.method.build(setting).to(backbone.device)
     with run.lock:
@@ -128,6 +130,7 @@ def _learn(
         text = {f"text_features.{modality}": method.text_features(modality).clone() for modality in fixed}
     save_tensors(run.prompts, {**method.state_dict(), **text})
     atomic.write(run.predictions, as_csv(found.predictions, task.labels))
+    _say_collapsed(found.predictions, task)
     skipped = (*task.skipped, *draw.skipped, *found.unreadable)
     run.write_skipped(skipped)
     say_skipped(skipped, run.path / "skipped.csv")
@@ -264,6 +267,16 @@ def _logits(config: RunConfig, backbone: Backbone, result: dict[str, Any], tenso
     method = config.method.build(Setting(backbone, task, FeatureCache(), config.seed)).to(backbone.device)
     method.load_state_dict(tensors)
     return method.requires_grad_(False).logits
+
+
+def _say_collapsed(parts: Sequence[Predictions], task: Task) -> None:
+    """Tell of parts with several classes that are all taken for one."""
+    for part in parts:
+        chosen = part.predicted.unique()
+        if len(chosen) == 1 and len(part.labels.unique()) > 1:
+            record = part.records[0]
+            where = f"{task.modality_names[record.modality]} {record.split}"
+            note(f"{task.name}: all {len(part.records)} {where} images are taken for {task.labels[int(chosen)]!r}")
 
 
 def say_skipped(skipped: Sequence[Skipped], listed_in: Path | None = None) -> None:

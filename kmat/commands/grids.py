@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from kmat.bench import GridConfig, run_grid
-from kmat.console import out, show_banner
+from kmat.bench import GridConfig, announce, run_grid
+from kmat.console import out, show_banner, tell
 from kmat.errors import UserError
 from kmat.grid import Resources
 from kmat.lock import Lock
@@ -62,6 +62,8 @@ class Bench:
     """Epochs, batch size and learning rate of each baseline's own publication instead of the K-MaT paper's."""
     out: Path = Path("runs/bench")
     """Folder of results (Markdown, LaTeX, CSV, JSON, PNG) and runs."""
+    dry_run: bool = False
+    """Say how many runs that would be, and do none."""
     resources: OmitArgPrefixes[Resources] = field(default_factory=Resources)
 
     def __call__(self) -> None:
@@ -72,7 +74,7 @@ class Bench:
             raise UserError("--methods: expected at least one")
         chosen = tuple(METHODS[name] for name in self.methods)
         rows = {name: method for name, method in BENCH.items() if isinstance(method, chosen)}
-        _run("bench", rows, self.grid, self.resources, self.out, published=self.published)
+        _run("bench", rows, self.grid, self.resources, self.out, published=self.published, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Ablate:
     without FGW."""
     out: Path | None = None
     """Folder of results (Markdown, LaTeX, CSV, JSON, PNG) and runs; runs/ablate or runs/beyond by default."""
+    dry_run: bool = False
+    """Say how many runs that would be, and do none."""
     resources: OmitArgPrefixes[Resources] = field(default_factory=Resources)
 
     def __call__(self) -> None:
@@ -92,7 +96,7 @@ class Ablate:
         table = {name: switches.method() for name, switches in ABLATION.items()}
         kind, rows = ("ablate", table) if self.rows == "paper" else ("beyond", BEYOND)
         folder = self.out or Path("runs", kind)
-        _run(kind, rows, self.grid, self.resources, folder)
+        _run(kind, rows, self.grid, self.resources, folder, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,13 @@ def _run(
     folder: Path,
     *,
     published: bool = False,
+    dry_run: bool = False,
 ) -> None:
     from kmat.report import write_results
 
+    tell(announce(rows, grid))
+    if dry_run:
+        return
     with Lock(folder):
         results = run_grid(kind, rows, grid, resources, folder, published=published)
         files = write_results(results, folder)

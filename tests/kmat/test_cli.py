@@ -260,6 +260,19 @@ def test_usage_errors_go_to_stderr(kmat, arguments):
     assert err
 
 
+def test_a_toy_backbone_on_own_images_is_told(kmat, shapes_dir):
+    options = ("--task", shapes_dir / "manifest.csv", "--shots", 2, "--epochs", 1, "--out", "toy")
+    code, _, err = kmat("train", "coop", *options)
+    assert code == 0, err
+    assert "phantom:seed0 is a tiny model that has seen no image like these" in err
+
+
+def test_one_class_for_all_images_is_told(kmat, options):
+    code, _, err = kmat("train", "zero-shot", *options, "--out", "toy")
+    assert code == 0, err
+    assert "images are taken for" in err
+
+
 def test_the_version_is_said_at_once(capsys):
     from kmat.__main__ import main
 
