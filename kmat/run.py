@@ -3,7 +3,7 @@
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -218,6 +218,8 @@ class TrainedRun:
     backbone : Backbone
     logits : callable
         Scores (B, C) of unit image features (B, D) of a modality.
+    text : mapping, optional
+        Unit text features (C, D) by modality; None if they depend on the image.
     """
 
     config: RunConfig
@@ -225,10 +227,11 @@ class TrainedRun:
     banner: str
     backbone: Backbone
     logits: Logits
+    text: Mapping[str, Tensor] | None
 
 
-def load_run(folder: Path, device: str | torch.device = "cpu") -> TrainedRun:
-    """Load a finished run.
+def load_run(folder: Path, on: str | torch.device | Backbone = "cpu") -> TrainedRun:
+    """Load a finished run, its backbone to a device if it is not given.
 
     Raises
     ------
@@ -239,23 +242,25 @@ def load_run(folder: Path, device: str | torch.device = "cpu") -> TrainedRun:
     if not run.finished:
         raise UserError(f"{folder} holds no finished run")
     config, result = run.config(), run.result()
-    backbone = load_backbone(config.backbone, device)
+    backbone = on if isinstance(on, Backbone) else load_backbone(config.backbone, on)
     if backbone.fingerprint != run.identity()["backbone"]:
         raise UserError(f"backbone {config.backbone!r} is not the one that {folder} was trained with")
     try:
-        logits = _logits(config, backbone, result, run.tensors())
+        text, logits = _classifier(config, backbone, result, run.tensors())
     except (KeyError, RuntimeError) as error:  # whole, but of another configuration
         raise UserError(f"{run.prompts} does not belong to {folder / 'config.json'} ({error})") from error
-    return TrainedRun(config, tuple(result["labels"]), result["banner"], backbone, logits)
+    return TrainedRun(config, tuple(result["labels"]), result["banner"], backbone, logits, text)
 
 
-def _logits(config: RunConfig, backbone: Backbone, result: dict[str, Any], tensors: dict[str, Tensor]) -> Logits:
+def _classifier(
+    config: RunConfig, backbone: Backbone, result: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[Mapping[str, Tensor] | None, Logits]:
     """Classify by the stored text features; without them, by the method itself, rebuilt from its state."""
     if f"text_features.{HIGH}" in tensors:
         text = {modality: tensors[f"text_features.{modality}"].to(backbone.device) for modality in MODALITIES}
         if any(len(features) != len(result["labels"]) for features in text.values()):
             raise RuntimeError(f"text features that are not of {len(result['labels'])} classes")
-        return lambda images, modality: backbone.logit_scale * images @ text[modality].T
+        return text, lambda images, modality: backbone.logit_scale * images @ text[modality].T
     task = Task(
         name=result["task"],
         labels=tuple(result["labels"]),
@@ -266,7 +271,7 @@ def _logits(config: RunConfig, backbone: Backbone, result: dict[str, Any], tenso
     )
     method = config.method.build(Setting(backbone, task, FeatureCache(), config.seed)).to(backbone.device)
     method.load_state_dict(tensors)
-    return method.requires_grad_(False).logits
+    return None, method.requires_grad_(False).logits
 
 
 def _say_collapsed(parts: Sequence[Predictions], task: Task) -> None:
