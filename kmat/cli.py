@@ -17,7 +17,7 @@ from kmat import run as runs
 from kmat.backbone import find_device, load_backbone
 from kmat.commands.data import CheckData, Tasks
 from kmat.commands.descriptions import Descriptions
-from kmat.commands.grids import Ablate, Bench, Demo, Report
+from kmat.commands.grids import Ablate, Bench, Demo, Report, Shots
 from kmat.config import PUBLISHED, RunConfig
 from kmat.console import AS_STORED, counted, encode_with, err, note, one_line, out, plain_table, show_banner
 from kmat.errors import UserError, WriteError, explain
@@ -158,13 +158,14 @@ Command = (
     | Annotated[CheckData, subcommand("check-data")]
     | Annotated[Descriptions, subcommand("descriptions")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Shots, subcommand("shots")]
     | Annotated[Ablate, subcommand("ablate")]
     | Annotated[Report, subcommand("report")]
 )
 
 _GOES_ON = {
     Train: "; the same command with --resume goes on from the last finished epoch",
-    **dict.fromkeys((Demo, Bench, Ablate), "; the same command goes on from the last finished epochs"),
+    **dict.fromkeys((Demo, Bench, Shots, Ablate), "; the same command goes on from the last finished epochs"),
 }
 
 

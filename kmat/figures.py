@@ -18,7 +18,7 @@ from kmat.finished import FinishedRun, Pair
 from kmat.methods import KMaTConfig
 from kmat.methods.kmat import transport_plan
 from kmat.prompts import HIGH, LOW
-from kmat.results import Results
+from kmat.results import FLOOR, Results
 
 HIGH_COLOUR, LOW_COLOUR = "#4477aa", "#ee6677"
 OFF_COLOUR, ON_COLOUR = "#bbbbbb", "#228833"
@@ -64,6 +64,36 @@ def accuracies(results: Results) -> Figure:
         axes.set_title(task, loc="left", fontsize=10)
     panels[-1].set_xlabel("test accuracy, %")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def shots(results: Mapping[int, Results]) -> Figure:
+    """H accuracy of every method by training images per class, a panel per task; bands are the spread of its table."""
+    last = list(results.values())[-1]
+    figure, panels = _panels(1, len(last.tasks), width=max(8.0, 4.2 * len(last.tasks)), height=3.8)
+    methods = [method for method in last.methods if not method.startswith(FLOOR)]
+    for axes, task in zip(panels, last.tasks, strict=True):
+        for number, method in enumerate(methods):
+            points = [
+                (count, cell.mean, cell.spread or 0)
+                for count, each in results.items()
+                if (cell := each.cell(task, method, each.scopes(task)[0], "h_accuracy"))
+            ]
+            if points:
+                counts, means, spreads = map(np.array, zip(*points, strict=True))
+                style = {"color": CLASS_COLOURS[number % len(CLASS_COLOURS)], "lw": 1.3}
+                dashed = "--" if number >= len(CLASS_COLOURS) else "-"
+                axes.plot(counts, means, dashed, marker="o", markersize=3, label=method, **style)
+                axes.fill_between(counts, means - spreads, means + spreads, color=style["color"], alpha=0.08, lw=0)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(results), [str(count) for count in results])
+        axes.set_title(task, loc="left", fontsize=10)
+        axes.set_xlabel("training images per class, high end")
+    panels[0].set_ylabel("H accuracy, %")
+    figure.suptitle(last.banner, fontsize=8, color="#555555")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
+    )
     return figure
 
 

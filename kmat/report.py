@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -51,6 +51,24 @@ def write_tables(results: Results, folder: Path, stem: str) -> list[Path]:
         files.append(folder / f"{stem}-paired.csv")
         _write_csv(files[-1], paired)
     return files
+
+
+def write_shots(benches: Mapping[int, Path], out: Path) -> list[Path]:
+    """Write ``shots.csv`` and ``shots.png``, scores by training images per class, of finished benches; the files.
+
+    Raises
+    ------
+    UserError
+        If a bench cannot be read.
+    """
+    results = {count: Results.read(folder / "results.json") for count, folder in benches.items()}
+    table = [{"shots": count, **row} for count, each in results.items() for row in _summary(each)]
+    data, figure = out / "shots.csv", out / "shots.png"
+    _write_csv(data, table)
+    picture = io.BytesIO()
+    figures.shots(results).savefig(picture, dpi=150)
+    atomic.write(figure, picture.getvalue())
+    return [data, figure]
 
 
 def write_report(folders: Sequence[Path], out: Path) -> list[Path]:

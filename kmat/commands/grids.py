@@ -1,8 +1,8 @@
 """Commands that do many runs."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -70,11 +70,47 @@ class Bench:
         """Run it."""
         if self.published and self.grid.epochs != Schedule().epochs:
             raise UserError("--published sets the baselines' schedules: leave out --epochs")
-        if not self.methods:
-            raise UserError("--methods: expected at least one")
-        chosen = tuple(METHODS[name] for name in self.methods)
-        rows = {name: method for name, method in BENCH.items() if isinstance(method, chosen)}
-        _run("bench", rows, self.grid, self.resources, self.out, published=self.published, dry_run=self.dry_run)
+        _run(
+            "bench",
+            _rows(self.methods),
+            self.grid,
+            self.resources,
+            self.out,
+            published=self.published,
+            dry_run=self.dry_run,
+        )
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Repeat a bench with fewer and more training images per class, and draw its scores against their number."""
+
+    grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
+    counts: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Training images per class, of each bench; in the place of --shots."""
+    methods: tuple[MethodName, ...] = get_args(MethodName)
+    """Which to run."""
+    out: Path = Path("runs/shots")
+    """Folder of shots.png and shots.csv, and of a bench for each number."""
+    dry_run: bool = False
+    """Say how many runs that would be, and do none."""
+    resources: OmitArgPrefixes[Resources] = field(default_factory=Resources)
+
+    def __call__(self) -> None:
+        """Run it."""
+        if self.grid.shots != GridConfig().shots:
+            raise UserError("--shots is one number: kmat shots takes several, as --counts")
+        if not self.counts or min(self.counts) < 1 or len(set(self.counts)) < len(self.counts):
+            raise UserError(f"--counts {' '.join(map(str, self.counts))}: expected different numbers from 1 on")
+        rows = _rows(self.methods)
+        for count in self.counts:
+            folder, grid = self.out / f"shots-{count}", replace(self.grid, shots=count)
+            _run("bench", rows, grid, self.resources, folder, dry_run=self.dry_run)
+        if not self.dry_run:
+            from kmat.report import write_shots
+
+            files = write_shots({count: self.out / f"shots-{count}" for count in sorted(self.counts)}, self.out)
+            out.print(f"written to {self.out}: {', '.join(file.name for file in files)}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +150,14 @@ class Report:
 
         files = write_report(self.folders, self.out)
         out.print(f"written to {self.out}: {', '.join(file.name for file in files)}")
+
+
+def _rows(methods: Sequence[MethodName]) -> dict[str, MethodConfig]:
+    """Rows of the bench that are of some methods."""
+    if not methods:
+        raise UserError("--methods: expected at least one")
+    chosen = tuple(METHODS[name] for name in methods)
+    return {name: method for name, method in BENCH.items() if isinstance(method, chosen)}
 
 
 def _run(

@@ -514,3 +514,22 @@ def test_a_grid_needs_test_images_of_both_ends(kmat, shapes_dir, tiny_dir, tmp_p
     code, _, err = kmat("bench", "--task", "m.csv", *options, "--methods", "kmat")
     assert code == 1
     assert "no high-end validation images to choose lambda_anc on" in one_line(err)
+
+
+def test_scores_by_number_of_shots(kmat, shapes_dir, tiny_dir, tmp_path):
+    options = ("--task", shapes_dir / "manifest.csv", "--descriptions", shapes_dir / "descriptions.json")
+    options += ("--backbone", f"local-dir:{tiny_dir}", "--seeds", 1, "--workers", 1, "--epochs", 1)
+    options += ("--methods", "zero-shot", "coop", "--counts", 4, 1, "--out", "shots")
+    code, _, err = kmat("shots", *options, "--dry-run")
+    assert code == 0
+    assert err.count("at most 4 runs") == 2
+    assert not (tmp_path / "shots").exists()
+    code, _, err = kmat("shots", *options)
+    assert code == 0, err
+    rows = list(csv.DictReader((tmp_path / "shots" / "shots.csv").read_text().splitlines()))
+    assert list(dict.fromkeys(row["shots"] for row in rows)) == ["1", "4"]
+    assert {row["method"] for row in rows} >= {"CoOp shared", "zero-shot template"}
+    assert (tmp_path / "shots" / "shots.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "shots" / "shots-4" / "results.json").exists()
+    assert "kmat shots takes several" in kmat("shots", *options, "--shots", 3)[2]
+    assert "expected different numbers from 1 on" in kmat("shots", "--counts", 2, 2)[2]
