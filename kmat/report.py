@@ -66,7 +66,8 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
     runs = [run for _, members in found.values() for run in members]
     banners = {task: banner for results, _ in found.values() for task, banner in results.banners.items()}
     for task, banner in banners.items():
-        pictures = [*_fgw_pictures([run for run in runs if run.entry.task == task])]
+        of_task = [run for run in runs if run.entry.task == task]
+        pictures = [*_fgw_pictures(of_task), *_residual_pictures(of_task)]
         for kind, (_, members) in found.items():
             pictures += _curves([run for run in members if run.entry.task == task], TITLES[kind])
         if pictures:
@@ -124,6 +125,19 @@ def _fgw_pictures(runs: Sequence[FinishedRun]) -> Iterable[Picture]:
             "(row) that goes to each low-end class (column), mean over seeds, with the runs' own coupling settings "
             "from a cold start. Matched: the share on the diagonal; "
             f"an even spread would match {100 / len(members[0].on.labels):.0f} %.",
+        )
+
+
+def _residual_pictures(runs: Sequence[FinishedRun]) -> Iterable[Picture]:
+    """Draw what residual transport does, for each of its rows."""
+    names = dict.fromkeys(run.entry.method for run in runs if run.described)
+    for name in names:
+        yield Picture(
+            f"Text embeddings: {name}",
+            figures.svg(figures.residuals([run for run in runs if run.entry.method == name and run.described])),
+            "From the descriptions (hollow) to the features that classify (filled), a line per class and seed, in the "
+            "plane of the first two principal components. The high end's way is learned from images; the low end's is "
+            "taken over from it, by the coupling of the descriptions.",
         )
 
 
