@@ -25,7 +25,7 @@ from kmat.predict import find_images, predict
 from kmat.prompts import MODALITIES
 from kmat.rundir import RunDir, slug
 from kmat.signals import Terminated, terminable
-from kmat.tasks import TaskConfig
+from kmat.tasks import TaskConfig, check_window
 from kmat.tasks.base import Task
 from kmat.training import Schedule
 
@@ -100,7 +100,8 @@ class Evaluate:
         if self.data.task == ITS_OWN and self.data != TaskConfig(task=ITS_OWN):
             raise UserError("options about images need --task; without it a run is evaluated on its own task")
         trained = runs.load_run(self.run, find_device(self.device))
-        task = (trained.config.data if self.data.task == ITS_OWN else self.data).load()
+        own = trained.config.data
+        task = (own if self.data.task == ITS_OWN else self.data.shown_like(own)).load()
         task = _with_labels(task, trained.labels)
         result, unreadable = runs.evaluate(trained.logits, task, trained.backbone, FeatureCache(self.cache))
         runs.say_skipped((*task.skipped, *unreadable))
@@ -118,6 +119,8 @@ class Predict:
     """Image files, or folders of them."""
     modality: Literal["high", "low"] = "low"
     """Which of the two the images are."""
+    window: tuple[float, float] | None = None
+    """Level and width through which grey values of more than 8 bits are shown; by default as in the run's training."""
     out: Path | None = None
     """CSV file; standard output by default."""
     cache: Path | None = None
@@ -127,10 +130,12 @@ class Predict:
 
     def __call__(self) -> None:
         """Run it."""
+        if self.window:
+            check_window("window", self.window)
         files, left_out = find_images(self.images)
         trained = runs.load_run(self.run, find_device(self.device))
         show_banner(trained.banner, err)
-        table, skipped = predict(trained, files, self.modality, FeatureCache(self.cache))
+        table, skipped = predict(trained, files, self.modality, FeatureCache(self.cache), self.window)
         runs.say_skipped((*left_out, *skipped))
         if self.out:
             atomic.write(self.out, table)

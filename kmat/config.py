@@ -70,6 +70,8 @@ class RunConfig:
             method, data = dict(table["method"]), dict(table["data"])
             for name in ("root", "descriptions", "labels"):
                 data[name] = None if data[name] is None else Path(data[name])
+            for name in ("high_window", "low_window"):
+                data[name] = None if data.get(name) is None else tuple(data[name])
             config = cls(
                 **{
                     **table,

@@ -23,6 +23,7 @@ from kmat.methods.base import Method, Setting
 from kmat.prompts import HIGH, LOW, MODALITIES
 from kmat.rundir import RunDir
 from kmat.tasks.base import Skipped, Task
+from kmat.tasks.files import NOT_AN_IMAGE, ignored
 from kmat.tasks.images import LooseImages
 from kmat.tasks.manifest import write_manifest
 from kmat.tasks.splits import Draw, draw_few_shot
@@ -251,7 +252,10 @@ def _logits(config: RunConfig, backbone: Backbone, result: dict[str, Any], tenso
 
 
 def say_skipped(skipped: Sequence[Skipped], listed_in: Path | None = None) -> None:
-    """Tell how many files were left out, by reason, with the first few."""
+    """Tell how many files were left out, by reason, with the first few, and how many are no images."""
+    if strange := ignored(skipped):
+        note(strange)
+    skipped = [item for item in skipped if item.reason != NOT_AN_IMAGE]
     if skipped:
         reasons = Counter(item.reason.split(":")[0] for item in skipped)
         where = f", listed in {listed_in}" if listed_in else ""
@@ -270,7 +274,18 @@ def _total_diagnostics(epochs: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("fgwot", "torch", "numba", "open_clip_torch", "transformers", "timm", "safetensors", "pillow"):
-        with suppress(PackageNotFoundError):  # Numba: there are machines without
+    for package in (
+        "fgwot",
+        "torch",
+        "numba",
+        "open_clip_torch",
+        "transformers",
+        "timm",
+        "safetensors",
+        "pillow",
+        "pydicom",
+        "nibabel",
+    ):
+        with suppress(PackageNotFoundError):  # there are machines without Numba, and without extras
             found[package] = version(package)
     return found

@@ -16,6 +16,7 @@ from kmat.prompts import HIGH, LOW, MODALITIES
 from kmat.tasks import BUILT_IN, TaskConfig
 from kmat.tasks.base import SPLITS, Task
 from kmat.tasks.check import inspect, write_findings
+from kmat.tasks.files import ignored
 from kmat.tasks.manifest import write_manifest
 from kmat.tasks.paper import PAPER_TASKS, read_table
 
@@ -63,6 +64,8 @@ class CheckData(TaskConfig):
             out.print(f"{kind}: {count}{', the first ten:' * (count > 10)}", highlight=False)
             for _, ref, detail in [finding for finding in found.findings if finding.kind == kind][:10]:
                 out.print(f"  {ref}: {detail}".removesuffix(": "), highlight=False)
+        if strange := ignored(task.skipped):
+            note(strange)
         for shortage in found.shortages(self.shots):
             note(shortage)
         if self.write:

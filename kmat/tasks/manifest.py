@@ -4,20 +4,24 @@ Nothing wrong with a single file or row is fatal and nothing is silent: what can
 """
 
 import csv
+import hashlib
 import re
-from collections.abc import Iterator
-from pathlib import Path, PurePath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from kmat import atomic
 from kmat.console import is_text, note
 from kmat.errors import UserError
 from kmat.prompts import HIGH, LOW
-from kmat.tasks.base import SPLITS, Record, Skipped, Task
+from kmat.tasks.base import SPLITS, Record, Skipped, Task, UnreadableImageError
 from kmat.tasks.descriptions import load_descriptions
-from kmat.tasks.images import SUFFIXES, FolderImages
+from kmat.tasks.dicom import Header
+from kmat.tasks.files import NOT_AN_IMAGE, images_in, kind, split_ref
+from kmat.tasks.images import FolderImages
 from kmat.tasks.splits import assign_splits, patients_in_several_splits
 from kmat.tasks.tree import trouble, walk
+from kmat.tasks.window import Window
 
 COLUMNS = ("path", "label", "modality", "split", "patient")
 REQUIRED = ("path", "label", "modality")
@@ -31,6 +35,14 @@ class _Row(NamedTuple):
     patient: str
 
 
+class _Image(NamedTuple):
+    """A row that can be used: one of the images in its file, and the file's header if it is DICOM."""
+
+    ref: str
+    row: _Row
+    header: Header | None
+
+
 def load_manifest(
     source: Path,
     *,
@@ -40,6 +52,7 @@ def load_manifest(
     descriptions: Path | None = None,
     patient_pattern: str | None = None,
     follow_links: bool = False,
+    windows: Mapping[str, Window] | None = None,
     seed: int = 0,
 ) -> Task:
     """Read a task from a CSV file or a tree of class folders.
@@ -57,9 +70,11 @@ def load_manifest(
         JSON of :func:`kmat.tasks.descriptions.load_descriptions`.
     patient_pattern : str, optional
         Regular expression searched in the path; its first group is the patient, where no column says so. Without one,
-        each file counts as its own patient.
+        the patient is the one that a DICOM file names, by a salted hash, and each other file its own.
     follow_links : bool
         Whether links may lead out of the root.
+    windows : mapping, optional
+        Level and width through which grey values are shown, by modality (``high``, ``low``).
     seed : int
         Of the split, where none is given.
 
@@ -76,29 +91,32 @@ def load_manifest(
         raise UserError(f"image folder {root} does not exist")
     rows = _folder_rows(source, (high, low), follow_links) if source.is_dir() else _csv_rows(source)
     names = {HIGH: HIGH, LOW: LOW} | {high: HIGH, low: LOW}  # a written split says high and low
-    usable: list[_Row] = []
+    usable: list[_Image] = []
     skipped: list[Skipped] = []
-    seen: set[tuple[str, str]] = set()
-    for row in rows:
-        if isinstance(row, Skipped):
-            skipped.append(row)
+    windows = windows or {}
+    shown: dict[str, Window | None] = {}
+    for item in _images(rows, root, names, follow_links):
+        if isinstance(item, Skipped):
+            skipped.append(item)
             continue
-        reason = (
-            "listed twice"
-            if (row.path, row.modality) in seen
-            else trouble(root, row.path, follow=follow_links) or _refusal(row, names)
-        )
-        seen.add((row.path, row.modality))
-        if reason:
-            skipped.append(Skipped(row.path, reason))
+        window = windows.get(names[item.row.modality])
+        if shown.setdefault(item.ref, window) != window:
+            skipped.append(Skipped(item.ref, "shown through another window in the other modality"))
         else:
-            usable.append(row)
+            usable.append(item)
 
-    labels = tuple(sorted({row.label for row in usable}))
+    labels = tuple(sorted({image.row.label for image in usable}))
+    pseudonyms = _pseudonyms(usable)
     records = assign_splits(
         [
-            Record(row.path, labels.index(row.label), names[row.modality], row.split, _patient(row, pattern))
-            for row in usable
+            Record(
+                ref,
+                labels.index(row.label),
+                names[row.modality],
+                row.split,
+                _patient(row, pattern) or (pseudonyms[header.patient] if header else "") or split_ref(ref)[0],
+            )
+            for ref, row, header in usable
         ],
         seed,
     )
@@ -113,9 +131,11 @@ def load_manifest(
         classes=tuple(label.replace("_", " ") for label in labels),
         modality_names={HIGH: high, LOW: low},
         records=records,
-        images=FolderImages(root, follow=follow_links),
+        images=FolderImages(root, follow=follow_links, windows=shown),
         descriptions=load_descriptions(descriptions, labels) if descriptions else None,
         skipped=tuple(skipped),
+        windows=windows,
+        tags={image.ref: image.header.modality for image in usable if image.header and image.header.modality},
     )
 
 
@@ -125,10 +145,40 @@ def write_manifest(path: Path, task: Task, records: tuple[Record, ...]) -> None:
     atomic.write_csv(path, COLUMNS, rows)
 
 
-def _refusal(row: _Row, modalities: dict[str, str]) -> str | None:
+def _images(
+    rows: Iterable[_Row | Skipped], root: Path, modalities: Mapping[str, str], follow: bool
+) -> Iterator[_Image | Skipped]:
+    """Go through the images of all rows, each once per modality."""
+    seen: set[tuple[str, str]] = set()
+    for row in rows:
+        if isinstance(row, Skipped):
+            yield row
+            continue
+        if (row.path, row.modality) in seen:
+            yield Skipped(row.path, "listed twice")
+            continue
+        seen.add((row.path, row.modality))
+        file = split_ref(row.path)[0]
+        if reason := trouble(root, file, follow=follow) or _refusal(row, root / file, modalities):
+            yield Skipped(row.path, reason)
+            continue
+        try:
+            found = images_in(root / file, row.path)
+        except UnreadableImageError as error:
+            yield Skipped(row.path, str(error))
+            continue
+        for ref in found.refs:
+            if ref != row.path and (ref, row.modality) in seen:
+                yield Skipped(ref, "listed twice")
+            else:
+                yield _Image(ref, row, found.header)
+            seen.add((ref, row.modality))
+
+
+def _refusal(row: _Row, path: Path, modalities: Mapping[str, str]) -> str | None:
     """Say why a row whose file is there cannot be used; ``None`` if it can."""
-    if PurePath(row.path).suffix.lower() not in SUFFIXES:
-        return "not an image file"
+    if not kind(path):
+        return NOT_AN_IMAGE
     if not row.label:
         return "no label"
     if not is_text(row.label):
@@ -205,4 +255,19 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
 
 def _patient(row: _Row, pattern: re.Pattern[str] | None) -> str:
     match = pattern.search(row.path) if pattern else None
-    return row.patient or (match.group(1) if match else "") or row.path
+    return row.patient or (match.group(1) if match else "") or ""
+
+
+def _pseudonyms(images: Sequence[_Image]) -> dict[str, str]:
+    """Name the patients of DICOM files by hashes of their identifiers, salted with the images' own.
+
+    So a list of hashes, as in a run's ``split.csv``, can be tried against possible identifiers only by those who have
+    the files; and it is the same on every machine that has them.
+    """
+    headers = [image.header for image in images if image.header]
+    salt = hashlib.sha256("\n".join(sorted({header.uid for header in headers})).encode()).digest()
+    patients = {header.patient for header in headers} - {""}
+    if len(patients) == 1 and len(headers) > 1:
+        note("all DICOM files name the same patient: if they are of several, say so by a column or --patient-pattern")
+    hashed = {name: hashlib.blake2b(name.encode(), key=salt, digest_size=8).hexdigest() for name in patients}
+    return {"": "", **{name: f"patient-{digest}" for name, digest in hashed.items()}}
