@@ -25,8 +25,9 @@ from kmat.predict import find_images, predict
 from kmat.prompts import MODALITIES
 from kmat.rundir import RunDir, slug
 from kmat.signals import Terminated, terminable
-from kmat.tasks import TaskConfig, check_window
+from kmat.tasks import TaskConfig
 from kmat.tasks.base import Task
+from kmat.tasks.window import check_window
 from kmat.training import Schedule
 
 ITS_OWN = "its own"

@@ -1,7 +1,6 @@
 """Tasks: the embedded benchmarks, the paper's four on downloaded data, and a user's own images."""
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -9,13 +8,12 @@ from pathlib import Path
 
 from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
-from kmat.options import check
 from kmat.prompts import HIGH, LOW
 from kmat.tasks.base import Task
 from kmat.tasks.embedded import load_embedded
 from kmat.tasks.manifest import load_manifest
 from kmat.tasks.paper import PAPER_TASKS, SLICES, load_paper_task
-from kmat.tasks.window import Window
+from kmat.tasks.window import Window, check_window
 
 TASKS: dict[str, Callable[[Path | None], Task]] = {
     name: partial(load_embedded, bench) for name, bench in EMBEDDED.items()
@@ -24,18 +22,6 @@ BUILT_IN = (*TASKS, *PAPER_TASKS)
 
 # What a grid over a task runs on unless told otherwise; BiomedCLIP where nothing is said.
 BACKBONES: dict[str, tuple[str, ...]] = {name: bench.backbones for name, bench in EMBEDDED.items()}
-
-
-def check_window(option: str, window: Window) -> None:
-    """Refuse a window whose level or width is no number, or that is not wide.
-
-    Raises
-    ------
-    UserError
-        That names the option.
-    """
-    check(-sys.float_info.max, sys.float_info.max, **{option: window[0]})
-    check(sys.float_info.min, sys.float_info.max, **{option: window[1]})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,5 +107,5 @@ def ignored(skipped: Iterable[Skipped]) -> str | None:
     names = [PurePath(item.ref).suffix.lower() or "no suffix" for item in skipped if item.reason == NOT_AN_IMAGE]
     if not names:
         return None
-    listed = ", ".join(f"{name} ({count})" for name, count in Counter(names).most_common())
+    listed = ", ".join(f"{name} ({count})" for name, count in Counter(sorted(names)).most_common())
     return f"{len(names)} files ignored: {listed}; kmat reads none of these: convert what are images to PNG"

@@ -1,11 +1,13 @@
 """From measured values to 256 greys."""
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kmat.options import check
 from kmat.tasks.base import UnreadableImageError
 
 Values = NDArray[Any]
@@ -14,6 +16,18 @@ Window = tuple[float, float]
 
 PERCENTILES = (0.5, 99.5)
 """What is shown where nobody says: a clip of metal or a dead pixel, fewer than these, does not dim all else."""
+
+
+def check_window(option: str, window: Window) -> None:
+    """Refuse a window whose level or width is no number, or that is not wide.
+
+    Raises
+    ------
+    UserError
+        That names the option.
+    """
+    check(-sys.float_info.max, sys.float_info.max, **{option: window[0]})
+    check(sys.float_info.min, sys.float_info.max, **{option: window[1]})
 
 
 def ends(window: Window) -> tuple[float, float]:
