@@ -4,19 +4,23 @@ import logging
 import sys
 import warnings
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from clinic import NAME, damaged, dicom, reason
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from kmat.tasks.base import UnreadableImageError
 from kmat.tasks.dicom import Header, read_header
+from kmat.tasks.files import kind
 from kmat.tasks.images import LooseImages
 
 RAMP = np.arange(64, dtype=np.uint16).reshape(8, 8) * 64  # 12 bits
@@ -239,6 +243,30 @@ def test_random_damage_ends_in_a_picture_or_a_line_without_the_patient(tmp_path)
         assert each.startswith("unreadable: ")
         assert len(each.splitlines()) == 1
         assert not any(part in each for part in NAME.split("^"))
+
+
+SHIPPED = sorted(path for path in (Path(pydicom.__file__).parent / "data").rglob("*") if kind(path) == "dicom")
+
+
+def test_files_of_real_machines():
+    """Those that pydicom brings along: read without a word, or refused with a reason of ours."""
+    refused = {path.name: why for path in SHIPPED if (why := reason(lambda path: shown(path, first(path)), path))}
+    assert len(SHIPPED) - len(refused) >= 80
+    for why in refused.values():
+        assert why.startswith(("unreadable: DICOM without an image", "unreadable: JPEG", "unreadable: damaged DICOM ("))
+    assert "JPEG Extended (Process 2 and 4) that cannot be decoded; another plug-in" in refused["JPEG-lossy.dcm"]
+
+
+def first(path):
+    return 1 if read_header(path).frames > 1 else None
+
+
+@pytest.mark.parametrize("name", ["693_J2KI.dcm", "examples_overlay.dcm"])
+def test_windows_are_pydicoms(name):
+    path = next(path for path in SHIPPED if path.name == name)
+    dataset = dcmread(path)
+    values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(float)
+    np.testing.assert_allclose(grey(path), 255 * (values - values.min()) / np.ptp(values), atol=0.51)
 
 
 def test_without_pydicom(tmp_path, monkeypatch):
