@@ -171,7 +171,6 @@ def _measured(dataset: Any, pixels: Values, frame: int) -> Values:
 
 def _windowed(dataset: Any, values: Values, frame: int, window: Window | None) -> NDArray[np.uint8]:
     if window is not None:
-        usual_ends(values)  # of floats, which may be NaN
         return grey(values, *ends(window))
     level, width, function = (
         _tag(dataset, frame, "FrameVOILUTSequence", name) for name in ("WindowCenter", "WindowWidth", "VOILUTFunction")

@@ -51,8 +51,7 @@ def decode(content: bytes, window: Window | None = None) -> Image.Image:
     image = _upright(image)
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
-        usual = usual_ends(values)
-        shown = grey(values, *(ends(window) if window else usual))
+        shown = grey(values, *(ends(window) if window else usual_ends(values)))
         return Image.fromarray(255 - shown if inverted else shown).convert("RGB")
     return _opaque(image.convert("RGBA")) if image.has_transparency_data else image.convert("RGB")
 
@@ -166,7 +165,7 @@ def _digest(path: Path) -> bytes:
     return _digest_of(path, state.st_mtime_ns, state.st_size)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _digest_of(path: Path, _changed: int, _size: int) -> bytes:
     """Hash a file once for all its slices."""
     return hashlib.sha256(_bytes(path)).digest()

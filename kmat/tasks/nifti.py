@@ -58,10 +58,12 @@ def decode_nifti(path: Path, number: int, window: Window | None = None) -> Image
     """
     with reading("NIfTI"):
         state = path.stat()
-        values, shown = _volume(path, state.st_mtime_ns, state.st_size)
+        version = state.st_mtime_ns, state.st_size
+        values = _volume(path, *version)
+        low, high = ends(window) if window else _usual_ends(path, *version)
     if not 1 <= number <= values.shape[2]:
         raise UnreadableImageError(f"unreadable: there is no slice {number}, they are 1 to {values.shape[2]}")
-    return Image.fromarray(grey(values[::-1, ::-1, number - 1].T, *(ends(window) if window else shown))).convert("RGB")
+    return Image.fromarray(grey(values[::-1, ::-1, number - 1].T, low, high)).convert("RGB")
 
 
 def _open(path: Path) -> tuple[Any, int]:
@@ -84,11 +86,16 @@ def _open(path: Path) -> tuple[Any, int]:
 
 
 @lru_cache(maxsize=2)
-def _volume(path: Path, _changed: int, _size: int) -> tuple[Values, tuple[float, float]]:
-    """Read a volume, its axes to the right, to the front and up, and between which values it is shown.
+def _volume(path: Path, _changed: int, _size: int) -> Values:
+    """Read a volume, its axes to the right, to the front and up; the last two are kept for their other slices.
 
-    The last two are kept for their other slices.
+    Of a file that is not compressed only those parts are read that someone looks at.
     """
     image, _ = _open(path)
     values: Values = np.asanyarray(need("nibabel", EXTRA).as_closest_canonical(image).dataobj)
-    return values, usual_ends(values)
+    return values
+
+
+@lru_cache(maxsize=4096)
+def _usual_ends(path: Path, changed: int, size: int) -> tuple[float, float]:
+    return usual_ends(_volume(path, changed, size))

@@ -36,8 +36,8 @@ def ends(window: Window) -> tuple[float, float]:
     return level - width / 2, level + width / 2
 
 
-def usual_ends(values: Values) -> tuple[float, float]:
-    """Return the values at :data:`PERCENTILES`; at the very ends where these are one, as of a small thing on nothing.
+def extremes(values: Values) -> tuple[float, float]:
+    """Return the lowest and the highest value.
 
     Raises
     ------
@@ -47,14 +47,32 @@ def usual_ends(values: Values) -> tuple[float, float]:
     lowest, highest = float(values.min()), float(values.max())
     if not math.isfinite(highest - lowest):
         raise UnreadableImageError("unreadable: pixels that are NaN or infinite")
+    return lowest, highest
+
+
+def usual_ends(values: Values) -> tuple[float, float]:
+    """Return the values at :data:`PERCENTILES`; at the very ends where these are one, as of a small thing on nothing.
+
+    Raises
+    ------
+    UnreadableImageError
+        As :func:`extremes`.
+    """
+    whole = extremes(values)
     low, high = map(float, np.percentile(values, PERCENTILES))
-    return (low, high) if low < high else (lowest, highest)
+    return (low, high) if low < high else whole
 
 
 def grey(values: Values, low: float, high: float) -> NDArray[np.uint8]:
     """Show ``low`` in black, ``high`` in white and what lies beyond like these.
 
     Where both are one, what exceeds them is white.
+
+    Raises
+    ------
+    UnreadableImageError
+        As :func:`extremes`.
     """
+    extremes(values)
     span = high - low or np.finfo(np.float32).tiny
     return np.rint(255 * np.clip((values.astype(np.float64) - low) / span, 0, 1)).astype(np.uint8)
