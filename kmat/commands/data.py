@@ -15,7 +15,7 @@ from kmat.errors import UserError
 from kmat.prompts import HIGH, LOW, MODALITIES
 from kmat.tasks import BUILT_IN, TaskConfig
 from kmat.tasks.base import SPLITS, Task
-from kmat.tasks.check import inspect, write_findings
+from kmat.tasks.check import Inspection, inspect, write_findings
 from kmat.tasks.files import ignored
 from kmat.tasks.manifest import write_manifest
 from kmat.tasks.paper import PAPER_TASKS, read_table
@@ -34,6 +34,8 @@ class Tasks:
         show_banner(task.banner)
         out.print(_count_table(task))
         runs.say_skipped(task.skipped)
+        if obstacles := "; ".join(Inspection(task, ()).obstacles()):
+            raise UserError(f"{task.name} cannot be run: {obstacles}")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Nothing wrong with a single file or row is fatal and nothing is silent: what cannot be used is in ``Task.skipped``.
 """
 
-import csv
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,27 +18,17 @@ from kmat.tasks.descriptions import load_descriptions
 from kmat.tasks.dicom import Header
 from kmat.tasks.files import NOT_AN_IMAGE, images_in, kind, split_ref
 from kmat.tasks.images import FolderImages
+from kmat.tasks.listing import COLUMNS, Row, csv_rows, folder_rows
 from kmat.tasks.splits import assign_splits, patients_in_several_splits
-from kmat.tasks.tree import trouble, walk
+from kmat.tasks.tree import trouble
 from kmat.tasks.window import Window
-
-COLUMNS = ("path", "label", "modality", "split", "patient")
-REQUIRED = ("path", "label", "modality")
-
-
-class _Row(NamedTuple):
-    path: str
-    label: str
-    modality: str
-    split: str
-    patient: str
 
 
 class _Image(NamedTuple):
     """A row that can be used: one of the images in its file, and the file's header if it is DICOM."""
 
     ref: str
-    row: _Row
+    row: Row
     header: Header | None
 
 
@@ -81,7 +70,7 @@ def load_manifest(
     Raises
     ------
     UserError
-        If no row is usable, or the CSV or the descriptions cannot be read.
+        If no row is usable, of all or of a modality that was named, or the CSV or the descriptions cannot be read.
     """
     if high == low:
         raise UserError(f"--high and --low are both {high!r}; the two modalities need different names")
@@ -89,7 +78,7 @@ def load_manifest(
     root = root or (source if source.is_dir() else source.parent)
     if not root.is_dir():
         raise UserError(f"image folder {root} does not exist")
-    rows = _folder_rows(source, (high, low), follow_links) if source.is_dir() else _csv_rows(source)
+    rows = list(folder_rows(source, high, low, follow=follow_links) if source.is_dir() else csv_rows(source))
     names = {HIGH: HIGH, LOW: LOW} | {high: HIGH, low: LOW}  # a written split says high and low
     usable: list[_Image] = []
     skipped: list[Skipped] = []
@@ -122,9 +111,15 @@ def load_manifest(
     )
     if torn := patients_in_several_splits(records):
         note(f"{len(torn)} patients have images in more than one split, the first is {torn[0]!r}: results will leak")
+    first = f"; the first of {len(skipped)} skipped: {skipped[0].ref}, {skipped[0].reason}" if skipped else ""
     if not records:
-        first = f"; the first of {len(skipped)} skipped: {skipped[0].ref}, {skipped[0].reason}" if skipped else ""
         raise UserError(f"{source} lists no usable image{first}")
+    for modality, name in ((HIGH, high), (LOW, low)):
+        if name != modality and not any(record.modality == modality for record in records):
+            there = sorted({repr(row.modality) for row in rows if isinstance(row, Row)})
+            raise UserError(
+                f"--{modality} {name!r}: no usable image of {source}, whose modalities are {', '.join(there)}{first}"
+            )
     return Task(
         name=source.stem,
         labels=labels,
@@ -146,7 +141,7 @@ def write_manifest(path: Path, task: Task, records: tuple[Record, ...]) -> None:
 
 
 def _images(
-    rows: Iterable[_Row | Skipped], root: Path, modalities: Mapping[str, str], follow: bool
+    rows: Iterable[Row | Skipped], root: Path, modalities: Mapping[str, str], follow: bool
 ) -> Iterator[_Image | Skipped]:
     """Go through the images of all rows, each once per modality."""
     seen: set[tuple[str, str]] = set()
@@ -175,7 +170,7 @@ def _images(
             seen.add((ref, row.modality))
 
 
-def _refusal(row: _Row, path: Path, modalities: Mapping[str, str]) -> str | None:
+def _refusal(row: Row, path: Path, modalities: Mapping[str, str]) -> str | None:
     """Say why a row whose file is there cannot be used; ``None`` if it can."""
     if not kind(path):
         return NOT_AN_IMAGE
@@ -190,57 +185,6 @@ def _refusal(row: _Row, path: Path, modalities: Mapping[str, str]) -> str | None
     return None
 
 
-def _csv_rows(source: Path) -> Iterator[_Row | Skipped]:
-    """Rows of a CSV file in UTF-8; a path may hold other bytes, as file names do."""
-    try:
-        with source.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            read = 0
-
-            def counted() -> Iterator[str]:
-                nonlocal read
-                for read, line in enumerate(file, start=1):  # noqa: B007 (csv's own count leaves out bad lines)
-                    yield line
-
-            reader = csv.DictReader(counted())
-            header = reader.fieldnames or ()
-            if not all(map(is_text, header)):
-                raise UserError(f"cannot read {source}: not UTF-8")
-            missing = [name for name in REQUIRED if name not in header]
-            if missing:
-                raise UserError(f"{source} lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-            while True:
-                try:
-                    line = next(reader)
-                except csv.Error as error:
-                    yield Skipped(f"line {read}", f"unreadable: {error}")
-                    continue
-                except StopIteration:
-                    return
-                row = _Row(*((line.get(name) or "").strip() for name in COLUMNS))
-                if any(line.get(None, ())):
-                    yield Skipped(row.path, f"more cells than columns: in line {read}")
-                elif not row.path:
-                    yield Skipped(f"line {read}", "no path")
-                else:
-                    yield row
-    except (OSError, csv.Error) as error:
-        raise UserError(f"cannot read {source}: {error}") from error
-
-
-def _folder_rows(root: Path, modalities: tuple[str, str], follow: bool) -> Iterator[_Row | Skipped]:
-    if not (root / modalities[0]).is_dir():
-        raise UserError(f"{root} has no folder {modalities[0]!r}; expected MODALITY/CLASS/, see --high and --low")
-    for modality in modalities:
-        if not (root / modality).is_dir():
-            continue
-        for level in walk(root / modality, root, follow=follow):
-            yield from (Skipped(path.relative_to(root).as_posix(), reason) for path, reason in level.left_out)
-            for name in level.files:
-                path = (level.path / name).relative_to(root)
-                label = path.parts[1] if len(path.parts) > 2 else ""
-                yield _Row(path.as_posix(), label, modality, "", "")
-
-
 def _compile(pattern: str | None) -> re.Pattern[str] | None:
     if pattern is None:
         return None
@@ -253,7 +197,7 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
     return compiled
 
 
-def _patient(row: _Row, pattern: re.Pattern[str] | None) -> str:
+def _patient(row: Row, pattern: re.Pattern[str] | None) -> str:
     match = pattern.search(row.path) if pattern else None
     return row.patient or (match.group(1) if match else "") or ""
 

@@ -316,7 +316,8 @@ def test_a_missing_package_is_one_line(kmat, trained, hospital, monkeypatch, tmp
     root = hospital
     if package == "nibabel":
         root = tmp_path / "volumes"
-        nifti(root / "ct" / "x" / "a.nii", np.zeros((4, 4, 4), np.int16))
+        for modality in ("ct", "xray"):
+            nifti(root / modality / "x" / "a.nii", np.zeros((4, 4, 4), np.int16))
     monkeypatch.setitem(sys.modules, package, None)
     for command in (("check-data", root, "--high", "ct", "--low", "xray"), ("predict", trained, root)):
         code, _, err = kmat(*command)
