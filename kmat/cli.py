@@ -21,6 +21,7 @@ from kmat.config import PUBLISHED, RunConfig
 from kmat.console import AS_STORED, counted, encode_with, err, note, one_line, out, plain_table, show_banner
 from kmat.errors import UserError, WriteError, explain
 from kmat.features import FeatureCache
+from kmat.moved import own_task
 from kmat.predict import find_images, predict
 from kmat.prompts import MODALITIES
 from kmat.rundir import RunDir, slug
@@ -91,6 +92,8 @@ class Evaluate:
     run: Positional[Path]
     """Folder of the run."""
     data: OmitArgPrefixes[TaskConfig] = field(default_factory=lambda: TaskConfig(task=ITS_OWN))
+    backbone: str | None = None
+    """Where the run's backbone is now, if not where it was in training; its weights must be the same."""
     cache: Path | None = None
     """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
     device: str = "auto"
@@ -98,11 +101,17 @@ class Evaluate:
 
     def __call__(self) -> None:
         """Run it."""
-        if self.data.task == ITS_OWN and self.data != TaskConfig(task=ITS_OWN):
-            raise UserError("options about images need --task; without it a run is evaluated on its own task")
-        trained = runs.load_run(self.run, find_device(self.device))
+        root = self.data.root
+        if self.data.task == ITS_OWN and self.data != TaskConfig(task=ITS_OWN, root=root):
+            raise UserError(
+                "options about images need --task, but for --root; without it a run is evaluated on its own task"
+            )
+        trained = runs.load_run(self.run, find_device(self.device), self.backbone)
         own = trained.config.data
-        task = (own if self.data.task == ITS_OWN else self.data.shown_like(own)).load()
+        if self.data.task != ITS_OWN:
+            task = self.data.shown_like(own).load()
+        else:
+            task = own_task(self.run, own, root) if root else own.load()
         task = _with_labels(task, trained.labels)
         result, unreadable = runs.evaluate(trained.logits, task, trained.backbone, FeatureCache(self.cache))
         runs.say_skipped((*task.skipped, *unreadable))
@@ -124,6 +133,8 @@ class Predict:
     """Level and width through which grey values of more than 8 bits are shown; by default as in the run's training."""
     out: Path | None = None
     """CSV file; standard output by default."""
+    backbone: str | None = None
+    """Where the run's backbone is now, if not where it was in training; its weights must be the same."""
     cache: Path | None = None
     """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
     device: str = "auto"
@@ -134,7 +145,7 @@ class Predict:
         if self.window:
             check_window("window", self.window)
         files, left_out = find_images(self.images)
-        trained = runs.load_run(self.run, find_device(self.device))
+        trained = runs.load_run(self.run, find_device(self.device), self.backbone)
         show_banner(trained.banner, err)
         table, skipped = predict(trained, files, self.modality, FeatureCache(self.cache), self.window)
         runs.say_skipped((*left_out, *skipped))

@@ -209,8 +209,8 @@ class TrainedRun:
     logits: Logits
 
 
-def load_run(folder: Path, device: str | torch.device = "cpu") -> TrainedRun:
-    """Load a finished run.
+def load_run(folder: Path, device: str | torch.device = "cpu", backbone_name: str | None = None) -> TrainedRun:
+    """Load a finished run, with its backbone from where it lies now, ``backbone_name``, if not where it lay then.
 
     Raises
     ------
@@ -221,9 +221,9 @@ def load_run(folder: Path, device: str | torch.device = "cpu") -> TrainedRun:
     if not run.finished:
         raise UserError(f"{folder} holds no finished run")
     config, result = run.config(), run.result()
-    backbone = load_backbone(config.backbone, device)
+    backbone = load_backbone(backbone_name or config.backbone, device)
     if backbone.fingerprint != run.identity()["backbone"]:
-        raise UserError(f"backbone {config.backbone!r} is not the one that {folder} was trained with")
+        raise UserError(f"backbone {backbone_name or config.backbone!r} is not the one that {folder} was trained with")
     try:
         logits = _logits(config, backbone, result, run.tensors())
     except (KeyError, RuntimeError) as error:  # whole, but of another configuration
