@@ -57,7 +57,7 @@ class RunConfig:
         table["backbone"] = at_home(self.backbone)
         table["method"] = {"name": self.method_name, **table["method"]}
         table["data"] = {k: os.path.abspath(v) if isinstance(v, Path) else v for k, v in table["data"].items()}  # noqa: PTH100
-        if self.data.task not in BUILT_IN:
+        if self.data.task not in BUILT_IN and os.path.exists(self.data.task):  # noqa: PTH110
             table["data"]["task"] = os.path.abspath(self.data.task)  # noqa: PTH100 (which, unlike Path's, has no ".." in it)
         table["crop"] = {key: list(value) for key, value in table["crop"].items()}
         return table

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,11 +25,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(content: bytes, window: Window | None = None) -> Image.Image:
-    """Decode an image file to RGB, turned as its EXIF orientation says.
-
-    Grey values of more than 8 bits, which Pillow would clip, are shown through ``window``, by default between
-    :data:`kmat.tasks.window.PERCENTILES`. What is transparent becomes black, or white where most of what can be seen
-    is dark: so a shape that only the transparency draws is there.
+    """Decode an image file to RGB, as :func:`as_rgb` does.
 
     Raises
     ------
@@ -47,6 +43,21 @@ def decode(content: bytes, window: Window | None = None) -> Image.Image:
         raise UnreadableImageError(f"unreadable: more than {MAX_PIXELS // 1_000_000} million pixels") from error
     except Exception as error:  # of damaged files Pillow's readers raise anything
         raise UnreadableImageError(f"unreadable: {error}".replace("\n", " ")) from error
+    return as_rgb(image, window)
+
+
+def as_rgb(image: Image.Image, window: Window | None = None) -> Image.Image:
+    """Turn an image as its EXIF orientation says, and show it in RGB.
+
+    Grey values of more than 8 bits, which Pillow would clip, are shown through ``window``, by default between
+    :data:`kmat.tasks.window.PERCENTILES`. What is transparent becomes black, or white where what can be seen is dark:
+    so a shape that only the transparency draws is there.
+
+    Raises
+    ------
+    UnreadableImageError
+        If it holds values that are no numbers.
+    """
     inverted = isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0  # white is zero
     image = _upright(image)
     if image.mode.startswith(("I", "F")):
@@ -172,9 +183,9 @@ def _digest_of(path: Path, _changed: int, _size: int) -> bytes:
 
 
 class ArrayImages:
-    """Grey images (N, H, W) uint8 in memory, by index."""
+    """Images in memory, uint8 and grey (H, W) or RGB (H, W, 3), by index."""
 
-    def __init__(self, images: NDArray[np.uint8]) -> None:
+    def __init__(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> None:
         self._images = images
 
     def content(self, ref: str) -> bytes:
