@@ -127,16 +127,16 @@ def _pixels(dataset: Any, frame: int) -> Values:
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         decoder = pixels.get_decoder(syntax)
-    except NotImplementedError as error:
-        raise UnreadableImageError("unreadable: pixels in a transfer syntax that pydicom does not know") from error
+    except NotImplementedError:
+        raise UnreadableImageError("unreadable: pixels in a transfer syntax that pydicom does not know") from None
     plugins = " or ".join(decoder.missing_dependencies)
     if not decoder.is_available:
         raise UnreadableImageError(f"unreadable: {syntax.name} needs a plug-in of pydicom: {plugins}")
     try:
         array: Values = pixels.pixel_array(dataset, index=frame - 1)
-    except RuntimeError as error:  # of all plug-ins at hand: Pillow decodes no JPEG of 12 bits
+    except RuntimeError:  # of all plug-ins at hand: Pillow decodes no JPEG of 12 bits
         may = f"; another plug-in of pydicom may do it: {plugins}" if plugins else ""
-        raise UnreadableImageError(f"unreadable: {syntax.name} that cannot be decoded{may}") from error
+        raise UnreadableImageError(f"unreadable: {syntax.name} that cannot be decoded{may}") from None
     return array
 
 

@@ -45,7 +45,7 @@ def reading(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         why = getattr(error, "strerror", None) or f"damaged {what} ({type(error).__name__})"
-        raise UnreadableImageError(f"unreadable: {why}") from error
+        raise UnreadableImageError(f"unreadable: {why}") from None  # a traceback would quote the file too
 
 
 @contextmanager
