@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -144,6 +145,43 @@ def embeddings(pairs: Sequence[Pair]) -> Figure:
         )
         for modality in (HIGH, LOW)
         for word in ("with", "without")
+    ]
+    handles += [
+        Line2D([], [], linestyle="", marker="s", color=CLASS_COLOURS[i % len(CLASS_COLOURS)], label=label)
+        for i, label in enumerate(labels)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def residuals(runs: Sequence[FinishedRun]) -> Figure:
+    """Text features of both ends from their descriptions (hollow) to where they classify from, a panel per backbone.
+
+    In the plane of the first two principal components of all that is in the panel, which keeps parallels parallel.
+    """
+    by_backbone = _group(runs, lambda run: run.entry.backbone)
+    figure, panels = _panels(1, len(by_backbone), width=max(6.0, 3.6 * len(by_backbone)), height=4.0)
+    labels = runs[0].labels
+    for axes, (backbone, members) in zip(panels, by_backbone.items(), strict=True):
+        points = torch.cat([each[m].double() for run in members for m in MARKERS for each in (run.described, run.text)])
+        centre = points.mean(dim=0)
+        plane = torch.linalg.svd(points - centre, full_matrices=False).Vh[:2].T
+        for run, modality in product(members, MARKERS):
+            start, end = ((each[modality].double() - centre) @ plane for each in (run.described, run.text))
+            for label, ((x0, y0), (x1, y1)) in enumerate(zip(start.tolist(), end.tolist(), strict=True)):
+                colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
+                axes.plot([x0, x1], [y0, y1], color=colour, lw=0.8, alpha=0.6)
+                axes.plot(x0, y0, MARKERS[modality], color=colour, markerfacecolor="none", markersize=9)
+                axes.plot(x1, y1, MARKERS[modality], color=colour, markersize=6, alpha=0.9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_aspect("equal", "datalim")
+        axes.set_title(backbone, fontsize=10)
+    grey = "#333333"
+    handles = [
+        Line2D([], [], linestyle="", marker=MARKERS[m], color=grey, markerfacecolor=face, label=f"{name}, {word}")
+        for m, name in ((HIGH, "high end"), (LOW, "low end"))
+        for word, face in (("descriptions", "none"), ("after", grey))
     ]
     handles += [
         Line2D([], [], linestyle="", marker="s", color=CLASS_COLOURS[i % len(CLASS_COLOURS)], label=label)

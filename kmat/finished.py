@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from kmat.config import RunConfig
 from kmat.console import note
@@ -31,6 +32,8 @@ class FinishedRun:
         By modality the scores of its test set, as in ``result.json``.
     text : mapping of str to Tensor, shape (C, D)
         Unit text features by modality; empty if they depend on the image.
+    described : mapping of str to Tensor, shape (C, D)
+        Those of the descriptions, where the run has kept them; residual transport does.
     epochs : tuple of mapping
         The lines of ``metrics.jsonl``; empty for a method that is not trained.
     """
@@ -40,6 +43,7 @@ class FinishedRun:
     labels: tuple[str, ...]
     tested: Mapping[str, Mapping[str, Any]]
     text: Mapping[str, Tensor]
+    described: Mapping[str, Tensor]
     epochs: tuple[Mapping[str, Any], ...]
 
     @property
@@ -142,8 +146,12 @@ def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
 def _run(run: RunDir, entry: Entry) -> FinishedRun:
     result, tensors = run.result(), run.tensors()
     text = {m: tensors[f"text_features.{m}"] for m in MODALITIES if f"text_features.{m}" in tensors}
+    means = tensors.get("prototypes", ())
+    described = {m: F.normalize(each, dim=-1) for m, each in zip(MODALITIES, means, strict=False)}
     tested = {modality: result["scores"][modality]["test"] for modality in MODALITIES}
-    if None in tested.values() or any(len(features) != len(result["labels"]) for features in text.values()):
+    if None in tested.values() or any(
+        len(features) != len(result["labels"]) for features in (*text.values(), *described.values())
+    ):
         raise UserError(f"{run.path} is not a complete run: its result.json does not belong to it")
     return FinishedRun(
         entry=entry,
@@ -151,5 +159,6 @@ def _run(run: RunDir, entry: Entry) -> FinishedRun:
         labels=tuple(result["labels"]),
         tested=tested,
         text=text,
+        described=described,
         epochs=tuple(run.epochs()),
     )

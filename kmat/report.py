@@ -86,7 +86,7 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
     banners = {task: banner for results, _ in found.values() for task, banner in results.banners.items()}
     for task, banner in banners.items():
         members = [run for run in runs if run.entry.task == task]
-        pictures = [*_clinical_pictures(members), *_fgw_pictures(members)]
+        pictures = [*_clinical_pictures(members), *_fgw_pictures(members), *_residual_pictures(members)]
         for kind, (_, others) in found.items():
             pictures += _curves([run for run in others if run.entry.task == task], TITLES[kind])
         if pictures:
@@ -164,6 +164,19 @@ def _clinical_pictures(runs: Sequence[FinishedRun]) -> Iterable[Picture]:
         "seeds together; dots are as large as their share of the images. ECE: expected calibration error in points, "
         "mean over runs. Below the diagonal a method is too sure.",
     )
+
+
+def _residual_pictures(runs: Sequence[FinishedRun]) -> Iterable[Picture]:
+    """Draw what residual transport does, for each of its rows."""
+    names = dict.fromkeys(run.entry.method for run in runs if run.described)
+    for name in names:
+        yield Picture(
+            f"Text embeddings: {name}",
+            figures.svg(figures.residuals([run for run in runs if run.entry.method == name and run.described])),
+            "From the descriptions (hollow) to the features that classify (filled), a line per class and seed, in the "
+            "plane of the first two principal components. The high end's way is learned from images; the low end's is "
+            "taken over from it, by the coupling of the descriptions.",
+        )
 
 
 def _curves(runs: Sequence[FinishedRun], title: str) -> list[Picture]:

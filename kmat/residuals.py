@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from kmat.backbone import load_backbone
-from kmat.features import FeatureCache
-from kmat.methods.base import Setting
-from kmat.methods.residual import ResidualConfig, ResidualTransport
+from kmat.methods import ResidualConfig
 from kmat.prompts import HIGH
 from kmat.rows import describe
 from kmat.rundir import RunDir
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
-
-    from kmat.config import RunConfig
 
 
 class Anatomy(NamedTuple):
@@ -58,19 +53,16 @@ class Anatomy(NamedTuple):
     spread: float
 
 
-@torch.no_grad()
-def dissect(run: RunDir, config: RunConfig, cache: FeatureCache) -> Anatomy:
+def dissect(run: RunDir) -> Anatomy:
     """Take one finished run apart."""
-    backbone, task = load_backbone(config.backbone), config.data.load()
-    method = config.method.build(Setting(backbone, task, cache, config.seed))
-    assert isinstance(method, ResidualTransport)  # noqa: S101 (the caller has looked)
-    method.load_state_dict({k: v for k, v in run.tensors().items() if not k.startswith("text_features")})
-    high, low = F.normalize(method.prototypes, dim=-1)
-    residuals = method.text_features(HIGH) - high
+    tensors = run.tensors()
+    coupling = tensors["coupling"]
+    high, low = F.normalize(tensors["prototypes"], dim=-1)
+    residuals = tensors[f"text_features.{HIGH}"] - high
     squared = residuals.square().sum(-1).mean()
     return Anatomy(
-        task.labels,
-        method.coupling / method.coupling.sum(dim=0),
+        tuple(run.result()["labels"]),
+        coupling / coupling.sum(dim=0),
         float(squared.sqrt()),
         float(residuals.mean(dim=0).square().sum() / squared),
         F.normalize(residuals, dim=-1) @ F.normalize(residuals, dim=-1).T,
@@ -82,16 +74,14 @@ def main() -> None:
     """Print what was found, as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="searched for finished runs")
-    parser.add_argument("--cache", type=Path, help="folder of the feature cache")
     args = parser.parse_args()
-    cache = FeatureCache(args.cache)
     groups: dict[str, list[Anatomy]] = defaultdict(list)
     for path in sorted(file.parent for folder in args.folders for file in folder.rglob("result.json")):
         run = RunDir(path)
         config = run.config()
         if isinstance(config.method, ResidualConfig):
             name = f"{config.data.task} on {config.backbone}: {describe(config.method)}"
-            groups[name].append(dissect(run, config, cache))
+            groups[name].append(dissect(run))
     for name, members in groups.items():
         print(f"{name}, {len(members)} runs\n{summary(members)}\n")
 

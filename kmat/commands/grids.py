@@ -172,10 +172,11 @@ def _run(
 ) -> None:
     from kmat.report import write_results
 
-    tell(announce(rows, grid))
     if dry_run:
+        tell(announce(rows, grid))
         return
     with Lock(folder):
+        tell(announce(rows, grid))
         results = run_grid(kind, rows, grid, resources, folder, published=published)
         files = write_results(results, folder)
     show_banner(results.banner)

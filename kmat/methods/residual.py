@@ -70,7 +70,8 @@ class ResidualTransport(PromptLearner):
         self.config = config
         sentences = required_descriptions(setting.task, "Residual transport")
         means = prototypes(setting, sentences, normalise=True, renormalise=False)
-        self.register_buffer("prototypes", means, persistent=False)
+        # Kept with the run, which can then be taken apart without its backbone.
+        self.register_buffer("prototypes", means)
         high, low = F.normalize(means, dim=-1)
         self.register_buffer("coupling", couple(high, low, config.alpha, config.epsilon))
 

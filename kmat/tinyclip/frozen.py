@@ -60,10 +60,13 @@ class Frozen:
         Holds ``SHA256SUMS``, whose lines are ``DIGEST  PATH``.
     backbones : tuple of str
         Names of the subfolders that are tiny CLIPs.
+    fresh : tuple of str
+        More of them, trained later to confirm on what the others had suggested: they are had by name only.
     """
 
     folder: Path
     backbones: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
 
     def verify(self, *paths: Path) -> None:
         """Raise ValueError unless every one of ``paths`` is the file that was frozen."""
@@ -86,8 +89,9 @@ class Frozen:
         ValueError
             If the name is unknown or a file is not the frozen one.
         """
-        if name not in self.backbones:
-            raise ValueError(f"unknown backbone {name!r}: choose one of {', '.join(self.backbones)}")
+        known = (*self.backbones, *self.fresh)
+        if name not in known:
+            raise ValueError(f"unknown backbone {name!r}: choose one of {', '.join(known)}")
         folder = self.folder / name
         # An added file counts, too: a tokenizer.json, say, would change what the words mean.
         self.verify(*sorted({folder / file for file in _BACKBONE_FILES} | set(folder.iterdir())))

@@ -76,7 +76,7 @@ def captions():
 
 def test_every_word_is_one_known_token(captions):
     words = glyphs.vocabulary()
-    for name in FROZEN.backbones:
+    for name in (*FROZEN.backbones, *FROZEN.fresh):
         assert (FROZEN.backbone_dir(name) / "vocab.txt").read_text(encoding="utf-8").split() == words
     _, tokenizer = load(FROZEN.backbone_dir("seed0"), weights=False)
     used = {words[i] for i in set(tokenizer([*captions, *SENTENCES, *CLASSES]).flatten().tolist())}

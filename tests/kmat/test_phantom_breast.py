@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from kmat.backbone import load_backbone
 from kmat.cli import main
 from kmat.levels import MODALITIES, measure
 from kmat.phantom import BANNER, generate
@@ -132,7 +133,7 @@ def test_no_clinical_name_in_captions_vocabulary_or_descriptions(captions):
 
 def test_every_word_is_one_known_token(captions):
     words = language.vocabulary()
-    for name in FROZEN.backbones:
+    for name in (*FROZEN.backbones, *FROZEN.fresh):
         assert (FROZEN.backbone_dir(name) / "vocab.txt").read_text(encoding="utf-8").split() == words
     _, tokenizer = load(FROZEN.backbone_dir("seed0"), weights=False)
     used = {words[i] for i in set(tokenizer([*captions, *SENTENCES, *CLASSES]).flatten().tolist())}
@@ -178,7 +179,8 @@ def test_task_and_one_epoch(tmp_path, capsys):
     assert task.labels == CLASSES
     assert {r.split for r in task.records} == {"train", "val", "test"}
     assert {r.modality for r in task.records if r.split != "test"} == {"high"}
-    assert BACKBONES["breast-phantom"] == tuple(f"breast-phantom:seed{s}" for s in range(3))
+    assert BACKBONES["breast-phantom"] == tuple(f"breast-phantom:seed{s}" for s in range(3)), "without the fresh one"
+    assert load_backbone("breast-phantom:seed3").token_dim == 128
     arguments = ["train", "kmat", "--task", "breast-phantom", "--backbone", "breast-phantom:seed0", "--epochs", "1"]
     assert main([*arguments, "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]) == 0
     assert BANNER in capsys.readouterr().out

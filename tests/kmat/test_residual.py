@@ -10,7 +10,6 @@ from torch.nn import functional as F  # noqa: N812
 import fgwot
 from kmat import residuals
 from kmat.errors import UserError
-from kmat.features import FeatureCache
 from kmat.methods import CoOpConfig, KMaTConfig, ResidualConfig
 from kmat.methods.base import Batch, Setting
 from kmat.methods.kmat import transport_plan
@@ -164,8 +163,8 @@ def test_a_coupling_that_does_not_converge_is_said(monkeypatch, capsys):
     assert "the coupling of the descriptions did not converge" in capsys.readouterr().err
 
 
-def test_the_coupling_is_kept_with_the_run(setting):
-    assert set(ResidualConfig().build(setting).state_dict()) == {"contexts.vectors.0", "coupling"}
+def test_what_is_carried_is_kept_with_the_run(setting):
+    assert set(ResidualConfig().build(setting).state_dict()) == {"contexts.vectors.0", "prototypes", "coupling"}
 
 
 def test_it_needs_descriptions_even_without_an_anchor(setting):
@@ -185,20 +184,20 @@ def test_a_finished_run_is_taken_apart(kmat, options, tmp_path, monkeypatch, cap
         assert (
             kmat("train", *arguments, *options, "--cache", tmp_path / "cache", "--out", tmp_path / arguments[0])[0] == 0
         )
-    arguments = [
-        "kmat.residuals",
-        str(tmp_path / "residual"),
-        str(tmp_path / "coop"),
-        "--cache",
-        str(tmp_path / "cache"),
-    ]
+    arguments = ["kmat.residuals", str(tmp_path / "residual"), str(tmp_path / "coop")]
     monkeypatch.setattr("sys.argv", arguments)
     residuals.main()
     out = capsys.readouterr().out
     assert ": residual, 1 runs" in out
     assert out.count("| round_bright | ") == 1
-    run = RunDir(tmp_path / "residual")
-    found = residuals.dissect(run, run.config(), FeatureCache(tmp_path / "cache"))
+    found = residuals.dissect(RunDir(tmp_path / "residual"))
     torch.testing.assert_close(found.shares.sum(dim=0), torch.ones(2, dtype=torch.float64))
     torch.testing.assert_close(found.alike.diagonal(), torch.ones(2), atol=1e-5, rtol=0)
     assert 0 <= found.common <= 1 + 1e-6
+
+
+def test_the_report_draws_the_way_from_descriptions_to_classifiers(kmat, options, tmp_path):
+    assert kmat("train", "residual", *options, "--out", "runs/one")[0] == 0
+    assert kmat("report", "runs/one")[0] == 0
+    page = (tmp_path / "runs" / "report" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<h3>Text embeddings: residual</h3>") == 1

@@ -11,7 +11,7 @@ CLASSES: tuple[str, ...] = ("smooth mass", "irregular mass", "no mass")
 #: What each class mimics; these words occur nowhere in captions, descriptions or vocabulary.
 CLINICAL_NAMES: tuple[str, ...] = ("benign", "malignant", "normal")
 
-FROZEN = Frozen(Path(__file__).parent / "data", ("seed0", "seed1", "seed2"))
+FROZEN = Frozen(Path(__file__).parent / "data", ("seed0", "seed1", "seed2"), fresh=("seed3",))
 BREAST_FILE = "breast.npz"
 
 
