@@ -35,7 +35,8 @@ from kmat.rundir import RunDir
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import SPLITS, Record, Task
 from kmat.tasks.descriptions import in_order
-from kmat.tasks.images import ArrayImages, LooseImages
+from kmat.tasks.images import ArrayImages, LooseImages, as_rgb
+from kmat.tasks.window import Window
 from kmat.training import Schedule
 
 Images = NDArray[np.uint8] | Sequence[Image.Image | NDArray[np.uint8] | Path | str]
@@ -150,14 +151,16 @@ class Run:
         return f"Run({kind} on {self._task}, {config.backbone}, seed {config.seed}: {score})"
 
     def predict(self, images: Images, modality: str = LOW) -> Tensor:
-        """Class probabilities (N, C) of images: Pillow's, uint8 arrays, or paths of files.
+        """Class probabilities (N, C) of images: Pillow's, uint8 arrays, or paths of files, of slices too.
+
+        Grey values of more than 8 bits are shown as in training.
 
         Raises
         ------
         UserError
             If one cannot be read.
         """
-        source = _Given(images)
+        source = _Given(images, self._trained.config.data.windows.get(modality))
         refs = [str(index) for index in range(len(images))]
         views = self._cache.images(self._trained.backbone, source, refs)
         if views.skipped:
@@ -215,7 +218,7 @@ def fit(
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(backbone, find_device(device))
     config = RunConfig(
         method=method,
-        data=TaskConfig(task=task.name),
+        data=TaskConfig(task=task.name, high_window=task.windows.get(HIGH), low_window=task.windows.get(LOW)),
         backbone=loaded.name,
         shots=shots,
         seed=seed,
@@ -243,20 +246,21 @@ def load_run(folder: str | Path, *, cache: Path | None = None, device: str = "au
 class _Given:
     """Images as the caller has them, by their number."""
 
-    def __init__(self, images: Images) -> None:
-        self._images = images
+    def __init__(self, images: Images, window: Window | None) -> None:
+        self._images, self._window = images, window
+        self._files = LooseImages(window)
 
     def content(self, ref: str) -> bytes:
-        """Return the file's bytes, or the pixels and their form."""
+        """Return the file's, or the pixels and their size."""
         image = self._images[int(ref)]
         if isinstance(image, str | Path):
-            return LooseImages().content(str(image))
-        pixels = np.asarray(image)
-        return repr((pixels.shape, str(pixels.dtype))).encode() + pixels.tobytes()
+            return self._files.content(str(image))
+        shown = self.read(ref)  # which depends on a palette, a window and more
+        return repr(shown.size).encode() + shown.tobytes()
 
     def read(self, ref: str) -> Image.Image:
         """Return the image as RGB."""
         image = self._images[int(ref)]
         if isinstance(image, str | Path):
-            return LooseImages().read(str(image))
-        return (image if isinstance(image, Image.Image) else Image.fromarray(image)).convert("RGB")
+            return self._files.read(str(image))
+        return as_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image), self._window)

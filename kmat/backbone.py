@@ -310,6 +310,12 @@ def offline_tokenizer(name: str) -> Any:
         raise UserError(f"cannot load the tokenizer of {name!r}: {reason}") from error
 
 
+def at_home(name: str) -> str:
+    """Name a backbone so that it can be loaded from any folder."""
+    prefix, _, folder = name.partition(":")
+    return f"{prefix}:{_folder(folder)}" if prefix == "local-dir" else name
+
+
 def _folder(name: str) -> Path:
     return Path(os.path.realpath(os.path.expanduser(name)))  # noqa: PTH111 (unlike Path's, they raise nothing)
 

@@ -23,6 +23,7 @@ from kmat.console import AS_STORED, counted, encode_with, err, note, one_line, o
 from kmat.errors import UserError, WriteError, explain
 from kmat.evaluation import intervals
 from kmat.features import FeatureCache
+from kmat.moved import own_task
 from kmat.predict import find_images, predict
 from kmat.predictions import as_csv
 from kmat.prompts import MODALITIES
@@ -31,6 +32,7 @@ from kmat.rundir import RunDir, slug
 from kmat.signals import Terminated, terminable
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Task
+from kmat.tasks.window import check_window
 from kmat.training import Schedule
 
 ITS_OWN = "its own"
@@ -94,6 +96,8 @@ class Evaluate:
     run: Positional[Path]
     """Folder of the run."""
     data: OmitArgPrefixes[TaskConfig] = field(default_factory=lambda: TaskConfig(task=ITS_OWN))
+    backbone: str | None = None
+    """Where the run's backbone is now, if not where it was in training; its weights must be the same."""
     cache: Path | None = None
     """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
     device: str = "auto"
@@ -103,10 +107,17 @@ class Evaluate:
 
     def __call__(self) -> None:
         """Run it."""
-        if self.data.task == ITS_OWN and self.data != TaskConfig(task=ITS_OWN):
-            raise UserError("options about images need --task; without it a run is evaluated on its own task")
-        trained = runs.load_run(self.run, find_device(self.device))
-        task = (trained.config.data if self.data.task == ITS_OWN else self.data).load()
+        root = self.data.root
+        if self.data.task == ITS_OWN and self.data != TaskConfig(task=ITS_OWN, root=root):
+            raise UserError(
+                "options about images need --task, but for --root; without it a run is evaluated on its own task"
+            )
+        trained = _load(self.run, self.backbone, self.device)
+        own = trained.config.data
+        if self.data.task != ITS_OWN:
+            task = self.data.shown_like(own).load()
+        else:
+            task = own_task(self.run, own, root) if root else own.load()
         task = _with_labels(task, trained.labels)
         with torch.no_grad():
             found = runs.evaluate(trained.logits, task, trained.backbone, FeatureCache(self.cache))
@@ -128,8 +139,12 @@ class Predict:
     """Image files, or folders of them."""
     modality: Literal["high", "low"] = "low"
     """Which of the two the images are."""
+    window: tuple[float, float] | None = None
+    """Level and width through which grey values of more than 8 bits are shown; by default as in the run's training."""
     out: Path | None = None
     """CSV file; standard output by default."""
+    backbone: str | None = None
+    """Where the run's backbone is now, if not where it was in training; its weights must be the same."""
     cache: Path | None = None
     """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
     device: str = "auto"
@@ -137,10 +152,12 @@ class Predict:
 
     def __call__(self) -> None:
         """Run it."""
+        if self.window:
+            check_window("window", self.window)
         files, left_out = find_images(self.images)
-        trained = runs.load_run(self.run, find_device(self.device))
+        trained = _load(self.run, self.backbone, self.device)
         show_banner(trained.banner, err)
-        table, skipped = predict(trained, files, self.modality, FeatureCache(self.cache))
+        table, skipped = predict(trained, files, self.modality, FeatureCache(self.cache), self.window)
         runs.say_skipped((*left_out, *skipped))
         if self.out:
             atomic.write(self.out, table)
@@ -210,6 +227,12 @@ def _fail(message: str) -> int:
 def _drop_output() -> None:
     """Keep Python from writing, and failing, once more when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _load(run: Path, backbone: str | None, device: str) -> runs.TrainedRun:
+    """Load a run, with its backbone from where it is now."""
+    on = find_device(device)
+    return runs.load_run(run, load_backbone(backbone, on) if backbone else on)
 
 
 def _as_published(config: RunConfig) -> RunConfig:

@@ -1,15 +1,17 @@
 """Everything that determines a run's numbers, and its way to JSON and back."""
 
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kmat.backbone import at_home
 from kmat.errors import UserError
 from kmat.features import Crop
 from kmat.methods import METHODS, KMaTConfig, MethodConfig
 from kmat.options import check
 from kmat.schema import misfit
-from kmat.tasks import TaskConfig
+from kmat.tasks import BUILT_IN, TaskConfig
 from kmat.training import Schedule
 
 # `kmat train METHOD --published`: the few-shot schedules of BiomedCoOp's repository, the one that has every baseline
@@ -50,10 +52,13 @@ class RunConfig:
         return next(name for name, kind in METHODS.items() if isinstance(self.method, kind))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries, with the method's name among its options."""
+        """Plain dictionaries, with the method's name among its options, and paths that hold wherever they are read."""
         table = asdict(self)
+        table["backbone"] = at_home(self.backbone)
         table["method"] = {"name": self.method_name, **table["method"]}
-        table["data"] = {key: str(value) if isinstance(value, Path) else value for key, value in table["data"].items()}
+        table["data"] = {k: os.path.abspath(v) if isinstance(v, Path) else v for k, v in table["data"].items()}  # noqa: PTH100
+        if self.data.task not in BUILT_IN and os.path.exists(self.data.task):  # noqa: PTH110
+            table["data"]["task"] = os.path.abspath(self.data.task)  # noqa: PTH100 (which, unlike Path's, has no ".." in it)
         table["crop"] = {key: list(value) for key, value in table["crop"].items()}
         return table
 
@@ -70,6 +75,8 @@ class RunConfig:
             method, data = dict(table["method"]), dict(table["data"])
             for name in ("root", "descriptions", "labels"):
                 data[name] = None if data[name] is None else Path(data[name])
+            for name in ("high_window", "low_window"):
+                data[name] = None if data.get(name) is None else tuple(data[name])
             config = cls(
                 **{
                     **table,

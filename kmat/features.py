@@ -35,7 +35,7 @@ from kmat.tensors import load_tensors, save_tensors
 BATCH = 64
 
 # Whatever may change the numbers without changing a setting.
-_VERSIONS = {"kmat": 3, "torch": torch.__version__, "pillow": PIL.__version__}
+_VERSIONS = {"kmat": 4, "torch": torch.__version__, "pillow": PIL.__version__}
 
 
 @dataclass(frozen=True)

@@ -9,43 +9,58 @@ from kmat import atomic
 from kmat.errors import UserError
 from kmat.features import FeatureCache
 from kmat.run import TrainedRun
-from kmat.tasks.base import Skipped
-from kmat.tasks.images import SUFFIXES, LooseImages
+from kmat.tasks.base import Skipped, UnreadableImageError
+from kmat.tasks.files import NOT_AN_IMAGE, images_in, kind, split_ref
+from kmat.tasks.images import LooseImages
 from kmat.tasks.tree import walk
+from kmat.tasks.window import Window
 
 
 def find_images(paths: Sequence[Path]) -> tuple[list[str], list[Skipped]]:
-    """Image files among ``paths`` and, by name and through links, in the folders among them.
+    """Image files among ``paths`` and, through links, in the folders among them; slices where they hold several.
 
     Returns
     -------
     list of str
     list of Skipped
-        Folders that could not be entered.
+        Folders that could not be entered, and files in them that are no images or cannot be read.
 
     Raises
     ------
     UserError
         If a path does not exist or there is no image at all.
     """
-    found: list[str] = []
+    files: list[str] = []
     skipped: list[Skipped] = []
     for path in paths:
         if path.is_dir():
             for level in walk(path, path, follow=True):
-                found += [str(level.path / name) for name in level.files if Path(name).suffix.lower() in SUFFIXES]
                 skipped += [Skipped(str(lost), reason) for lost, reason in level.left_out]
-        elif path.is_file():
-            found.append(str(path))
+                for file in (level.path / name for name in level.files):
+                    if kind(file):
+                        files.append(str(file))
+                    else:
+                        skipped.append(Skipped(str(file), NOT_AN_IMAGE))
+        elif path.is_file() or Path(split_ref(str(path))[0]).is_file():
+            files.append(str(path))
         else:
             raise UserError(f"{path} does not exist")
+    found: list[str] = []
+    for ref in files:
+        try:
+            found += images_in(Path(split_ref(ref)[0]), ref).refs
+        except UnreadableImageError as error:
+            skipped.append(Skipped(ref, str(error)))
     if not found:
-        raise UserError(f"no images in {', '.join(map(str, paths))}")
+        first = f"; the first of {len(skipped)} skipped: {skipped[0].ref}, {skipped[0].reason}" if skipped else ""
+        raise UserError(f"no images in {', '.join(map(str, paths))}{first}")
     return found, skipped
 
 
-def predict(run: TrainedRun, files: Sequence[str], modality: str, cache: FeatureCache) -> tuple[str, list[Skipped]]:
-    """Classify images.
+def predict(
+    run: TrainedRun, files: Sequence[str], modality: str, cache: FeatureCache, window: Window | None = None
+) -> tuple[str, list[Skipped]]:
+    """Classify images, shown through ``window``, by default as the run's own images of that modality were.
 
     Returns
     -------
@@ -59,7 +74,8 @@ def predict(run: TrainedRun, files: Sequence[str], modality: str, cache: Feature
     UserError
         If none can be read.
     """
-    views = cache.images(run.backbone, LooseImages(), files)
+    source = LooseImages(window or run.config.data.windows.get(modality))
+    views = cache.images(run.backbone, source, files)
     if len(views.skipped) == len(files):
         raise UserError(f"none of the {len(files)} images can be read; the first: {views.skipped[0].reason}")
     with torch.no_grad():

@@ -25,6 +25,7 @@ from kmat.predictions import Predictions, as_csv
 from kmat.prompts import HIGH, LOW, MODALITIES
 from kmat.rundir import RunDir
 from kmat.tasks.base import Skipped, Task
+from kmat.tasks.files import NOT_AN_IMAGE, ignored
 from kmat.tasks.images import LooseImages
 from kmat.tasks.manifest import write_manifest
 from kmat.tasks.splits import Draw, draw_few_shot
@@ -33,6 +34,11 @@ from kmat.training import fit
 
 # Low-end images are for testing only; the high-end validation set is where settings may be chosen.
 EVALUATED = ((HIGH, "val"), (HIGH, "test"), (LOW, "test"))
+
+_PACKAGES = (
+    *("fgwot", "torch", "numba", "open_clip_torch", "transformers", "timm", "safetensors", "pillow"),
+    *("pydicom", "nibabel"),
+)
 
 Logits = Callable[[Tensor, str], Tensor]
 
@@ -244,7 +250,7 @@ def load_run(folder: Path, on: str | torch.device | Backbone = "cpu") -> Trained
     config, result = run.config(), run.result()
     backbone = on if isinstance(on, Backbone) else load_backbone(config.backbone, on)
     if backbone.fingerprint != run.identity()["backbone"]:
-        raise UserError(f"backbone {config.backbone!r} is not the one that {folder} was trained with")
+        raise UserError(f"backbone {backbone.name!r} is not the one that {folder} was trained with")
     try:
         text, logits = _classifier(config, backbone, result, run.tensors())
     except (KeyError, RuntimeError) as error:  # whole, but of another configuration
@@ -285,7 +291,10 @@ def _say_collapsed(parts: Sequence[Predictions], task: Task) -> None:
 
 
 def say_skipped(skipped: Sequence[Skipped], listed_in: Path | None = None) -> None:
-    """Tell how many files were left out, by reason, with the first few."""
+    """Tell how many files were left out, by reason, with the first few, and how many are no images."""
+    if strange := ignored(skipped):
+        note(strange)
+    skipped = [item for item in skipped if item.reason != NOT_AN_IMAGE]
     if skipped:
         reasons = Counter(item.reason.split(":")[0] for item in skipped)
         where = f", listed in {listed_in}" if listed_in else ""
@@ -304,7 +313,7 @@ def _total_diagnostics(epochs: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("fgwot", "torch", "numba", "open_clip_torch", "transformers", "timm", "safetensors", "pillow"):
-        with suppress(PackageNotFoundError):  # Numba: there are machines without
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):  # there are machines without Numba, and without extras
             found[package] = version(package)
     return found

@@ -156,7 +156,7 @@ class RunDir:
         if not resume:
             state = "a finished" if self.finished else "an unfinished"
             raise UserError(f"{self.path} already holds {state} run; use --resume, --overwrite or another --out")
-        if changed := sorted(_differences(self.identity(), _plain(identity))):
+        if changed := sorted(_differences(_wherever(self.identity()), _wherever(_plain(identity)))):
             raise UserError(f"{self.path} holds another run, cannot resume: {', '.join(changed)} differ")
 
     def begin(self, identity: dict[str, Any], *, overwrite: bool) -> None:
@@ -275,6 +275,15 @@ def _counts(file: Path) -> bool:
 def _plain(table: dict[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(table))
     return plain
+
+
+def _wherever(identity: dict[str, Any]) -> dict[str, Any]:
+    """Leave out where things lie: what they are, the fingerprints say."""
+    config = {key: value for key, value in identity["config"].items() if key != "backbone"}
+    if isinstance(data := config.get("data"), dict):
+        places = ("task", "root", "descriptions", "labels")
+        config["data"] = {key: value for key, value in data.items() if key not in places}
+    return {**identity, "config": config}
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> set[str]:

@@ -15,7 +15,8 @@ from kmat.errors import UserError
 from kmat.prompts import HIGH, LOW, MODALITIES
 from kmat.tasks import BUILT_IN, TaskConfig
 from kmat.tasks.base import SPLITS, Task
-from kmat.tasks.check import inspect, write_findings
+from kmat.tasks.check import Inspection, inspect, write_findings
+from kmat.tasks.files import ignored
 from kmat.tasks.manifest import write_manifest
 from kmat.tasks.paper import PAPER_TASKS, read_table
 
@@ -33,6 +34,8 @@ class Tasks:
         show_banner(task.banner)
         out.print(_count_table(task))
         runs.say_skipped(task.skipped)
+        if obstacles := "; ".join(Inspection(task, ()).obstacles()):
+            raise UserError(f"{task.name} cannot be run: {obstacles}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class CheckData(TaskConfig):
             out.print(f"{kind}: {count}{', the first ten:' * (count > 10)}", highlight=False)
             for _, ref, detail in [finding for finding in found.findings if finding.kind == kind][:10]:
                 out.print(f"  {ref}: {detail}".removesuffix(": "), highlight=False)
+        if strange := ignored(task.skipped):
+            note(strange)
         for shortage in found.shortages(self.shots):
             note(shortage)
         if self.write:

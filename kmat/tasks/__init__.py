@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
 from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
+from kmat.prompts import HIGH, LOW
 from kmat.tasks.base import Task
 from kmat.tasks.embedded import load_embedded
 from kmat.tasks.manifest import load_manifest
 from kmat.tasks.paper import PAPER_TASKS, SLICES, load_paper_task
+from kmat.tasks.window import Window, check_window
 
 TASKS: dict[str, Callable[[Path | None], Task]] = {
     name: partial(load_embedded, bench) for name, bench in EMBEDDED.items()
@@ -39,12 +41,27 @@ class DataOptions:
     """JSON with sentences per class and modality; needed by the anchor. Built-in tasks bring their own."""
     patient_pattern: str | None = None
     """Regular expression whose first group is the patient in an image's path; else each file is its own patient."""
+    high_window: tuple[float, float] | None = None
+    """Level and width through which DICOM, NIfTI and images of more than 8 bits of the high end are shown: 40 400 for
+    soft tissue in CT. By default the window in a DICOM file, else from the 0.5th to the 99.5th percentile."""
+    low_window: tuple[float, float] | None = None
+    """The same for the low end."""
     split_seed: int = 0
     """Seed of the split by patient, where the data has none."""
     labels: Path | None = None
     """TOML or JSON with other classes or labels for a task of the paper."""
     slices: int = SLICES
     """Of each CT scan of the task chest (the paper does not say)."""
+
+    def __post_init__(self) -> None:
+        for modality, window in self.windows.items():
+            check_window(f"{modality}_window", window)
+
+    @property
+    def windows(self) -> dict[str, Window]:
+        """Windows by modality, of those that have one."""
+        given = {HIGH: self.high_window, LOW: self.low_window}
+        return {modality: window for modality, window in given.items() if window is not None}
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,10 @@ class TaskConfig(DataOptions):
                 follow_links=self.follow_links,
                 seed=self.split_seed,
             )
-        self._accept("root", "follow_links", "high", "low", "descriptions", "patient_pattern", "split_seed")
+        self._accept(
+            *("root", "follow_links", "high", "low", "descriptions", "patient_pattern"),
+            *("high_window", "low_window", "split_seed"),
+        )
         source = Path(self.task)
         if not os.path.exists(source):  # noqa: PTH110 (unlike Path's, false for a name that is too long)
             raise UserError(
@@ -92,8 +112,16 @@ class TaskConfig(DataOptions):
             descriptions=self.descriptions,
             patient_pattern=self.patient_pattern,
             follow_links=self.follow_links,
+            windows=self.windows,
             seed=self.split_seed,
         )
+
+    def shown_like(self, other: "TaskConfig") -> "TaskConfig":
+        """Show images through the other's windows, where this one says nothing: as what was learned from."""
+        if self.task in BUILT_IN:
+            return self
+        windows = {**other.windows, **self.windows}
+        return replace(self, high_window=windows.get(HIGH), low_window=windows.get(LOW))
 
     def _accept(self, *options: str) -> None:
         """Refuse options that the task has no use for."""

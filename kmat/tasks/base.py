@@ -2,12 +2,18 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from PIL import Image
 
 SPLITS = ("train", "val", "test")
+
+MAX_PIXELS = 100_000_000
+"""A mammogram has 30 million; whole slides must be cut into tiles."""
+
+MAX_SLICES = 10_000
+"""Of one file; what a damaged header says may be without end."""
 
 # Sentences by modality, then by class in the task's order.
 Descriptions = Mapping[str, tuple[tuple[str, ...], ...]]
@@ -81,6 +87,10 @@ class Task:
         Whether training images are cropped at random unless the user says otherwise.
     skipped : tuple of Skipped
         What the data holds but the task leaves out.
+    windows : mapping
+        Level and width that grey values are shown through, of those modalities that have one given.
+    tags : mapping
+        What DICOM files call their modality, by reference.
     """
 
     name: str
@@ -93,6 +103,8 @@ class Task:
     banner: str = ""
     augment: bool = True
     skipped: tuple[Skipped, ...] = ()
+    windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def select(self, modality: str, split: str) -> tuple[Record, ...]:
         """Records of one modality and split, in the task's order."""
@@ -108,4 +120,6 @@ class Task:
         """SHA-256 of everything but pixels, which are in the feature cache's keys."""
         digest = hashlib.sha256(repr((self.name, self.labels, self.classes, self.records)).encode())
         digest.update(repr(sorted(self.descriptions.items()) if self.descriptions else None).encode())
+        if self.windows:
+            digest.update(repr(sorted(self.windows.items())).encode())
         return digest.hexdigest()

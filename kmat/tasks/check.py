@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from kmat import atomic
 from kmat.console import track
-from kmat.prompts import HIGH, LOW
+from kmat.prompts import HIGH, LOW, MODALITIES
 from kmat.tasks.base import ImageSource, Record, Skipped, Task, UnreadableImageError
 from kmat.tasks.splits import patients_in_several_splits
 
@@ -72,6 +72,7 @@ def inspect(task: Task) -> Inspection:
     findings = [_from_skipped(item) for item in (*task.skipped, *unreadable)]
     findings += [_duplicate(task, records) for records in same.values() if len(records) > 1]
     findings += [Finding("patient in several splits", patient) for patient in patients_in_several_splits(readable)]
+    findings += _contradictions(task)
     return Inspection(replace(task, records=readable), tuple(findings))
 
 
@@ -92,6 +93,25 @@ def _read(images: ImageSource, ref: str) -> bytes | UnreadableImageError:
 def _from_skipped(item: Skipped) -> Finding:
     kind, _, detail = item.reason.partition(": ")
     return Finding(kind, item.ref, detail)
+
+
+def _contradictions(task: Task) -> Iterator[Finding]:
+    """DICOM files that call their modality by what most files of the other one call it, and few of their own."""
+    tags = {modality: Counter(task.tags[r.ref] for r in _tagged(task, modality)) for modality in MODALITIES}
+    usual = {modality: counts.most_common(1)[0][0] for modality, counts in tags.items() if counts}
+    for modality, other in ((HIGH, LOW), (LOW, HIGH)):
+        if len(set(usual.values())) == 2:
+            for record in _tagged(task, modality):
+                if task.tags[record.ref] == usual[other]:
+                    names = task.modality_names
+                    said = (
+                        f"{usual[other]}, as most of {names[other]} are; {names[modality]} is mostly {usual[modality]}"
+                    )
+                    yield Finding("modality tag contradicts", record.ref, said)
+
+
+def _tagged(task: Task, modality: str) -> list[Record]:
+    return [record for record in task.records if record.modality == modality and record.ref in task.tags]
 
 
 def _duplicate(task: Task, records: Sequence[Record]) -> Finding:

@@ -148,6 +148,15 @@ def test_a_baseline_is_loaded_as_it_was_trained(kmat, options, shapes_dir, tmp_p
     assert hits == pytest.approx(result["scores"]["low"]["test"]["accuracy"] * len(rows))
 
 
+def test_tasks_that_cannot_be_run_are_errors(kmat, shapes_dir, tmp_path):
+    rows = (shapes_dir / "manifest.csv").read_text().splitlines()
+    (tmp_path / "few.csv").write_text("\n".join(row for row in rows if ",square_dark,low,test" not in row))
+    code, out, err = kmat("tasks", "--task", tmp_path / "few.csv", "--root", shapes_dir)
+    assert code == 1
+    assert "round_bright" in out
+    assert "few cannot be run: no readable low test image of 'square_dark'" in one_line(err)
+
+
 def test_probabilities_of_every_image_are_kept(kmat, trained, tmp_path):
     rows = list(csv.DictReader((trained / "predictions.csv").read_text().splitlines()))
     result = json.loads((trained / "result.json").read_text())

@@ -83,7 +83,7 @@ def test_every_defect_is_reported_and_none_is_fatal(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "reason"), [(2, "mri", "unknown modality 'mri'"), (3, "training", "unknown split 'training'")]
+    ("column", "value", "reason"), [(2, "mri", "unknown modality 'mri'"), (3, "Holdout", "unknown split 'holdout'")]
 )
 def test_unknown_words_are_reported(tmp_path, column, value, reason):
     png(tmp_path / "a.png")
@@ -93,6 +93,51 @@ def test_unknown_words_are_reported(tmp_path, column, value, reason):
     rows = [("a.png", "x", "high", "train"), bad]
     task = load_manifest(write_rows(tmp_path / "m.csv", rows, header=("path", "label", "modality", "split")))
     assert [item.reason for item in task.skipped] == [reason]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(
+    "header",
+    ["path,label,modality,split,patient", "Path,LABEL, Modality ,Split,Patient", "Image,Class,Modality,Set,Patient_ID"],
+)
+def test_a_csv_of_another_program(tmp_path, delimiter, header):
+    rows = [header, "a.png,x,high,Training,p1", "b.png,y,high,VALIDATION,p2", '"c.png",x,low,Test,p3']
+    for name in "abc":
+        png(tmp_path / f"{name}.png")
+    (tmp_path / "m.csv").write_text("\n".join(rows).replace(",", delimiter), encoding="utf-8-sig")
+    task = load_manifest(tmp_path / "m.csv")
+    assert task.skipped == ()
+    assert [(r.ref, r.label, r.modality, r.split, r.patient) for r in task.records] == [
+        ("a.png", 0, "high", "train", "p1"),
+        ("b.png", 1, "high", "val", "p2"),
+        ("c.png", 0, "low", "test", "p3"),
+    ]
+
+
+def test_a_columns_own_name_goes_before_others(tmp_path):
+    png(tmp_path / "a.png")
+    rows = [("absent.png", "y", "high", "a.png", "x")]
+    task = load_manifest(write_rows(tmp_path / "m.csv", rows, ("image", "class", "modality", "path", "label")))
+    assert (task.records[0].ref, task.labels) == ("a.png", ("x",))
+    (tmp_path / "m.csv").write_text("Path;Label\na.png;x\n")
+    with pytest.raises(UserError, match="lacks the columns modality; expected path, label, .* found 'Path', 'Label'"):
+        load_manifest(tmp_path / "m.csv")
+
+
+def test_a_modality_that_is_not_there_is_an_error_that_names_those_that_are(folders, capsys):
+    with pytest.raises(UserError, match=r"no folder 'x-ray' for --low; expected MODALITY/CLASS/, found 'ct', 'xray'"):
+        load_manifest(folders, high="ct", low="x-ray")
+    assert len(load_manifest(folders, high="ct").records) == 20
+    assert "no folder 'low' for --low; expected MODALITY/CLASS/, found 'ct', 'xray'" in capsys.readouterr().err
+    rows = [(f"ct/{name}/p0_0.png", name, "CT", "train", "") for name in LABELS]
+    manifest = write_rows(folders / "m.csv", rows)
+    for names in ({"high": "CT", "low": "xray"}, {"high": "MR", "low": "CT"}):
+        with pytest.raises(UserError, match=r"no usable image of .*m\.csv, whose modalities are 'CT'"):
+            load_manifest(manifest, **names)
+    for path in (folders / "xray").rglob("*.png"):
+        path.rename(folders / "xray" / f"{path.parent.name}-{path.name}")
+    with pytest.raises(UserError, match=r"--low 'xray': no usable image .*; the first of 8 skipped: .*png, no label"):
+        load_manifest(folders, high="ct", low="xray")
 
 
 def test_unusable_manifests_are_user_errors(tmp_path):

@@ -7,7 +7,7 @@ from kmat.errors import UserError
 from kmat.schema import read_json
 from kmat.tasks.base import SPLITS, Skipped
 from kmat.tasks.datasets.base import Dataset, Download, Folder, Row
-from kmat.tasks.images import SUFFIXES
+from kmat.tasks.files import NOT_AN_IMAGE, SUFFIXES
 
 TREES = (("benign", "malignant", "normal"), ("benign_tumor", "malignant_tumor", "normal_scan"))
 SPLIT_FILE = "split_BUSI.json"
@@ -30,7 +30,7 @@ def _read(download: Download) -> Iterator[Row | Skipped]:
         if "_mask" in path.stem:
             continue
         if path.suffix.lower() not in SUFFIXES:
-            yield Skipped(ref, "not an image file")
+            yield Skipped(ref, NOT_AN_IMAGE)
         elif split is None:
             yield Row(ref, path.parent.name, ref)
         elif path.name not in split:

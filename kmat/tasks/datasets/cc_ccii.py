@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from kmat.tasks.base import Skipped
 from kmat.tasks.datasets.base import Dataset, Download, Folder, Row, read_columns
-from kmat.tasks.images import SUFFIXES
+from kmat.tasks.files import SUFFIXES
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from kmat.tasks.base import Skipped
 from kmat.tasks.datasets.base import Dataset, Download, Folder, Row
-from kmat.tasks.images import SUFFIXES
+from kmat.tasks.files import NOT_AN_IMAGE, SUFFIXES
 
 PARTS = ("train", "test")
 CLASSES = ("COVID19", "NORMAL", "PNEUMONIA")
@@ -19,7 +19,7 @@ def _read(download: Download) -> Iterator[Row | Skipped]:
     for path in download.files(*PARTS):
         ref, label = download.ref(path), path.relative_to(download.folder).parts[1:-1]
         if path.suffix.lower() not in SUFFIXES or len(label) != 1:
-            yield Skipped(ref, "not an image file" if label else "no label")
+            yield Skipped(ref, NOT_AN_IMAGE if label else "no label")
         else:
             yield Row(ref, label[0], ref)
 
