@@ -152,6 +152,19 @@ class Problem:
             raise TypeError("this needs structures as tensors, not LowRank; the envelope adjoint takes both")
         return self.C1, self.C2
 
+    @property
+    def low_rank(self) -> tuple[LowRank, LowRank]:
+        """C1 and C2 of low rank.
+
+        Raises
+        ------
+        TypeError
+            If they are tensors.
+        """
+        if isinstance(self.C1, LowRank) and isinstance(self.C2, LowRank):
+            return self.C1, self.C2
+        raise TypeError("this needs LowRank structures")
+
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:
     """Type in which problems of a dtype are computed, and their results are returned."""
@@ -222,8 +235,7 @@ def _check_shapes(given: dict[str, Tensor]) -> tuple[int, int]:
 
 
 def _check_values(problem: Problem) -> None:
-    # What the batch shares is looked at once.
-    given = {name: t[:1] if t.stride(0) == 0 else t for name, t in problem.named.items() if name in problem.given}
+    given = {name: _distinct(t) for name, t in problem.named.items() if name in problem.given}
     for name, t in given.items():
         # A finite sum has finite terms; only if it is not are they looked at.
         if not isfinite(t.sum().item()) and (bad := int((~t.isfinite()).sum())):
@@ -249,6 +261,11 @@ def _check_values(problem: Problem) -> None:
                 raise ValueError(f"{name} must be non-negative, got {_extremes(given[name])}")
             if (given[name].sum(-1) <= 0).any():
                 raise ValueError(f"{name} must have positive mass; one of its rows sums to zero")
+
+
+def _distinct(t: Tensor) -> Tensor:
+    """What is in memory of an expanded tensor: what the batch shares is looked at once."""
+    return t[tuple(slice(1) if stride == 0 else slice(None) for stride in t.stride())]
 
 
 def _check_equal_mass(p: Tensor, q: Tensor, dtype: torch.dtype) -> None:
