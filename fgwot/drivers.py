@@ -198,7 +198,7 @@ def explain(*arguments: Any, validate: bool = True, **options: Any) -> Explanati
       triton: the tensors are on cpu
       numba: 300 points; the loops take at most 200
     """
-    return choose(Call.of(*arguments, **options).built())
+    return choose(Call.of(*arguments, **options))
 
 
 def choose(call: Call) -> Explanation:
@@ -216,6 +216,7 @@ def choose(call: Call) -> Explanation:
         chosen = "streamed"
     elif call.low_rank is not None:
         declined["streamed"] = reason
+        call = call.built()
     for driver in _WHOLE if reason is not None else ():
         reason = driver.declines(call)
         if reason is None:

@@ -1,8 +1,9 @@
 r"""One pass over a plan that is never stored.
 
 Every plan here is T = exp(a (+) b - U V) with n x r and r x m factors and rows that sum to p: its row potentials a
-follow from the rest. A pass goes over it in blocks of rows, as flash attention goes over its weights, and keeps vectors.
-On the CPU Numba's loops make it, on torch's number of threads; torch makes it by blocks where there is no Numba, and on
+follow from the rest. A pass goes over it in blocks of rows, as flash attention goes over its weights, and keeps
+vectors only.
+On the CPU Numba's loops make it, on torch's number of threads; torch makes it by blocks where there is no Numba and on
 other devices. Sums are in a fixed order, which no number of threads changes.
 """
 
@@ -85,7 +86,12 @@ def _uses_numba(device: torch.device) -> bool:
 def failure_of_loops() -> str | None:
     """Import the loops, which compiles them the first time; say why if that fails."""
     try:
-        import fgwot.streamed.loops  # noqa: F401
+        from numba.core import event
+
+        from fgwot.whole.announcement import Announcement
+
+        with event.install_listener("numba:compile", Announcement("fgwot.streamed.loops", "lazy plans")):
+            import fgwot.streamed.loops  # noqa: F401
     except (ImportError, OSError, RuntimeError, SystemError) as error:  # what Numba raises, see fgwot.drivers
         return str(error).partition("\n")[0]
     return None

@@ -1,6 +1,6 @@
 """Plans that are not stored."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -25,10 +25,8 @@ class LazyPlan:
     >>> plan = fgwot.gromov_wasserstein(C, C, epsilon=0.02, plan="lazy").plan
     >>> plan.shape, plan.argmax().tolist()
     (torch.Size([3, 3]), [0, 1, 2])
-    >>> plan @ x / plan.sum(1)[:, None]  # where the points go
-    tensor([[0.0000],
-            [1.0000],
-            [3.0000]], dtype=torch.float64)
+    >>> (plan @ x / plan.sum(1)[:, None]).round().flatten().tolist()  # where the points go
+    [0.0, 1.0, 3.0]
     """
 
     def __init__(
@@ -149,6 +147,36 @@ class LazyPlan:
     def __torch_function__(cls, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
         plan = next(a for a in args if isinstance(a, cls))
         raise TypeError(plan._refuse(getattr(function, "__name__", "such function")))
+
+
+def _refused(name: str) -> Callable[..., NoReturn]:
+    def refuse(self: LazyPlan, *_: Any) -> NoReturn:
+        raise TypeError(self._refuse(name))
+
+    return refuse
+
+
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "pow",
+    "radd",
+    "rsub",
+    "rmul",
+    "rtruediv",
+    "rmatmul",
+    "neg",
+    "abs",
+    "len",
+):
+    setattr(LazyPlan, f"__{_name}__", _refused(f"operation {_name!r}"))
+
+
+def stored(plan: Any) -> Any:
+    """Return the tensor of a lazy plan; anything else as it is."""
+    return plan.to_dense() if isinstance(plan, LazyPlan) else plan
 
 
 class _Product(torch.autograd.Function):
