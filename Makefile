@@ -42,7 +42,7 @@ versions: $(VENV)/.dev $(TRITONS:%=.cache/triton/%)
 
 # The solver, on the CPU.
 lowest: .venv-lowest/.done
-	.venv-lowest/bin/python -m pytest -q -n auto --dist loadfile tests/fgwot --ignore=tests/fgwot/kernels
+	PYTHONPATH=$(CURDIR) .venv-lowest/bin/python -m pytest -q -n auto --dist loadfile tests/fgwot --ignore=tests/fgwot/kernels
 
 .venv-lowest/.done: Makefile pyproject.toml
 	$(PYTHON) -m venv .venv-lowest

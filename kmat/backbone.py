@@ -12,9 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.tokenizer import HFTokenizer
 from PIL import Image
 from torch import Tensor, nn
 
@@ -257,15 +255,23 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
                     "or ARCHITECTURE:TAG"
                 )
         try:
+            import open_clip  # here: it takes seconds, and not every command has a backbone
+
             model, preprocess = open_clip.create_model_from_pretrained(model_name, tag, **overrides)
             tokenizer = open_clip.get_tokenizer(model_name)
         except Exception as error:  # open_clip, transformers, safetensors and the hub each have their own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"cannot load backbone {name!r}: {reason}") from error
+            hint = ""
+            if model_name.startswith("hf-hub:"):
+                hint = (
+                    "; where there is no network, copy the model's folder from a machine that has it (`hf download "
+                    f"{model_name.removeprefix('hf-hub:')} --local-dir DIR`) and pass --backbone local-dir:DIR"
+                )
+            raise UserError(f"cannot load backbone {name!r}: {reason}{hint}") from error
     return Backbone(name, model, preprocess, tokenizer, device)
 
 
-def offline_tokenizer(name: str) -> HFTokenizer | None:
+def offline_tokenizer(name: str) -> Any:
     """Return the tokenizer of a backbone, without its weights and without asking the network.
 
     Parameters
@@ -275,7 +281,7 @@ def offline_tokenizer(name: str) -> HFTokenizer | None:
 
     Returns
     -------
-    HFTokenizer or None
+    open_clip.tokenizer.HFTokenizer or None
         None if BiomedCLIP's is not in the local cache.
 
     Raises
@@ -283,6 +289,8 @@ def offline_tokenizer(name: str) -> HFTokenizer | None:
     UserError
         If the name is another one or its folder holds no tokenizer.
     """
+    from open_clip.tokenizer import HFTokenizer
+
     if name == "biomedclip":
         try:
             return HFTokenizer(BIOMEDBERT, context_length=BIOMEDCLIP_CONTEXT, local_files_only=True)
@@ -294,7 +302,9 @@ def offline_tokenizer(name: str) -> HFTokenizer | None:
         raise UserError(f"tokenizer of {name!r}: expected biomedclip, {own} or local-dir:DIR")
     folder = _shipped_dir(prefix, rest) if prefix in SHIPPED else _folder(rest)
     try:
-        return open_clip.get_tokenizer(f"local-dir:{folder}")
+        from open_clip import get_tokenizer
+
+        return get_tokenizer(f"local-dir:{folder}")
     except Exception as error:  # open_clip and transformers each have their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot load the tokenizer of {name!r}: {reason}") from error

@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes
 from kmat.config import PUBLISHED, RunConfig
 from kmat.errors import UserError
 from kmat.grid import Job, Pool, Resources, Result, run_all
-from kmat.methods import KMaTConfig, MethodConfig
+from kmat.methods import KMaTConfig, MethodConfig, ResidualConfig
 from kmat.prompts import HIGH, MODALITIES
 from kmat.results import FLOOR, FLOORS, Entry, Results
 from kmat.rows import describe
@@ -19,8 +19,9 @@ from kmat.rundir import slug
 from kmat.tasks import BACKBONES, TASKS, DataOptions, TaskConfig
 from kmat.training import Schedule
 
-# Chosen per task and backbone by mean high-end validation accuracy over seeds of K-MaT without FGW; a tie goes to the
-# first. lambda_fgw cannot be chosen that way, high-end predictions do not depend on it: it stays at its default.
+# Chosen per task and backbone by mean high-end validation accuracy over seeds of K-MaT without FGW, whose high end all
+# anchored rows share; a tie goes to the first. lambda_fgw cannot be chosen that way, high-end predictions do not depend
+# on it: it stays at its default.
 LAMBDA_ANC = (10.0, 1.0)
 
 
@@ -64,6 +65,24 @@ class Place(NamedTuple):
     backbone: str
 
 
+def announce(rows: Mapping[str, MethodConfig], grid: GridConfig) -> str:
+    """Say how many runs a grid has, at most: those of one setting are done once.
+
+    Examples
+    --------
+    >>> from kmat.methods import CoOpConfig
+    >>> announce({"K-MaT": KMaTConfig(), "CoOp": CoOpConfig()}, GridConfig(task=("digits",), seeds=(1, 2)))
+    'at most 24 runs: 2 rows on 3 backbones of digits, seeds 1, 2; 12 of them choose lambda_anc'
+    """
+    places = grid.places()
+    each = len(places) * len(grid.seeds)
+    choosing = len(LAMBDA_ANC) * each if any(map(_has_anchor, rows.values())) else 0
+    on = "; ".join(f"{sum(place.task.task == task for place in places)} backbones of {task}" for task in grid.task)
+    seeds = ", ".join(map(str, grid.seeds))
+    chosen = f"; {choosing} of them choose lambda_anc" if choosing else ""
+    return f"at most {len(rows) * each + choosing} runs: {len(rows)} rows on {on}, seeds {seeds}{chosen}"
+
+
 def run_grid(
     kind: str,
     rows: Mapping[str, MethodConfig],
@@ -80,7 +99,7 @@ def run_grid(
     kind : str
         As in :class:`kmat.results.Results`.
     rows : mapping
-        Methods by the names of their rows. In a K-MaT with an anchor, the anchor's weight is chosen.
+        Methods by the names of their rows. Where one has an anchor, its weight is chosen.
     grid : GridConfig
     resources : Resources
     out : Path
@@ -146,7 +165,7 @@ def run_grid(
     order = sorted(entries, key=lambda name: not name.startswith(FLOOR))
     notes = _notes(grid, chosen, published)
     if lost := [f"{place.task.task} on {place.backbone}" for place, weight in weights.items() if weight is None]:
-        notes.append(f"Without K-MaT's anchored rows, runs to choose lambda_anc by having failed: {', '.join(lost)}.")
+        notes.append(f"Without anchored rows, runs to choose lambda_anc by having failed: {', '.join(lost)}.")
     return Results(kind, [each for name in order for each in entries[name]], banners, notes, failed)
 
 
@@ -188,8 +207,8 @@ class _Runs:
         return Job(config, self._out.joinpath("runs", *folders))
 
 
-def _has_anchor(method: MethodConfig) -> TypeGuard[KMaTConfig]:
-    return isinstance(method, KMaTConfig) and method.lambda_anc > 0
+def _has_anchor(method: MethodConfig) -> TypeGuard[KMaTConfig | ResidualConfig]:
+    return isinstance(method, KMaTConfig | ResidualConfig) and method.lambda_anc > 0
 
 
 def _choose(runs: _Runs, candidates: Sequence[KMaTConfig], place: Place, seeds: Sequence[int]) -> float | None:
@@ -219,7 +238,7 @@ def _notes(grid: GridConfig, chosen: Mapping[Place, float], published: bool) -> 
     if chosen:
         weights = ", ".join(f"{place.task.task} on {place.backbone} {weight:g}" for place, weight in chosen.items())
         notes.append(
-            f"K-MaT's lambda_anc, one of {', '.join(f'{w:g}' for w in LAMBDA_ANC)}, by high-end validation accuracy "
+            f"lambda_anc, one of {', '.join(f'{w:g}' for w in LAMBDA_ANC)}, by high-end validation accuracy of K-MaT "
             f"without FGW: {weights}. lambda_fgw is 1 unless a row says otherwise: no high-end image can choose it."
         )
     return notes

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 from tyro.conf import CascadeSubcommandArgs, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
@@ -16,13 +17,16 @@ from kmat import run as runs
 from kmat.backbone import find_device, load_backbone
 from kmat.commands.data import CheckData, Tasks
 from kmat.commands.descriptions import Descriptions
-from kmat.commands.grids import Ablate, Bench, Demo, Report
+from kmat.commands.grids import Ablate, Bench, Demo, Report, Shots
 from kmat.config import PUBLISHED, RunConfig
 from kmat.console import AS_STORED, counted, encode_with, err, note, one_line, out, plain_table, show_banner
 from kmat.errors import UserError, WriteError, explain
+from kmat.evaluation import intervals
 from kmat.features import FeatureCache
 from kmat.predict import find_images, predict
+from kmat.predictions import as_csv
 from kmat.prompts import MODALITIES
+from kmat.run import Evaluation
 from kmat.rundir import RunDir, slug
 from kmat.signals import Terminated, terminable
 from kmat.tasks import TaskConfig
@@ -94,6 +98,8 @@ class Evaluate:
     """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
     device: str = "auto"
     """Where the backbone runs: auto is CUDA if there is any."""
+    out: Path | None = None
+    """CSV file for the probabilities of every image, with its label and patient."""
 
     def __call__(self) -> None:
         """Run it."""
@@ -102,10 +108,14 @@ class Evaluate:
         trained = runs.load_run(self.run, find_device(self.device))
         task = (trained.config.data if self.data.task == ITS_OWN else self.data).load()
         task = _with_labels(task, trained.labels)
-        result, unreadable = runs.evaluate(trained.logits, task, trained.backbone, FeatureCache(self.cache))
-        runs.say_skipped((*task.skipped, *unreadable))
+        with torch.no_grad():
+            found = runs.evaluate(trained.logits, task, trained.backbone, FeatureCache(self.cache))
+        runs.say_skipped((*task.skipped, *found.unreadable))
         show_banner(task.banner or trained.banner)
-        _show_scores(result, task)
+        _show_scores(found.scores, task)
+        _show_intervals(found, task)
+        if self.out:
+            atomic.write(self.out, as_csv(found.predictions, task.labels))
 
 
 @dataclass(frozen=True)
@@ -148,13 +158,14 @@ Command = (
     | Annotated[CheckData, subcommand("check-data")]
     | Annotated[Descriptions, subcommand("descriptions")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Shots, subcommand("shots")]
     | Annotated[Ablate, subcommand("ablate")]
     | Annotated[Report, subcommand("report")]
 )
 
 _GOES_ON = {
     Train: "; the same command with --resume goes on from the last finished epoch",
-    **dict.fromkeys((Demo, Bench, Ablate), "; the same command goes on from the last finished epochs"),
+    **dict.fromkeys((Demo, Bench, Shots, Ablate), "; the same command goes on from the last finished epochs"),
 }
 
 
@@ -218,6 +229,21 @@ def _with_labels(task: Task, labels: tuple[str, ...]) -> Task:
     return replace(task, labels=labels, classes=labels, records=records)
 
 
+def _show_intervals(found: Evaluation, task: Task) -> None:
+    """Print how far chance may have moved the test scores."""
+    table = plain_table("95 % intervals in %, bootstrap over patients")
+    for name in ("test set", "patients", "accuracy", "macro-F1", "macro AUC"):
+        table.add_column(name, justify="left" if name == "test set" else "right")
+    for part in found.predictions:
+        modality, split = part.records[0].modality, part.records[0].split
+        patients = [record.patient for record in part.records]
+        ends = intervals(part.probabilities, part.labels, patients)
+        cells = (ends.get(name) for name in ("accuracy", "macro_f1", "macro_auc"))
+        texts = (f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}" if pair else "-" for pair in cells)
+        table.add_row(f"{task.modality_names[modality]} {split}", str(len(set(patients))), *texts)
+    out.print(table)
+
+
 def _show_scores(result: dict[str, Any], task: Task) -> None:
     """Print one column per evaluated part and one row per metric and class."""
     parts = {
@@ -231,8 +257,9 @@ def _show_scores(result: dict[str, Any], task: Task) -> None:
     for name in parts:
         table.add_column(name, justify="right")
     table.add_row("images", *(str(scores["n"]) for scores in parts.values()))
-    for metric in ("accuracy", "macro_f1"):
-        table.add_row(metric.replace("_", "-"), *(f"{100 * scores[metric]:.1f}" for scores in parts.values()))
+    for metric, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1"), ("macro_auc", "macro AUC")):
+        table.add_row(name, *("-" if (v := scores[metric]) is None else f"{100 * v:.1f}" for scores in parts.values()))
+    table.add_row("calibration error (ECE)", *(f"{100 * scores['ece']:.1f}" for scores in parts.values()))
     for index, label in enumerate(task.labels):
         recalls = [scores["per_class"][index] for scores in parts.values()]
         table.add_row(f"accuracy in {label!r}", *("-" if r is None else f"{100 * r:.1f}" for r in recalls))

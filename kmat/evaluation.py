@@ -1,9 +1,17 @@
-"""Accuracy, macro-F1, per-class accuracy, and the harmonic mean of two modalities."""
+"""How well predictions, and the probabilities behind them, fit labels; by class, with intervals by patient."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+BINS = 10
+"""Of confidence, in reliability diagrams and the expected calibration error."""
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,11 @@ class Scores:
     macro_f1 : float
         Mean F1 over the classes that occur among the labels, as in Dassl.
     per_class : tuple of float or None
-        Accuracy within each class, its recall; None for a class without images.
+        Accuracy within each class, its recall or sensitivity; None for a class without images.
+    specificity : tuple of float or None
+        Share of the other classes' images that are not taken for it; None if there are none.
+    precision : tuple of float or None
+        Share of the images taken for it that are of it; None if there are none.
     confusion : tuple of tuples of int
         Rows are labels, columns predictions.
     """
@@ -27,6 +39,8 @@ class Scores:
     accuracy: float
     macro_f1: float
     per_class: tuple[float | None, ...]
+    specificity: tuple[float | None, ...]
+    precision: tuple[float | None, ...]
     confusion: tuple[tuple[int, ...], ...]
 
 
@@ -47,9 +61,115 @@ def score(predicted: Tensor, labels: Tensor, n_classes: int) -> Scores:
         n=len(labels),
         accuracy=float(hits.sum() / support.sum()),
         macro_f1=float(f1.mean()),
-        per_class=tuple(float(h / s) if s else None for h, s in zip(hits, support, strict=True)),
+        per_class=_shares(hits, support),
+        specificity=_shares(len(labels) - support - chosen + hits, len(labels) - support),
+        precision=_shares(hits, chosen),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
+
+
+def _shares(part: Tensor, whole: Tensor) -> tuple[float | None, ...]:
+    return tuple(float(a / b) if b else None for a, b in zip(part, whole, strict=True))
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """What probabilities are worth.
+
+    Attributes
+    ----------
+    auc : tuple of float or None
+        Area under each class's ROC curve against all others; None if there are no images of it, or no others.
+    macro_auc : float or None
+        Their mean.
+    ece : float
+        Expected calibration error (Naeini et al. 2015; Guo et al. 2017): over :data:`BINS` bins of the confidence in
+        the predicted class, the mean distance of accuracy and confidence, weighted by images.
+    reliability : tuple of triples
+        By bin: images, mean confidence, accuracy; the last two 0 without images.
+    """
+
+    auc: tuple[float | None, ...]
+    macro_auc: float | None
+    ece: float
+    reliability: tuple[tuple[int, float, float], ...]
+
+
+def certainty(probabilities: Tensor, labels: Tensor) -> Certainty:
+    """Judge probabilities (N, C) by labels (N,), N >= 1.
+
+    Examples
+    --------
+    >>> found = certainty(torch.tensor([[0.95, 0.05], [0.55, 0.45], [0.75, 0.25]]), torch.tensor([0, 1, 0]))
+    >>> found.auc, round(found.ece, 3)
+    ((1.0, 1.0), 0.283)
+    """
+    p, y = probabilities.double().numpy(), labels.numpy()
+    auc = tuple(area_under_roc(p[:, label], y == label) for label in range(p.shape[1]))
+    confidence, hit = p.max(1), p.argmax(1) == y
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    counts = [int((bins == b).sum()) for b in range(BINS)]
+    rows = tuple(
+        (count, float(confidence[bins == b].mean()), float(hit[bins == b].mean())) if count else (0, 0.0, 0.0)
+        for b, count in enumerate(counts)
+    )
+    ece = sum(count * abs(mean - accuracy) for count, mean, accuracy in rows) / len(y)
+    return Certainty(auc, _mean(auc), ece, rows)
+
+
+def area_under_roc(scores: Array, positive: NDArray[np.bool_]) -> float | None:
+    """Probability that a positive one scores higher than a negative one, ties counting half; None without either.
+
+    Examples
+    --------
+    >>> area_under_roc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))
+    0.875
+    """
+    n = int(positive.sum())
+    if n in (0, len(positive)):
+        return None
+    _, where, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum() - (counts - 1) / 2)[where]
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(positive) - n)))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def intervals(
+    probabilities: Tensor, labels: Tensor, patients: Sequence[str], resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of accuracy, macro-F1 and macro AUC by the percentile bootstrap over patients.
+
+    All images of a patient come and go together: they are not independent. Resamples without two classes have no AUC
+    and do not count for it.
+
+    Examples
+    --------
+    >>> low, high = intervals(torch.eye(2)[[0, 1, 0, 1]], torch.tensor([0, 1, 1, 1]), ["a", "b", "c", "d"])["accuracy"]
+    >>> low < 0.75 < high
+    True
+    """
+    n_classes = probabilities.shape[1]
+    p, y = probabilities.double().numpy(), labels.numpy()
+    _, owner = np.unique(list(patients), return_inverse=True)
+    members = [np.flatnonzero(owner == patient) for patient in range(owner.max() + 1)]
+    rng = np.random.default_rng(seed)
+    measures: dict[str, Callable[[NDArray[np.int64]], float | None]] = {
+        "accuracy": lambda at: float((p[at].argmax(1) == y[at]).mean()),
+        "macro_f1": lambda at: score(torch.from_numpy(p[at].argmax(1)), torch.from_numpy(y[at]), n_classes).macro_f1,
+        "macro_auc": lambda at: _mean([area_under_roc(p[at, label], y[at] == label) for label in range(n_classes)]),
+    }
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(resamples):
+        at = np.concatenate([members[patient] for patient in rng.integers(len(members), size=len(members))])
+        for name, measure in measures.items():
+            if (value := measure(at)) is not None:
+                found[name].append(value)
+    ends = {name: np.percentile(values, (2.5, 97.5)) for name, values in found.items() if values}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
 def floors(labels: Tensor, n_classes: int) -> dict[str, dict[str, float]]:

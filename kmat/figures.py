@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
+from kmat.clinical import ENDS, by_method, calibration_error, confusion, reliability
 from kmat.finished import FinishedRun, Pair
 from kmat.methods import KMaTConfig
 from kmat.methods.kmat import transport_plan
 from kmat.prompts import HIGH, LOW
-from kmat.results import Results
+from kmat.results import FLOOR, Results
 
 HIGH_COLOUR, LOW_COLOUR = "#4477aa", "#ee6677"
 OFF_COLOUR, ON_COLOUR = "#bbbbbb", "#228833"
@@ -63,6 +64,36 @@ def accuracies(results: Results) -> Figure:
         axes.set_title(task, loc="left", fontsize=10)
     panels[-1].set_xlabel("test accuracy, %")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def shots(results: Mapping[int, Results]) -> Figure:
+    """H accuracy of every method by training images per class, a panel per task; bands are the spread of its table."""
+    last = list(results.values())[-1]
+    figure, panels = _panels(1, len(last.tasks), width=max(8.0, 4.2 * len(last.tasks)), height=3.8)
+    methods = [method for method in last.methods if not method.startswith(FLOOR)]
+    for axes, task in zip(panels, last.tasks, strict=True):
+        for number, method in enumerate(methods):
+            points = [
+                (count, cell.mean, cell.spread or 0)
+                for count, each in results.items()
+                if (cell := each.cell(task, method, each.scopes(task)[0], "h_accuracy"))
+            ]
+            if points:
+                counts, means, spreads = map(np.array, zip(*points, strict=True))
+                style = {"color": CLASS_COLOURS[number % len(CLASS_COLOURS)], "lw": 1.3}
+                dashed = "--" if number >= len(CLASS_COLOURS) else "-"
+                axes.plot(counts, means, dashed, marker="o", markersize=3, label=method, **style)
+                axes.fill_between(counts, means - spreads, means + spreads, color=style["color"], alpha=0.08, lw=0)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(results), [str(count) for count in results])
+        axes.set_title(task, loc="left", fontsize=10)
+        axes.set_xlabel("training images per class, high end")
+    panels[0].set_ylabel("H accuracy, %")
+    figure.suptitle(last.banner, fontsize=8, color="#555555")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
+    )
     return figure
 
 
@@ -162,6 +193,48 @@ def plans(pairs: Sequence[Pair]) -> Figure:
             axes.set_title(f"{backbone}, {word}\nmatched: {100 * np.trace(shares) / len(labels):.0f} %", fontsize=9)
     panels[0].set_ylabel("high end")
     panels[len(by_backbone)].set_ylabel("high end")
+    return figure
+
+
+def confusions(runs: Sequence[FinishedRun]) -> Figure:
+    """Share of each class (row) that is taken for each class (column): a panel for each end and method."""
+    groups, labels = by_method(runs), runs[0].labels
+    figure, panels = _panels(len(groups), 2, width=max(6.0, 1.2 * len(labels) + 3), height=0.45 * len(labels) + 1.1)
+    for row, (method, members) in enumerate(groups.items()):
+        for column, modality in enumerate((HIGH, LOW)):
+            axes, shares = panels[2 * row + column], np.array(confusion(members, modality))
+            axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+            for (i, j), share in np.ndenumerate(shares):
+                colour = "white" if share > 0.6 else "#333333"
+                axes.text(j, i, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=7)
+            axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=20)
+            axes.set_yticks(range(len(labels)), labels if column == 0 else [], fontsize=7)
+            axes.spines[:].set_visible(False)
+            axes.set_title(f"{method}, {ENDS[modality]}", fontsize=8, loc="left")
+    return figure
+
+
+def reliabilities(runs: Sequence[FinishedRun]) -> Figure:
+    """Accuracy by confidence: a panel per method, a line for each end, dots as large as their share of the images."""
+    groups = by_method(runs)
+    columns = min(3, len(groups))
+    figure, panels = _panels(-(-len(groups) // columns), columns, width=3 * columns, height=2.6)
+    for axes, (method, members) in zip(panels, groups.items(), strict=False):
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", lw=1)
+        for modality, colour in ((HIGH, HIGH_COLOUR), (LOW, LOW_COLOUR)):
+            confidence, accuracy, counts = zip(*reliability(members, modality), strict=True)
+            error = 100 * calibration_error(members, modality)
+            axes.plot(confidence, accuracy, color=colour, lw=1, label=f"{ENDS[modality]}, ECE {error:.0f}")
+            axes.scatter(confidence, accuracy, s=[120 * n / sum(counts) + 4 for n in counts], color=colour, alpha=0.7)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_title(method, fontsize=8, loc="left")
+        axes.legend(fontsize=6, frameon=False, loc="upper left")
+    for axes in panels[len(groups) :]:
+        axes.set_visible(False)
+    panels[0].set_ylabel("accuracy")
+    for axes in panels[max(0, len(groups) - columns) : len(groups)]:
+        axes.set_xlabel("confidence")
     return figure
 
 

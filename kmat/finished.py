@@ -27,8 +27,8 @@ class FinishedRun:
     entry : Entry
     config : RunConfig
     labels : tuple of str
-    low_per_class : tuple of float or None
-        Low-end test accuracy within each class, in percent; None for a class without images.
+    tested : mapping of str to mapping
+        By modality the scores of its test set, as in ``result.json``.
     text : mapping of str to Tensor, shape (C, D)
         Unit text features by modality; empty if they depend on the image.
     epochs : tuple of mapping
@@ -38,9 +38,14 @@ class FinishedRun:
     entry: Entry
     config: RunConfig
     labels: tuple[str, ...]
-    low_per_class: tuple[float | None, ...]
+    tested: Mapping[str, Mapping[str, Any]]
     text: Mapping[str, Tensor]
     epochs: tuple[Mapping[str, Any], ...]
+
+    @property
+    def low_per_class(self) -> tuple[float | None, ...]:
+        """Low-end test accuracy within each class, in percent; None for a class without images."""
+        return tuple(None if recall is None else 100 * recall for recall in self.tested[LOW]["per_class"])
 
 
 @dataclass(frozen=True)
@@ -137,14 +142,14 @@ def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
 def _run(run: RunDir, entry: Entry) -> FinishedRun:
     result, tensors = run.result(), run.tensors()
     text = {m: tensors[f"text_features.{m}"] for m in MODALITIES if f"text_features.{m}" in tensors}
-    tested = result["scores"][LOW]["test"]
-    if tested is None or any(len(features) != len(result["labels"]) for features in text.values()):
+    tested = {modality: result["scores"][modality]["test"] for modality in MODALITIES}
+    if None in tested.values() or any(len(features) != len(result["labels"]) for features in text.values()):
         raise UserError(f"{run.path} is not a complete run: its result.json does not belong to it")
     return FinishedRun(
         entry=entry,
         config=run.config(),
         labels=tuple(result["labels"]),
-        low_per_class=tuple(None if recall is None else 100 * recall for recall in tested["per_class"]),
+        tested=tested,
         text=text,
         epochs=tuple(run.epochs()),
     )

@@ -8,16 +8,22 @@ from html import escape
 from kmat.tables import Table, TableCell
 
 STYLE = """
-:root { color-scheme: light; --ink: #1d2733; --soft: #66717e; --line: #d9dee4; --best: #e3f1e6; --warn: #fff4d6; }
+:root { color-scheme: light dark; --page: #fff; --ink: #1d2733; --soft: #66717e; --line: #d9dee4; --best: #e3f1e6;
+        --warn: #fff4d6; --link: #2f5d8a; --hover: #f5f7f9; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --page: #14181d; --ink: #e3e7ec; --soft: #9aa5b1; --line: #343c46; --best: #1f3d29; --warn: #3d3213;
+          --link: #8fb8e0; --hover: #1d232a; }
+  figure img { background: #fff; border-radius: 4px; padding: 6px; }
+}
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 76rem; color: var(--ink); background: #fff;
+body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 76rem; color: var(--ink); background: var(--page);
        font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.9rem; margin: 0 0 .3rem; letter-spacing: -.01em; }
 h2 { font-size: 1.35rem; margin: 3rem 0 .8rem; padding-top: .8rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.8rem 0 .5rem; }
 p { max-width: 50rem; }
 nav { margin: 1.2rem 0; font-size: .92rem; }
-nav a { margin-right: 1.2rem; color: #2f5d8a; }
+nav a { margin-right: 1.2rem; color: var(--link); }
 .banner { background: var(--warn); border-left: 4px solid #d99a00; padding: .7rem 1rem; margin: 1rem 0; }
 .soft, figcaption, caption { color: var(--soft); font-size: .86rem; }
 .scroll { overflow-x: auto; }
@@ -28,7 +34,7 @@ th:first-child { text-align: left; }
 tbody th { font-weight: 400; }
 thead th { border-bottom: 2px solid var(--ink); font-weight: 600; }
 tbody tr:last-child > * { border-bottom: 1px solid var(--line); }
-tbody tr:hover { background: #f5f7f9; }
+tbody tr:hover { background: var(--hover); }
 td.best { background: var(--best); font-weight: 600; }
 .spread, .paper { color: var(--soft); font-weight: 400; font-size: .92em; }
 .paper { display: block; font-style: italic; }
@@ -36,7 +42,7 @@ figure { margin: 1.6rem 0; }
 figure img { display: block; max-width: 100%; height: auto; }
 figcaption { margin-top: .4rem; max-width: 50rem; }
 details { margin: .8rem 0; }
-summary { cursor: pointer; color: #2f5d8a; }
+summary { cursor: pointer; color: var(--link); }
 @media print { body { max-width: none; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
 """
 
@@ -52,13 +58,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what stands under it; ``folded`` tables open on a click."""
+    """A heading with what stands under it; ``folded`` tables open on a click at their number and ``fold``."""
 
     title: str
     banner: str = ""
     notes: Sequence[str] = ()
     tables: Sequence[Table] = ()
     folded: Sequence[Table] = ()
+    fold: str = "by backbone"
     pictures: Sequence[Picture] = ()
 
 
@@ -81,7 +88,9 @@ def _section(name: str, section: Section) -> str:
     parts += [_table(table) for table in section.tables]
     if section.folded:
         inside = "\n".join(_table(table) for table in section.folded)
-        parts.append(f"<details><summary>{len(section.folded)} tables by backbone</summary>\n{inside}</details>")
+        parts.append(
+            f"<details><summary>{len(section.folded)} tables {escape(section.fold)}</summary>\n{inside}</details>"
+        )
     parts += [f'<p class="soft">{escape(note)}</p>' for note in section.notes]
     parts += [_picture(picture) for picture in section.pictures]
     return "\n".join([*parts, "</section>"])

@@ -2,11 +2,12 @@
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from kmat import atomic, figures, paper
+from kmat.clinical import by_method, class_tables
 from kmat.finished import FinishedRun, load, pairs
 from kmat.page import Picture, Section, render
 from kmat.results import ALL, AVERAGE, MEASURED, METRICS, Results
@@ -52,6 +53,24 @@ def write_tables(results: Results, folder: Path, stem: str) -> list[Path]:
     return files
 
 
+def write_shots(benches: Mapping[int, Path], out: Path) -> list[Path]:
+    """Write ``shots.csv`` and ``shots.png``, scores by training images per class, of finished benches; the files.
+
+    Raises
+    ------
+    UserError
+        If a bench cannot be read.
+    """
+    results = {count: Results.read(folder / "results.json") for count, folder in benches.items()}
+    table = [{"shots": count, **row} for count, each in results.items() for row in _summary(each)]
+    data, figure = out / "shots.csv", out / "shots.png"
+    _write_csv(data, table)
+    picture = io.BytesIO()
+    figures.shots(results).savefig(picture, dpi=150)
+    atomic.write(figure, picture.getvalue())
+    return [data, figure]
+
+
 def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
     """Write ``report.html`` and the tables of finished grids and runs; returns the files.
 
@@ -66,11 +85,13 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
     runs = [run for _, members in found.values() for run in members]
     banners = {task: banner for results, _ in found.values() for task, banner in results.banners.items()}
     for task, banner in banners.items():
-        pictures = [*_fgw_pictures([run for run in runs if run.entry.task == task])]
-        for kind, (_, members) in found.items():
-            pictures += _curves([run for run in members if run.entry.task == task], TITLES[kind])
+        members = [run for run in runs if run.entry.task == task]
+        pictures = [*_clinical_pictures(members), *_fgw_pictures(members)]
+        for kind, (_, others) in found.items():
+            pictures += _curves([run for run in others if run.entry.task == task], TITLES[kind])
         if pictures:
-            sections.append(Section(f"Task {task}", banner, pictures=pictures))
+            folded = class_tables(members)
+            sections.append(Section(f"Task {task}", banner, folded=folded, fold="by class", pictures=pictures))
     page = out / "report.html"
     lead = f"{len(runs)} runs read from {', '.join(map(str, folders))}."
     atomic.write(page, render("K-MaT: report", lead, sections))
@@ -125,6 +146,24 @@ def _fgw_pictures(runs: Sequence[FinishedRun]) -> Iterable[Picture]:
             "from a cold start. Matched: the share on the diagonal; "
             f"an even spread would match {100 / len(members[0].on.labels):.0f} %.",
         )
+
+
+def _clinical_pictures(runs: Sequence[FinishedRun]) -> Iterable[Picture]:
+    if not by_method(runs):
+        return
+    yield Picture(
+        "Confusion",
+        figures.svg(figures.confusions(runs)),
+        "Test sets: percent of each class's images (row) that a method takes for each class (column), all backbones "
+        "and seeds together.",
+    )
+    yield Picture(
+        "Calibration",
+        figures.svg(figures.reliabilities(runs)),
+        "Test sets: accuracy of images by the confidence in their predicted class, in ten bins, all backbones and "
+        "seeds together; dots are as large as their share of the images. ECE: expected calibration error in points, "
+        "mean over runs. Below the diagonal a method is too sure.",
+    )
 
 
 def _curves(runs: Sequence[FinishedRun], title: str) -> list[Picture]:

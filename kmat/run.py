@@ -3,23 +3,25 @@
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from kmat.backbone import Backbone, load_backbone
+from kmat import atomic
+from kmat.backbone import SHIPPED, Backbone, load_backbone
 from kmat.config import RunConfig
 from kmat.console import note
 from kmat.errors import UserError
-from kmat.evaluation import floors, harmonic_mean, score
+from kmat.evaluation import certainty, floors, harmonic_mean, score
 from kmat.features import FeatureCache
 from kmat.methods.base import Method, Setting
+from kmat.predictions import Predictions, as_csv
 from kmat.prompts import HIGH, LOW, MODALITIES
 from kmat.rundir import RunDir
 from kmat.tasks.base import Skipped, Task
@@ -78,6 +80,8 @@ def train(
     run.check(identity, resume=resume, overwrite=overwrite)
     if run.finished and not overwrite:
         return run.result()
+    if backbone.name.partition(":")[0] in SHIPPED and not task.banner:
+        note(f"{backbone.name} is a tiny model that has seen no image like these: choose a --backbone, biomedclip say")
     setting = Setting(backbone, task, cache, config.seed)
     method = config.method.build(setting).to(backbone.device)
     with run.lock:
@@ -121,11 +125,13 @@ def _learn(
         if count:
             note(f"{run.path}: {name.replace('_', ' ')}: {count}")
     with torch.no_grad():
-        scores, unreadable = evaluate(method.logits, task, backbone, cache)
+        found = evaluate(method.logits, task, backbone, cache)
         fixed = () if method.image_conditional else MODALITIES
         text = {f"text_features.{modality}": method.text_features(modality).clone() for modality in fixed}
     save_tensors(run.prompts, {**method.state_dict(), **text})
-    skipped = (*task.skipped, *draw.skipped, *unreadable)
+    atomic.write(run.predictions, as_csv(found.predictions, task.labels))
+    _say_collapsed(found.predictions, task)
+    skipped = (*task.skipped, *draw.skipped, *found.unreadable)
     run.write_skipped(skipped)
     say_skipped(skipped, run.path / "skipped.csv")
     result = {
@@ -141,50 +147,63 @@ def _learn(
         "train_images": len(draw.records),
         "skipped": len(skipped),
         "diagnostics": diagnostics,
-        **scores,
+        **found.scores,
     }
     run.write("result.json", result)
     run.checkpoint.unlink(missing_ok=True)
     return result
 
 
-def evaluate(
-    logits: Logits, task: Task, backbone: Backbone, cache: FeatureCache
-) -> tuple[dict[str, Any], tuple[Skipped, ...]]:
-    """Score a classifier on every evaluated part of a task that has images.
+class Evaluation(NamedTuple):
+    """What a classifier is worth on a task.
 
-    Returns
-    -------
-    dict
-        ``scores``: by modality and split the fields of :class:`kmat.evaluation.Scores`, None where there are no
-        images; ``harmonic``: of both test sets' accuracy and macro-F1, None if one is missing; ``floors``: by
-        modality what :func:`kmat.evaluation.floors` says of the test set.
-    tuple of Skipped
+    Attributes
+    ----------
+    scores : dict
+        ``scores``: by modality and split the fields of :class:`kmat.evaluation.Scores` and
+        :class:`kmat.evaluation.Certainty`, None where there are no images; ``harmonic``: of both test sets' accuracy
+        and macro-F1, None if one is missing; ``floors``: by modality what :func:`kmat.evaluation.floors` says of the
+        test set.
+    predictions : tuple of Predictions
+        Of each part that has images.
+    unreadable : tuple of Skipped
         Images that could not be read.
     """
+
+    scores: dict[str, Any]
+    predictions: tuple[Predictions, ...]
+    unreadable: tuple[Skipped, ...]
+
+
+def evaluate(logits: Logits, task: Task, backbone: Backbone, cache: FeatureCache) -> Evaluation:
+    """Score a classifier on every evaluated part of a task that has images."""
     n_classes = len(task.classes)
     table: dict[str, dict[str, Any]] = {HIGH: {}, LOW: {}}
     lowest: dict[str, Any] = {}
     skipped: list[Skipped] = []
+    parts: list[Predictions] = []
     for modality, split in EVALUATED:
         records = task.select(modality, split)
         views = cache.images(backbone, task.images, [record.ref for record in records])
         skipped += views.skipped
-        labels = torch.tensor([records[index].label for index in views.kept], dtype=torch.int64)
-        if not len(labels):
+        if not views.kept:
             table[modality][split] = None
             continue
-        predicted = logits(views.features[0].to(backbone.device), modality).argmax(dim=1).cpu()
-        table[modality][split] = asdict(score(predicted, labels, n_classes))
+        probabilities = logits(views.features[0].to(backbone.device), modality).softmax(dim=1).cpu()
+        part = Predictions(tuple(records[index] for index in views.kept), probabilities)
+        parts.append(part)
+        judged = score(part.predicted, part.labels, n_classes), certainty(probabilities, part.labels)
+        table[modality][split] = {name: value for each in judged for name, value in asdict(each).items()}
         if split == "test":
-            lowest[modality] = floors(labels, n_classes)
+            lowest[modality] = floors(part.labels, n_classes)
     high, low = table[HIGH]["test"], table[LOW]["test"]
     names = ("accuracy", "macro_f1")
-    return {
+    scores = {
         "scores": table,
         "harmonic": {name: harmonic_mean(high[name], low[name]) for name in names} if high and low else None,
         "floors": lowest,
-    }, tuple(skipped)
+    }
+    return Evaluation(scores, tuple(parts), tuple(skipped))
 
 
 @dataclass(frozen=True)
@@ -199,6 +218,8 @@ class TrainedRun:
     backbone : Backbone
     logits : callable
         Scores (B, C) of unit image features (B, D) of a modality.
+    text : mapping, optional
+        Unit text features (C, D) by modality; None if they depend on the image.
     """
 
     config: RunConfig
@@ -206,10 +227,11 @@ class TrainedRun:
     banner: str
     backbone: Backbone
     logits: Logits
+    text: Mapping[str, Tensor] | None
 
 
-def load_run(folder: Path, device: str | torch.device = "cpu") -> TrainedRun:
-    """Load a finished run.
+def load_run(folder: Path, on: str | torch.device | Backbone = "cpu") -> TrainedRun:
+    """Load a finished run, its backbone to a device if it is not given.
 
     Raises
     ------
@@ -220,23 +242,25 @@ def load_run(folder: Path, device: str | torch.device = "cpu") -> TrainedRun:
     if not run.finished:
         raise UserError(f"{folder} holds no finished run")
     config, result = run.config(), run.result()
-    backbone = load_backbone(config.backbone, device)
+    backbone = on if isinstance(on, Backbone) else load_backbone(config.backbone, on)
     if backbone.fingerprint != run.identity()["backbone"]:
         raise UserError(f"backbone {config.backbone!r} is not the one that {folder} was trained with")
     try:
-        logits = _logits(config, backbone, result, run.tensors())
+        text, logits = _classifier(config, backbone, result, run.tensors())
     except (KeyError, RuntimeError) as error:  # whole, but of another configuration
         raise UserError(f"{run.prompts} does not belong to {folder / 'config.json'} ({error})") from error
-    return TrainedRun(config, tuple(result["labels"]), result["banner"], backbone, logits)
+    return TrainedRun(config, tuple(result["labels"]), result["banner"], backbone, logits, text)
 
 
-def _logits(config: RunConfig, backbone: Backbone, result: dict[str, Any], tensors: dict[str, Tensor]) -> Logits:
+def _classifier(
+    config: RunConfig, backbone: Backbone, result: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[Mapping[str, Tensor] | None, Logits]:
     """Classify by the stored text features; without them, by the method itself, rebuilt from its state."""
     if f"text_features.{HIGH}" in tensors:
         text = {modality: tensors[f"text_features.{modality}"].to(backbone.device) for modality in MODALITIES}
         if any(len(features) != len(result["labels"]) for features in text.values()):
             raise RuntimeError(f"text features that are not of {len(result['labels'])} classes")
-        return lambda images, modality: backbone.logit_scale * images @ text[modality].T
+        return text, lambda images, modality: backbone.logit_scale * images @ text[modality].T
     task = Task(
         name=result["task"],
         labels=tuple(result["labels"]),
@@ -247,7 +271,17 @@ def _logits(config: RunConfig, backbone: Backbone, result: dict[str, Any], tenso
     )
     method = config.method.build(Setting(backbone, task, FeatureCache(), config.seed)).to(backbone.device)
     method.load_state_dict(tensors)
-    return method.requires_grad_(False).logits
+    return None, method.requires_grad_(False).logits
+
+
+def _say_collapsed(parts: Sequence[Predictions], task: Task) -> None:
+    """Tell of parts with several classes that are all taken for one."""
+    for part in parts:
+        chosen = part.predicted.unique()
+        if len(chosen) == 1 and len(part.labels.unique()) > 1:
+            record = part.records[0]
+            where = f"{task.modality_names[record.modality]} {record.split}"
+            note(f"{task.name}: all {len(part.records)} {where} images are taken for {task.labels[int(chosen)]!r}")
 
 
 def say_skipped(skipped: Sequence[Skipped], listed_in: Path | None = None) -> None:

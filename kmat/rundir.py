@@ -22,6 +22,7 @@ FILES = (
     "result.json",
     "split.csv",
     "skipped.csv",
+    "predictions.csv",
     "metrics.jsonl",
     "checkpoint.safetensors",
     "prompts.safetensors",
@@ -116,6 +117,7 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.split = path / "split.csv"
+        self.predictions = path / "predictions.csv"
         self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint.safetensors"
         self.prompts = path / "prompts.safetensors"

@@ -8,7 +8,7 @@ from rich.table import Table as RichTable
 from kmat import paper
 from kmat.console import plain_table
 from kmat.results import ALL, AVERAGE, FLOOR, MEASURED, METRICS, OF_MEANS, Results
-from kmat.rows import ABLATION, NO_FGW, OURS, WITHOUT_FGW, Switches
+from kmat.rows import ABLATION, NO_FGW, OURS, TRANSPORT, WITHOUT_FGW, Switches
 
 RELATIVE = ("H acc %", "H F1 %")
 
@@ -100,11 +100,11 @@ class Table:
 def main_tables(results: Results) -> list[Table]:
     """Return the average over tasks, then each task over all its backbones, with what is compared with other rows."""
     layout = _LAYOUTS[results.kind]
-    found = [layout(results, AVERAGE, ALL), *_paired_tables(results, AVERAGE)] if len(results.tasks) > 1 else []
-    for task in results.tasks:
-        found.append(layout(results, task, results.scopes(task)[0]))
-        if results.kind != "beyond" and OURS in results.methods:
-            found.append(_comparison(results, task))
+    found: list[Table] = []
+    for task in (AVERAGE, *results.tasks) if len(results.tasks) > 1 else results.tasks:
+        found.append(layout(results, task, ALL if task == AVERAGE else results.scopes(task)[0]))
+        if results.kind != "beyond":
+            found += [_comparison(results, task, ours) for ours in (OURS, TRANSPORT) if ours in results.methods]
         found += _paired_tables(results, task)
     return found
 
@@ -157,21 +157,25 @@ def _ablation(results: Results, task: str, scope: str) -> Table:
 _LAYOUTS = {"bench": _scores, "ablate": _ablation, "beyond": _scores}
 
 
-def _comparison(results: Results, task: str) -> Table:
-    """Return :data:`OURS` minus every other row, losses included."""
-    backbones = results.backbones(task)
+def _comparison(results: Results, task: str, ours: str) -> Table:
+    """Return one row minus every other, losses included."""
+    backbones = () if task == AVERAGE else results.backbones(task)
     columns = [(ALL, f"{part}_accuracy") for part in ("high", "low", "h")] + [
         (each, "h_accuracy") for each in backbones
     ]
     rows = []
     for other in results.methods:
-        found = [results.paired(task, OURS, other, *column) for column in columns]
-        rows.append((other, tuple(TableCell(f"{each.mean:+.1f}" if each else "–") for each in found)))
+        found = [results.paired(task, ours, other, *column) for column in columns]
+        texts = [
+            "–" if not each else str(each) if of == ALL else f"{each.mean:+.1f}"
+            for (of, _), each in zip(columns, found, strict=True)
+        ]
+        rows.append((other, tuple(map(TableCell, texts))))
     return Table(
-        f"{task}: {OURS} minus the other rows",
+        f"{task}: {ours} minus the other rows",
         ("minus", "Hi", "Lo", "H", *(f"H {_short(each)}" for each in backbones)),
-        tuple(row for row in rows if row[0] != OURS),
-        "Accuracy in points, paired by seed: mean over backbones, then H on each backbone.",
+        tuple(row for row in rows if row[0] != ours),
+        "Accuracy in points, paired by seed: mean over backbones ± its standard error over seeds, then H on each.",
     )
 
 

@@ -28,6 +28,11 @@ try:
     import kmat
 except ImportError as error:
     print(error)
+sys.argv[0] = "/usr/bin/kmat"
+try:
+    import kmat
+except SystemExit as error:
+    print(error)
 """
 
 
@@ -41,7 +46,8 @@ def test_wheel_solves_with_torch_alone_and_kmat_says_what_it_needs(tmp_path):
     run = subprocess.run(
         [sys.executable, "-P", "-c", PROGRAM, wheel], check=True, capture_output=True, text=True, cwd=tmp_path
     )
-    plan, reason, message = run.stdout.splitlines()
+    plan, reason, message, said = run.stdout.splitlines()
     assert plan == "[0, 1, 2]"
     assert reason == "No module named 'numba'"
     assert message.endswith("pip install 'fgwot[kmat]'")
+    assert said == f"error: {message}", "the command says it without a traceback"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from open_clip.tokenizer import HFTokenizer
 from tyro.conf import Positional
 
 from kmat.backbone import offline_tokenizer
@@ -116,7 +115,7 @@ def _file(source: str) -> Path:
     return shipped_sentences(source) if source in BUILT_IN else Path(source)
 
 
-def _count_tokens(tokenizer: HFTokenizer, texts: Sequence[str]) -> list[int]:
+def _count_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     """Tokens of each text before any cut, special ones included."""
     ids: Any = tokenizer.tokenizer(list(texts))["input_ids"]
     return [len(row) for row in ids]

@@ -1,25 +1,24 @@
 """Commands that do many runs."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from kmat.bench import GridConfig, run_grid
-from kmat.console import out, show_banner
+from kmat.bench import GridConfig, announce, run_grid
+from kmat.console import out, show_banner, tell
 from kmat.errors import UserError
 from kmat.grid import Resources
 from kmat.lock import Lock
-from kmat.methods import METHODS, CoOpConfig, KMaTConfig, MethodConfig, ZeroShotConfig
-from kmat.report import write_report, write_results
+from kmat.methods import METHODS, CoOpConfig, KMaTConfig, MethodConfig, ResidualConfig, ZeroShotConfig
 from kmat.rows import ABLATION, BENCH, BEYOND
 from kmat.tables import backbone_tables, main_tables
 from kmat.training import Schedule
 
-MethodName = Literal["zero-shot", "coop", "cocoop", "kgcoop", "biomedcoop", "kmat"]
+MethodName = Literal["zero-shot", "coop", "cocoop", "kgcoop", "biomedcoop", "kmat", "residual"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Demo:
 
     def __call__(self) -> None:
         """Run it."""
-        quick = (ZeroShotConfig, CoOpConfig, KMaTConfig)
+        quick = (ZeroShotConfig, CoOpConfig, KMaTConfig, ResidualConfig)
         rows = {name: method for name, method in BENCH.items() if isinstance(method, quick)}
         grid = GridConfig(("chest-phantom",), self.backbones, self.seeds, epochs=self.epochs)
         resources = Resources(self.workers, cache=self.cache, device="cpu")
@@ -52,8 +51,8 @@ class Demo:
 class Bench:
     """Train and compare all methods of the paper's Table 2, on every task, backbone and seed.
 
-    Finished runs are skipped: an interrupted grid is started again by the same command. K-MaT's lambda_anc is chosen
-    by high-end validation accuracy.
+    Finished runs are skipped: an interrupted grid is started again by the same command. The weight of an anchor is
+    chosen by high-end validation accuracy. Residual transport is ours, not the paper's.
     """
 
     grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
@@ -63,17 +62,55 @@ class Bench:
     """Epochs, batch size and learning rate of each baseline's own publication instead of the K-MaT paper's."""
     out: Path = Path("runs/bench")
     """Folder of results (Markdown, LaTeX, CSV, JSON, PNG) and runs."""
+    dry_run: bool = False
+    """Say how many runs that would be, and do none."""
     resources: OmitArgPrefixes[Resources] = field(default_factory=Resources)
 
     def __call__(self) -> None:
         """Run it."""
         if self.published and self.grid.epochs != Schedule().epochs:
             raise UserError("--published sets the baselines' schedules: leave out --epochs")
-        if not self.methods:
-            raise UserError("--methods: expected at least one")
-        chosen = tuple(METHODS[name] for name in self.methods)
-        rows = {name: method for name, method in BENCH.items() if isinstance(method, chosen)}
-        _run("bench", rows, self.grid, self.resources, self.out, published=self.published)
+        _run(
+            "bench",
+            _rows(self.methods),
+            self.grid,
+            self.resources,
+            self.out,
+            published=self.published,
+            dry_run=self.dry_run,
+        )
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Repeat a bench with fewer and more training images per class, and draw its scores against their number."""
+
+    grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
+    counts: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Training images per class, of each bench; in the place of --shots."""
+    methods: tuple[MethodName, ...] = get_args(MethodName)
+    """Which to run."""
+    out: Path = Path("runs/shots")
+    """Folder of shots.png and shots.csv, and of a bench for each number."""
+    dry_run: bool = False
+    """Say how many runs that would be, and do none."""
+    resources: OmitArgPrefixes[Resources] = field(default_factory=Resources)
+
+    def __call__(self) -> None:
+        """Run it."""
+        if self.grid.shots != GridConfig().shots:
+            raise UserError("--shots is one number: kmat shots takes several, as --counts")
+        if not self.counts or min(self.counts) < 1 or len(set(self.counts)) < len(self.counts):
+            raise UserError(f"--counts {' '.join(map(str, self.counts))}: expected different numbers from 1 on")
+        rows = _rows(self.methods)
+        for count in self.counts:
+            folder, grid = self.out / f"shots-{count}", replace(self.grid, shots=count)
+            _run("bench", rows, grid, self.resources, folder, dry_run=self.dry_run)
+        if not self.dry_run:
+            from kmat.report import write_shots
+
+            files = write_shots({count: self.out / f"shots-{count}" for count in sorted(self.counts)}, self.out)
+            out.print(f"written to {self.out}: {', '.join(file.name for file in files)}")
 
 
 @dataclass(frozen=True)
@@ -86,6 +123,8 @@ class Ablate:
     without FGW."""
     out: Path | None = None
     """Folder of results (Markdown, LaTeX, CSV, JSON, PNG) and runs; runs/ablate or runs/beyond by default."""
+    dry_run: bool = False
+    """Say how many runs that would be, and do none."""
     resources: OmitArgPrefixes[Resources] = field(default_factory=Resources)
 
     def __call__(self) -> None:
@@ -93,7 +132,7 @@ class Ablate:
         table = {name: switches.method() for name, switches in ABLATION.items()}
         kind, rows = ("ablate", table) if self.rows == "paper" else ("beyond", BEYOND)
         folder = self.out or Path("runs", kind)
-        _run(kind, rows, self.grid, self.resources, folder)
+        _run(kind, rows, self.grid, self.resources, folder, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True)
@@ -107,8 +146,18 @@ class Report:
 
     def __call__(self) -> None:
         """Write it."""
+        from kmat.report import write_report  # here: not every command draws
+
         files = write_report(self.folders, self.out)
         out.print(f"written to {self.out}: {', '.join(file.name for file in files)}")
+
+
+def _rows(methods: Sequence[MethodName]) -> dict[str, MethodConfig]:
+    """Rows of the bench that are of some methods."""
+    if not methods:
+        raise UserError("--methods: expected at least one")
+    chosen = tuple(METHODS[name] for name in methods)
+    return {name: method for name, method in BENCH.items() if isinstance(method, chosen)}
 
 
 def _run(
@@ -119,7 +168,13 @@ def _run(
     folder: Path,
     *,
     published: bool = False,
+    dry_run: bool = False,
 ) -> None:
+    from kmat.report import write_results
+
+    tell(announce(rows, grid))
+    if dry_run:
+        return
     with Lock(folder):
         results = run_grid(kind, rows, grid, resources, folder, published=published)
         files = write_results(results, folder)

@@ -9,6 +9,7 @@ from kmat.methods.cocoop import CoCoOpConfig
 from kmat.methods.coop import CoOpConfig
 from kmat.methods.kgcoop import KgCoOpConfig
 from kmat.methods.kmat import KMaTConfig
+from kmat.methods.residual import ResidualConfig
 from kmat.methods.zero_shot import ZeroShotConfig
 
 __all__ = [
@@ -19,16 +20,21 @@ __all__ = [
     "KMaTConfig",
     "KgCoOpConfig",
     "MethodConfig",
+    "ResidualConfig",
     "ZeroShotConfig",
 ]
 
-METHODS: dict[str, type[ZeroShotConfig | CoOpConfig | CoCoOpConfig | KgCoOpConfig | BiomedCoOpConfig | KMaTConfig]] = {
+METHODS: dict[
+    str,
+    type[ZeroShotConfig | CoOpConfig | CoCoOpConfig | KgCoOpConfig | BiomedCoOpConfig | KMaTConfig | ResidualConfig],
+] = {
     "zero-shot": ZeroShotConfig,
     "coop": CoOpConfig,
     "cocoop": CoCoOpConfig,
     "kgcoop": KgCoOpConfig,
     "biomedcoop": BiomedCoOpConfig,
     "kmat": KMaTConfig,
+    "residual": ResidualConfig,
 }
 
 # On the command line a method is a subcommand.
@@ -39,4 +45,5 @@ MethodConfig = (
     | Annotated[KgCoOpConfig, subcommand("kgcoop", prefix_name=False)]
     | Annotated[BiomedCoOpConfig, subcommand("biomedcoop", prefix_name=False)]
     | Annotated[KMaTConfig, subcommand("kmat", prefix_name=False)]
+    | Annotated[ResidualConfig, subcommand("residual", prefix_name=False)]
 )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kmat.backbone import Backbone, PromptFrame
+from kmat.errors import UserError
 from kmat.features import FeatureCache
 from kmat.prompts import HIGH, MODALITIES, Contexts, start_from_words
 from kmat.tasks.base import Descriptions, Task
@@ -137,6 +138,21 @@ def class_texts(task: Task, template: str) -> dict[str, tuple[str, ...]]:
 def template_sentences(task: Task, template: str) -> Descriptions:
     """One sentence per class and modality: the template, filled."""
     return {modality: tuple((text,) for text in texts) for modality, texts in class_texts(task, template).items()}
+
+
+def required_descriptions(task: Task, who: str, remedy: str = "") -> Descriptions:
+    """Return the task's descriptions.
+
+    Raises
+    ------
+    UserError
+        If it has none: that ``who`` needs them, and ``remedy``, what else can be done.
+    """
+    if task.descriptions is None:
+        raise UserError(
+            f"{who} needs descriptions of {task.name}'s classes: give them with --descriptions FILE{remedy}"
+        )
+    return task.descriptions
 
 
 def prototypes(setting: Setting, sentences: Descriptions, *, normalise: bool, renormalise: bool) -> Tensor:

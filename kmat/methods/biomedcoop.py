@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from kmat.errors import UserError
-from kmat.methods.base import Batch, Method, PromptLearner, Setting
+from kmat.methods.base import Batch, Method, PromptLearner, Setting, required_descriptions
 from kmat.methods.losses import distillation_loss, typical
 from kmat.options import check
 from kmat.prompts import HIGH
@@ -58,11 +58,7 @@ class BiomedCoOp(PromptLearner):
             init_words=config.init_words,
         )
         self.config = config
-        if setting.task.descriptions is None:
-            raise UserError(
-                f"BiomedCoOp needs descriptions of {setting.task.name}'s classes: give them with --descriptions FILE"
-            )
-        sentences = setting.task.descriptions[HIGH]
+        sentences = required_descriptions(setting.task, "BiomedCoOp")[HIGH]
         if len({len(texts) for texts in sentences}) > 1:
             raise UserError(
                 "BiomedCoOp keeps or drops the j-th description of all classes together: it needs equally many per "

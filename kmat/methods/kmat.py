@@ -11,8 +11,16 @@ from torch.nn import functional as F  # noqa: N812
 
 import fgwot
 from kmat.errors import UserError
-from kmat.methods.base import Batch, Method, PromptLearner, Setting, prototypes, sentence_features
-from kmat.methods.losses import anchor_loss, distances, fgw_cost, squared_distances, squared_error_of_mean
+from kmat.methods.base import (
+    Batch,
+    Method,
+    PromptLearner,
+    Setting,
+    prototypes,
+    required_descriptions,
+    sentence_features,
+)
+from kmat.methods.losses import anchor_loss, fgw_cost, geometry, squared_error_of_mean
 from kmat.options import check
 from kmat.prompts import HIGH, LOW, MODALITIES
 
@@ -111,12 +119,8 @@ class KMaT(PromptLearner):
         )
         self.config = config
         if config.lambda_anc:
-            sentences = setting.task.descriptions
-            if sentences is None:
-                raise UserError(
-                    f"K-MaT's anchor needs descriptions of {setting.task.name}'s classes: "
-                    "give them with --descriptions FILE, or switch the anchor off with --lambda-anc 0"
-                )
+            remedy = ", or switch the anchor off with --lambda-anc 0"
+            sentences = required_descriptions(setting.task, "K-MaT's anchor", remedy)
             means = prototypes(
                 setting, sentences, normalise=config.normalise, renormalise=config.renormalise_prototypes
             )
@@ -276,8 +280,8 @@ def discrepancy_weight(config: KMaTConfig, prototypes: Tensor, errors: Tensor) -
 
 
 def _errors(setting: Setting, config: KMaTConfig) -> Tensor:
-    assert setting.task.descriptions is not None  # noqa: S101 (the anchor has read them)
-    features = sentence_features(setting, setting.task.descriptions[LOW], config.normalise)
+    sentences = required_descriptions(setting.task, "--fgw-unit discrepancy")
+    features = sentence_features(setting, sentences[LOW], config.normalise)
     if min(map(len, features)) < 2:
         raise UserError("--fgw-unit discrepancy needs two sentences per class at least: one has no spread")
     return torch.stack([squared_error_of_mean(each) for each in features])
@@ -307,5 +311,5 @@ def _fgw(config: KMaTConfig) -> fgwot.FGWLoss | None:
 def _couple(fgw: fgwot.FGWLoss, high: Tensor, low: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fgwot.ConvergenceWarning)  # counted instead, a run has hundreds of steps
-        loss: Tensor = fgw(squared_distances(high, low), distances(high), distances(low))
+        loss: Tensor = fgw(*geometry(high, low))
     return loss

@@ -28,6 +28,11 @@ def distances(a: Tensor) -> Tensor:
     return torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
 
 
+def geometry(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What FGW compares of two sets (n, d) and (m, d): squared distances between them, distances within each."""
+    return squared_distances(high, low), distances(high), distances(low)
+
+
 def anchor_loss(w: Tensor, prototypes: Tensor) -> Tensor:
     r"""Distance of the prompts from their descriptions' means.
 

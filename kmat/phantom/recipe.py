@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kmat import phantom
-from kmat.phantom import anatomy, breast, factors, language, render
+from kmat.phantom import anatomy, breast, factors, language, render, skin
 from kmat.phantom.breast import anatomy as breast_anatomy
 from kmat.phantom.breast import factors as breast_factors
 from kmat.phantom.breast import language as breast_language
 from kmat.phantom.breast import render as breast_render
 from kmat.phantom.render import Scanner
+from kmat.phantom.skin import anatomy as skin_anatomy
+from kmat.phantom.skin import factors as skin_factors
+from kmat.phantom.skin import language as skin_language
+from kmat.phantom.skin import render as skin_render
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -146,4 +150,28 @@ BREAST = Recipe(
     extras={"high": breast_language.EXTRAS, "low": {"tissue": breast_language.EXTRAS["tissue"]}},
 )
 
-RECIPES: dict[str, Recipe] = {"chest": CHEST, "breast": BREAST}
+SKIN = Recipe(
+    bench=skin.SKIN,
+    file=skin.SKIN_FILE,
+    seed=20_261_127,
+    entropy=41_421,
+    pairs={"high": 16_000, "low": 8_000},
+    epochs=8,
+    values=skin_factors.VALUES,
+    hidden=skin_factors.HIDDEN,
+    classes=skin_factors.CLASS_TABLE,
+    flat=skin_factors.pretraining_table(),
+    draw=skin_factors.draw,
+    build=skin_anatomy.build,
+    render=skin_render.RENDER,
+    pretraining=skin_render.PRETRAINING,
+    scanners=_more_contrast(skin_render.PRETRAINING),
+    finding=skin_language.finding,
+    caption=skin_language.caption,
+    vocabulary=skin_language.vocabulary,
+    openers=skin_language.OPENERS,
+    told=tuple(name for name in skin_factors.VALUES if name != "skin"),
+    extras={"high": skin_language.EXTRAS, "low": skin_language.EXTRAS},
+)
+
+RECIPES: dict[str, Recipe] = {"chest": CHEST, "breast": BREAST, "skin": SKIN}

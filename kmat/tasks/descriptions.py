@@ -1,7 +1,7 @@
 """Sentences that describe each class as it looks in each modality: read from JSON, and examined."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -22,14 +22,25 @@ def load_descriptions(path: Path, labels: Sequence[str]) -> Descriptions:
     UserError
         If the file cannot be read, or a class or modality has no sentences.
     """
-    table = _read(path)
+    return in_order(_read(path), labels, str(path))
+
+
+def in_order(table: Mapping[str, Any], labels: Sequence[str], where: str) -> Descriptions:
+    """Order sentences by class and modality as a task has them; errors say that they are from ``where``.
+
+    Raises
+    ------
+    UserError
+        If a class or modality has no sentences.
+    """
 
     def sentences(label: str, modality: str) -> tuple[str, ...]:
         pair = table.get(label)
-        found = pair.get(modality) if isinstance(pair, dict) else None
-        if not (found and misfit(found, list[str]) is None and all(text.strip() and is_text(text) for text in found)):
-            raise UserError(f"{path}: no sentences for class {label!r}, modality {modality!r}")
-        return tuple(found)
+        found = pair.get(modality) if isinstance(pair, Mapping) else None
+        texts = list(found) if isinstance(found, list | tuple) else []
+        if not (texts and misfit(texts, list[str]) is None and all(text.strip() and is_text(text) for text in texts)):
+            raise UserError(f"{where}: no sentences for class {label!r}, modality {modality!r}")
+        return tuple(texts)
 
     return {modality: tuple(sentences(label, modality) for label in labels) for modality in MODALITIES}
 

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +99,9 @@ class FolderImages(LooseImages):
 
 
 class ArrayImages:
-    """Grey images (N, H, W) uint8 in memory, by index."""
+    """Images in memory, uint8 and grey (H, W) or RGB (H, W, 3), by index."""
 
-    def __init__(self, images: NDArray[np.uint8]) -> None:
+    def __init__(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> None:
         self._images = images
 
     def content(self, ref: str) -> bytes:

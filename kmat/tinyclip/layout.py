@@ -6,7 +6,6 @@ import json
 import string
 from typing import TYPE_CHECKING, Any
 
-import open_clip
 import torch
 from safetensors.torch import save_file
 
@@ -107,6 +106,8 @@ def load(folder: Path, *, weights: bool = True) -> tuple[Any, Any]:
     tokenizer : callable
         Strings to (n, 64) token ids.
     """
+    import open_clip
+
     text = {**_TEXT, "hf_model_name": str(folder)}
     name = f"local-dir:{folder}"
     model = open_clip.create_model(name, load_weights=weights, pretrained_text=False, text_cfg=text)

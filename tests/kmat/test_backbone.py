@@ -157,7 +157,7 @@ def test_unusable_names_are_user_errors(tmp_path, tiny_dir, monkeypatch):
         raise RuntimeError(f"Failed initial config/weights load from HF Hub {name}\nand a long story")
 
     monkeypatch.setattr(open_clip, "create_model_from_pretrained", offline)
-    with pytest.raises(UserError, match=r"cannot load backbone 'biomedclip': Failed .*BiomedCLIP\S+$"):
+    with pytest.raises(UserError, match=r"backbone 'biomedclip': Failed .*BiomedCLIP\S+; .*--backbone local-dir:DIR$"):
         load_backbone("biomedclip")
 
 

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -14,7 +16,16 @@ from kmat.errors import UserError
 
 @pytest.mark.parametrize(
     "method",
-    [(), ("kmat", "--lambda-anc", 1), ("coop", "--csc"), ("cocoop",), ("kgcoop",), ("biomedcoop",), ("zero-shot",)],
+    [
+        (),
+        ("kmat", "--lambda-anc", 1),
+        ("coop", "--csc"),
+        ("cocoop",),
+        ("kgcoop",),
+        ("biomedcoop",),
+        ("residual",),
+        ("zero-shot",),
+    ],
 )
 def test_train_each_method(kmat, options, method, tmp_path):
     code, out, err = kmat("train", *method, *options)
@@ -127,7 +138,7 @@ def test_a_baseline_is_loaded_as_it_was_trained(kmat, options, shapes_dir, tmp_p
     assert code == 0, err
     code, evaluated, err = kmat("evaluate", "run")
     assert code == 0, err
-    assert trained.startswith(evaluated)
+    assert trained.startswith(evaluated.partition("95 % intervals")[0])
     (tmp_path / "run" / "split.csv").unlink()
     code, out, err = kmat("predict", "run", shapes_dir / "low")
     assert code == 0, err
@@ -135,6 +146,24 @@ def test_a_baseline_is_loaded_as_it_was_trained(kmat, options, shapes_dir, tmp_p
     hits = sum(row["predicted"] in row["path"] for row in rows)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert hits == pytest.approx(result["scores"]["low"]["test"]["accuracy"] * len(rows))
+
+
+def test_probabilities_of_every_image_are_kept(kmat, trained, tmp_path):
+    rows = list(csv.DictReader((trained / "predictions.csv").read_text().splitlines()))
+    result = json.loads((trained / "result.json").read_text())
+    low = [row for row in rows if row["modality"] == "low"]
+    scores = result["scores"]["low"]["test"]
+    assert len(low) == scores["n"]
+    assert sum(row["label"] == row["predicted"] for row in low) == pytest.approx(scores["accuracy"] * len(low))
+    for row in rows:
+        probabilities = {label: float(row[label]) for label in result["labels"]}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == max(probabilities, key=probabilities.get)
+    code, out, err = kmat("evaluate", trained, "--out", "again.csv")
+    assert code == 0, err
+    assert (tmp_path / "again.csv").read_text() == (trained / "predictions.csv").read_text()
+    assert "bootstrap over patients" in out
+    assert "macro AUC" in out
 
 
 def test_tasks_counts_images(kmat, shapes_dir):
@@ -156,9 +185,10 @@ def test_demo(kmat, tmp_path, workers):
     assert phantom.BANNER in out
     for row in ("floor: chance", "floor: largest class", "zero-shot template", "zero-shot descriptions", "CoOp shared"):
         assert f"\n{row}" in out
-    for row in ("CoOp class-specific", "K-MaT no FGW", "K-MaT  "):
+    for row in ("CoOp class-specific", "K-MaT no FGW", "K-MaT  ", "Residual transport  "):
         assert f"\n{row}" in out
-    assert "K-MaT minus the other rows" in out
+    for row in ("K-MaT", "Residual transport"):
+        assert f"{row} minus the other rows" in out
     assert "lambda_anc, one of 10, 1, by high-end validation accuracy" in out
     folder = tmp_path / "runs" / "demo"
     kinds = {f"results.{kind}" for kind in ("csv", "json", "md", "png", "tex")}
@@ -171,7 +201,7 @@ def test_demo(kmat, tmp_path, workers):
     first = (folder / "results.csv").read_text()
     code, _, err = kmat(*arguments)
     assert code == 0
-    assert "12 of 12 runs are already finished and used as they are" in err
+    assert "14 of 14 runs are already finished and used as they are" in err
     assert (folder / "results.csv").read_text() == first
 
 
@@ -230,6 +260,26 @@ def test_usage_errors_go_to_stderr(kmat, arguments):
     assert err
 
 
+def test_a_toy_backbone_on_own_images_is_told(kmat, shapes_dir):
+    options = ("--task", shapes_dir / "manifest.csv", "--shots", 2, "--epochs", 1, "--out", "toy")
+    code, _, err = kmat("train", "coop", *options)
+    assert code == 0, err
+    assert "phantom:seed0 is a tiny model that has seen no image like these" in err
+
+
+def test_one_class_for_all_images_is_told(kmat, options):
+    code, _, err = kmat("train", "zero-shot", *options, "--out", "toy")
+    assert code == 0, err
+    assert "images are taken for" in err
+
+
+def test_the_version_is_said_at_once(capsys):
+    from kmat.__main__ import main
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("kmat ")
+
+
 def test_help_documents_every_command(kmat):
     code, out, _ = kmat("--help")
     assert code == 0
@@ -237,6 +287,14 @@ def test_help_documents_every_command(kmat):
         command in out for command in ("demo", "train", "evaluate", "predict", "tasks", "bench", "ablate", "report")
     )
     assert "The paper gives no value" in kmat("train", "kmat", "--help")[1]
+
+
+def test_help_waits_for_no_model_library():
+    code = "import sys; from kmat.cli import main; main(['train', '--help'])"
+    code += "; assert not {'open_clip', 'transformers', 'timm', 'matplotlib', 'sklearn'} & sys.modules.keys()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Train one method" in done.stdout
 
 
 def test_anchor_without_descriptions_names_both_ways_out(kmat, shapes_dir, tiny_dir, tmp_path):
@@ -351,7 +409,9 @@ def test_bench_and_ablate(kmat, shapes_dir, tiny_dir, tmp_path):
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "http" not in page, "it opens without network"
     assert all(text in page for text in (">8 all<", ">CoCoOp<", "one of 10, 1", "without the anchor, as in the paper"))
-    assert page.count('<img src="data:image/svg+xml;base64,') == 9  # accuracies, FGW's three twice, two of curves
+    assert (
+        page.count('<img src="data:image/svg+xml;base64,') == 11
+    )  # accuracies, two of classes, FGW's three twice, two of curves
     assert kmat("report", "runs/bench", "runs/ablate", "--out", "again")[0] == 0
     assert (tmp_path / "again" / "report.html").read_text(encoding="utf-8") == page
 
@@ -417,7 +477,7 @@ def test_a_failed_run_is_left_out_of_the_tables_and_told_at_the_end(kmat, shapes
     assert code == 1
     saved = json.loads((tmp_path / "grid" / "results.json").read_text())
     assert "K-MaT" not in {entry["method"] for entry in saved["entries"]}, "its lambda_anc could not be chosen"
-    assert any("Without K-MaT's anchored rows" in note for note in saved["notes"])
+    assert any("Without anchored rows" in note for note in saved["notes"])
 
 
 def test_report_on_single_runs(kmat, trained, tmp_path):
@@ -454,3 +514,22 @@ def test_a_grid_needs_test_images_of_both_ends(kmat, shapes_dir, tiny_dir, tmp_p
     code, _, err = kmat("bench", "--task", "m.csv", *options, "--methods", "kmat")
     assert code == 1
     assert "no high-end validation images to choose lambda_anc on" in one_line(err)
+
+
+def test_scores_by_number_of_shots(kmat, shapes_dir, tiny_dir, tmp_path):
+    options = ("--task", shapes_dir / "manifest.csv", "--descriptions", shapes_dir / "descriptions.json")
+    options += ("--backbone", f"local-dir:{tiny_dir}", "--seeds", 1, "--workers", 1, "--epochs", 1)
+    options += ("--methods", "zero-shot", "coop", "--counts", 4, 1, "--out", "shots")
+    code, _, err = kmat("shots", *options, "--dry-run")
+    assert code == 0
+    assert err.count("at most 4 runs") == 2
+    assert not (tmp_path / "shots").exists()
+    code, _, err = kmat("shots", *options)
+    assert code == 0, err
+    rows = list(csv.DictReader((tmp_path / "shots" / "shots.csv").read_text().splitlines()))
+    assert list(dict.fromkeys(row["shots"] for row in rows)) == ["1", "4"]
+    assert {row["method"] for row in rows} >= {"CoOp shared", "zero-shot template"}
+    assert (tmp_path / "shots" / "shots.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "shots" / "shots-4" / "results.json").exists()
+    assert "kmat shots takes several" in kmat("shots", *options, "--shots", 3)[2]
+    assert "expected different numbers from 1 on" in kmat("shots", "--counts", 2, 2)[2]

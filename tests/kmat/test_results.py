@@ -81,10 +81,10 @@ def test_average_over_tasks_spreads_over_seeds(entries):
 
 def test_losses_stand_beside_wins(results):
     table = main_tables(results)[1]
-    assert "K-MaT minus" in table.title
+    assert table.title == "t_1: K-MaT minus the other rows"
     assert table.header == ("minus", "Hi", "Lo", "H", "H one", "H b")
     ((name, cells),) = table.rows
-    assert (name, *(cell.text for cell in cells[:2])) == ("theirs", "+6.0", "-4.0")
+    assert (name, *(cell.text for cell in cells[:2])) == ("theirs", "+6.0±1.5", "-4.0±1.5")
 
 
 def test_paired_differences_have_standard_errors_over_seeds(entries):

@@ -10,7 +10,15 @@ from safetensors.torch import load_file
 
 from kmat.config import RunConfig
 from kmat.errors import UserError
-from kmat.methods import BiomedCoOpConfig, CoCoOpConfig, CoOpConfig, KgCoOpConfig, KMaTConfig, ZeroShotConfig
+from kmat.methods import (
+    BiomedCoOpConfig,
+    CoCoOpConfig,
+    CoOpConfig,
+    KgCoOpConfig,
+    KMaTConfig,
+    ResidualConfig,
+    ZeroShotConfig,
+)
 from kmat.run import train
 from kmat.tasks import TaskConfig
 from kmat.training import Schedule
@@ -98,6 +106,7 @@ def test_training_learns(go, tmp_path):
         CoCoOpConfig(),
         KgCoOpConfig(),
         BiomedCoOpConfig(),
+        ResidualConfig(),
     ],
 )
 @pytest.mark.parametrize("epoch", [1, 3])
@@ -221,6 +230,7 @@ def test_run_folder_says_all(go, tmp_path):
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
         "metrics.jsonl",
+        "predictions.csv",
         "prompts.safetensors",
         "result.json",
         "skipped.csv",

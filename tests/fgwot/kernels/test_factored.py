@@ -108,7 +108,7 @@ def test_log_kernel_of_each_factored_loss(device, loss, dtype):
     )
     rows, columns = fs.f1(C1) @ T.sum(1), fs.f2(C2) @ T.sum(0)
     linear, quadratic = (torch.tensor(-x / epsilon, device=device, dtype=torch.float64) for x in (1 - alpha, alpha))
-    actual = torch.ops.fgwot.gradient.fused(fs.h1(C1) @ T, fs.h2(C2), rows, columns, M, linear, quadratic, "ieee")
+    actual = torch.ops.fgwot.factored(fs.h1(C1) @ T, fs.h2(C2), rows, columns, M, linear, quadratic, "ieee")
     C1, C2, M, T = (x.double().cpu().numpy() for x in (C1, C2, M, T))
     wanted = -((1 - alpha) * M + alpha * reference.tensor_term(C1, C2, T, loss)) / epsilon
     # What torch computes in the inputs' own type before the kernel starts is rounded to that type.
@@ -156,12 +156,12 @@ def test_empty_problems(device):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
 def test_operator_passes_opcheck(device):
     leaves = [x.requires_grad_() for x in random_inputs(7, 4, 3, 5, 2, device=device)]
-    torch.library.opcheck(torch.ops.fgwot.gradient.fused, (*leaves, "ieee"))
-    assert torch.autograd.gradcheck(lambda *args: torch.ops.fgwot.gradient.fused(*args, "ieee"), leaves)
+    torch.library.opcheck(torch.ops.fgwot.factored, (*leaves, "ieee"))
+    assert torch.autograd.gradcheck(lambda *args: torch.ops.fgwot.factored(*args, "ieee"), leaves)
     fewer = [leaves[0], leaves[1], None, None, None, None, leaves[6]]
-    torch.library.opcheck(torch.ops.fgwot.gradient.fused, (*fewer, "ieee"))
+    torch.library.opcheck(torch.ops.fgwot.factored, (*fewer, "ieee"))
     assert torch.autograd.gradcheck(
-        lambda W, H, scale: torch.ops.fgwot.gradient.fused(W, H, None, None, None, None, scale, "ieee"),
+        lambda W, H, scale: torch.ops.fgwot.factored(W, H, None, None, None, None, scale, "ieee"),
         (leaves[0], leaves[1], leaves[6]),
     )
 

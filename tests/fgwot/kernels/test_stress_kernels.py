@@ -90,7 +90,7 @@ def test_certificates_of_random_problems(dtype):
 
 
 @pytest.mark.parametrize("dtype", PACKS)
-@pytest.mark.parametrize("block", range(5))
+@pytest.mark.parametrize("block", range(2))
 def test_certificates_of_many_random_problems(dtype, block):
     converged = torch.cat([random_solve(seed, dtype) for seed in range(1 + 4 * block, 5 + 4 * block)])
     assert converged.double().mean() >= 0.5
