@@ -6,15 +6,17 @@ from numba.core import event
 
 
 class Announcement(event.Listener):
-    """Say once that the loops of a module are being compiled; Numba reports no compilation of what is in its cache."""
+    """Say once in a process that loops are being compiled; Numba reports no compilation of what is in its cache."""
+
+    _said = False
 
     def __init__(self, module: str, purpose: str) -> None:
-        self._module, self._purpose, self._said = module, purpose, False
+        self._module, self._purpose = module, purpose
 
     def on_start(self, event: event.Event) -> None:
         """A function is compiled."""
-        if not self._said and event.data["dispatcher"].py_func.__module__ == self._module:
-            self._said = True
+        if not Announcement._said and event.data["dispatcher"].py_func.__module__ == self._module:
+            Announcement._said = True
             logging.getLogger("fgwot").warning(
                 "fgwot: Numba compiles the loops for %s, some ten seconds, once on this machine; "
                 "`python -m fgwot.warmup` does it beforehand",

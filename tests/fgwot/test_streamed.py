@@ -1,5 +1,6 @@
 """Plans that are never stored against the same plans stored."""
 
+import re
 import threading
 import time
 import tracemalloc
@@ -307,6 +308,15 @@ def test_what_does_not_fit_is_refused(change, error, message):
     q = {"q": torch.full((4,), 0.25).double()} if "p" in change else {}
     with pytest.raises(error, match=message):
         fgw(**({"M": M, "C1": C1, "C2": C2, "plan": "lazy", "epsilon": 0.1} | q | change))
+
+
+def test_the_examples_of_the_documentation(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "clouds.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block.replace("20_000", "300"), names)  # noqa: S102
+    assert "labels transferred: tensor(0.9" in capsys.readouterr().out
+    assert names["solution"].converged
 
 
 def test_explain_names_it():
