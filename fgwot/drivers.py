@@ -18,6 +18,7 @@ from fgwot.operations import transformed
 from fgwot.problem import Weight, computed_in
 from fgwot.solution import Solution
 from fgwot.solvers import MirrorDescent, Solver
+from fgwot.streamed.plan import stored
 from fgwot.structure import LowRank, Structure
 
 _log = logging.getLogger("fgwot")
@@ -88,8 +89,13 @@ class Call:
         return Call(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan, low_rank)
 
     def built(self) -> "Call":
-        """The same call with M as a tensor."""
-        return self if self.low_rank is None else replace(self, M=self.low_rank.to_dense(), low_rank=None)
+        """The same call with M, and a plan to start with, as tensors."""
+        call, init = self, self.init
+        if call.low_rank is not None:
+            call = replace(call, M=call.low_rank.to_dense(), low_rank=None)
+        if isinstance(init, Solution) and (plan := stored(init.plan)) is not init.plan:
+            call = replace(call, init=replace(init, plan=plan))
+        return call
 
     @cached_property
     def flat(self) -> "FlatCall | None":

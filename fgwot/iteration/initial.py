@@ -10,7 +10,6 @@ from fgwot.inner.plan import Marginals
 from fgwot.iteration.result import Start
 from fgwot.problem import Problem
 from fgwot.solution import Solution
-from fgwot.streamed.plan import stored
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ def tensors_of(init: Init, problem: Problem) -> tuple[Tensor, ...]:
     if init is None or isinstance(init, MultiInit):
         return ()
     plan = init.plan if isinstance(init, Solution) else init
-    plan = stored(plan)
     if not isinstance(plan, Tensor):
         raise TypeError(f"init must be None, a plan, a Solution or a MultiInit, got {type(init).__name__}")
     T = shaped_plan(plan, problem)
