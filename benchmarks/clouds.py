@@ -61,9 +61,8 @@ def measure(n: int, dtype: str, tol: float, epsilon: float, threads: int, plan: 
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(n, 3, generator=generator, dtype=torch.float64) for _ in range(2))
-    scale = max(
-        float(torch.cdist(a[i : i + 500], b).max()) for a, b in ((x, x), (y, y), (x, y)) for i in range(0, n, 500)
-    )
+    outermost = torch.cat([points[points.norm(dim=1).topk(min(n, 1000)).indices] for points in (x, y)])
+    scale = float(torch.cdist(outermost, outermost).max())
     x, y = ((points / scale).to(getattr(torch, dtype)) for points in (x, y))
 
     def solve(x: Tensor, y: Tensor) -> fgwot.Solution:
