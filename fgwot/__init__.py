@@ -9,6 +9,7 @@ from fgwot.losses import Factors, GroundLoss, huber
 from fgwot.modules import FGWLoss
 from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solvers import MirrorDescent, ProximalPoint
+from fgwot.streamed.plan import LazyPlan
 from fgwot.structure import LowRank
 from fgwot.tensor_term import tensor_term
 from fgwot.unbalanced import unbalanced_fused_gromov_wasserstein
@@ -22,6 +23,7 @@ __all__ = [
     "Factors",
     "GroundLoss",
     "Implicit",
+    "LazyPlan",
     "LowRank",
     "MirrorDescent",
     "MultiInit",

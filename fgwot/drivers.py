@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -18,10 +18,12 @@ from fgwot.operations import transformed
 from fgwot.problem import Weight, computed_in
 from fgwot.solution import Solution
 from fgwot.solvers import MirrorDescent, Solver
-from fgwot.structure import Structure
+from fgwot.streamed.plan import stored
+from fgwot.structure import LowRank, Structure
 
 _log = logging.getLogger("fgwot")
 LARGEST = 200  # points of a side that the loops take; above, torch's matrix products and threads win
+SMALLEST_STREAMED = 2**24  # entries of a plan from which it is not stored, where costs are of low rank
 _LOOP_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _REFUSED = "the check will refuse the arguments"
 
@@ -43,10 +45,12 @@ class Call:
     init: Init
     max_iter: int
     tol: float | None
+    plan: str | None = None
+    low_rank: LowRank | None = None  # M where it is none; then `M` is None until it is `built`
 
     @staticmethod
     def of(
-        M: Tensor | None,
+        M: Structure | None,
         C1: Structure,
         C2: Structure,
         p: Tensor | None = None,
@@ -59,6 +63,7 @@ class Call:
         init: Init = None,
         max_iter: int = 1000,
         tol: float | None = None,
+        plan: str | None = None,
     ) -> "Call":
         """Fill in the defaults and check the numbers of the iteration.
 
@@ -76,7 +81,21 @@ class Call:
             raise ValueError(f"max_iter must be at least 1, got {max_iter}")
         if tol is not None and not tol > 0:
             raise ValueError(f"tol must be positive, got {tol}")
-        return Call(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol)
+        if plan not in (None, "dense", "lazy"):
+            raise ValueError(f"plan must be 'dense', 'lazy' or None, got {plan!r}")
+        low_rank = None
+        if isinstance(M, LowRank):
+            low_rank, M = _checked(M), None
+        return Call(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan, low_rank)
+
+    def built(self) -> "Call":
+        """The same call with M, and a plan to start with, as tensors."""
+        call, init = self, self.init
+        if call.low_rank is not None:
+            call = replace(call, M=call.low_rank.to_dense(), low_rank=None)
+        if isinstance(init, Solution) and (plan := stored(init.plan)) is not init.plan:
+            call = replace(call, init=replace(init, plan=plan))
+        return call
 
     @cached_property
     def flat(self) -> "FlatCall | None":
@@ -124,6 +143,17 @@ class Call:
         return plan, potential
 
 
+def _checked(M: LowRank) -> LowRank:
+    """M, if its factors fit together."""
+    factors = (M.A, M.B)
+    if not all(isinstance(t, Tensor) and t.ndim >= 2 and t.is_floating_point() for t in factors):
+        raise TypeError("M = A B' needs floating point tensors A (..., n, r) and B (..., m, r)")
+    if M.A.shape[-1] != M.B.shape[-1] or M.A.dtype != M.B.dtype or M.A.device != M.B.device:
+        got = " and ".join(f"{tuple(t.shape)} of {t.dtype} on {t.device}" for t in factors)
+        raise ValueError(f"M = A B' needs A (..., n, r) and B (..., m, r) of one dtype on one device, got {got}")
+    return M
+
+
 class FlatCall(NamedTuple):
     """Batch shape, and M, C1, C2, p, q, alpha, epsilon, first plan and potential with one batch dimension."""
 
@@ -137,7 +167,8 @@ class Explanation(NamedTuple):
     Attributes
     ----------
     driver : str
-        "numba" or "triton", which solve small problems as a whole, or "torch", which solves the rest.
+        "numba" or "triton", which solve small problems as a whole, "streamed", which solves large ones without storing
+        the plan, or "torch", which solves the rest.
     declined : dict of str
         A reason by driver.
     """
@@ -186,7 +217,13 @@ def choose(call: Call) -> Explanation:
     """
     declined: dict[str, str] = {}
     chosen = "torch"
-    for driver in _WHOLE:
+    reason = against_streaming(call)
+    if reason is None:
+        chosen = "streamed"
+    elif call.low_rank is not None:
+        declined["streamed"] = reason
+        call = call.built()
+    for driver in _WHOLE if reason is not None else ():
         reason = driver.declines(call)
         if reason is None:
             chosen = driver.name
@@ -195,6 +232,52 @@ def choose(call: Call) -> Explanation:
     if _log.isEnabledFor(logging.DEBUG):
         _log.debug("solved by %s; declined: %s", chosen, declined)
     return Explanation(chosen, declined)
+
+
+def against_streaming(call: Call) -> str | None:
+    """Give a reason for a dense plan, or None.
+
+    Raises
+    ------
+    ValueError
+        If a lazy plan was asked for and cannot be had.
+    """
+    if call.plan == "dense":
+        return "plan='dense' was asked for"
+    if not isinstance(call.C1, LowRank) and not isinstance(call.C2, LowRank) and call.plan is None:
+        return "the structures are dense"
+    reason = _against_a_lazy_plan(call)
+    if call.plan == "lazy" and reason is not None:
+        raise ValueError(f"plan='lazy' is not for {reason}")
+    if reason is None and call.plan is None and call.C1.shape[-1] * call.C2.shape[-1] < SMALLEST_STREAMED:
+        return f"the plan has fewer than {SMALLEST_STREAMED} entries"
+    return reason
+
+
+def _against_a_lazy_plan(call: Call) -> str | None:
+    C1, C2 = call.C1, call.C2
+    if not (isinstance(C1, LowRank) and isinstance(C2, LowRank)):
+        return "dense structures: use fgwot.LowRank, for example LowRank.squared_distances(x)"
+    if call.M is not None:
+        return "a dense M: use fgwot.LowRank, for example LowRank.squared_distances(x, y)"
+    loss, adjoint, init = call.loss, call.adjoint, call.init
+    if loss not in ("square", BY_NAME["square"]):
+        return f"the {getattr(loss, 'name', loss)} loss: costs of low rank need the square loss"
+    if call.solver != MirrorDescent():
+        return f"{call.solver}: use MirrorDescent()"
+    if adjoint not in ("envelope", Envelope()):
+        return f"adjoint={adjoint!r}: use 'envelope'"
+    if init is not None and not (isinstance(init, Solution) and not isinstance(init.plan, Tensor)):
+        return "an init with a dense plan: use None or a Solution with a lazy plan"
+    parts = [C1.A, C1.B, C2.A, C2.B, call.p, call.q, call.alpha, call.epsilon]
+    own = [2, 2, 2, 2, 1, 1, 0, 0]
+    if call.low_rank is not None:
+        parts, own = [*parts, call.low_rank.A, call.low_rank.B], [*own, 2, 2]
+    if any(isinstance(t, Tensor) and t.ndim > k for t, k in zip(parts, own, strict=True)):
+        return "batches: solve one problem after another"
+    if C1.dtype not in (torch.float64, torch.float32):
+        return f"{C1.dtype}: use float32 or float64"
+    return "calls that torch.func transforms" if transformed() else None
 
 
 @dataclass(frozen=True)

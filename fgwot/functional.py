@@ -4,13 +4,14 @@ import sys
 import warnings
 from dataclasses import replace
 from traceback import walk_stack
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fgwot.adjoint import Adjoint, differentiable, envelope_values, with_quadratic
 from fgwot.batch import take
-from fgwot.drivers import Call
+from fgwot.drivers import Call, against_streaming
 from fgwot.iteration.initial import Init, MultiInit, random_starts, start_from, tensors_of
 from fgwot.iteration.result import Result
 from fgwot.iteration.solve import solve
@@ -19,6 +20,7 @@ from fgwot.operations import folded, outside_graphs, without_autocast
 from fgwot.problem import Problem, Weight
 from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solvers import Solver
+from fgwot.streamed.solve import streamed_solve
 from fgwot.structure import Structure
 from fgwot.whole.solve import is_final, whole_solve
 
@@ -26,7 +28,7 @@ from fgwot.whole.solve import is_final, whole_solve
 @outside_graphs
 @without_autocast
 def fused_gromov_wasserstein(
-    M: Tensor | None,
+    M: Structure | None,
     C1: Structure,
     C2: Structure,
     p: Tensor | None = None,
@@ -40,6 +42,7 @@ def fused_gromov_wasserstein(
     init: Init = None,
     max_iter: int = 1000,
     tol: float | None = None,
+    plan: Literal["dense", "lazy"] | None = None,
     validate: bool = True,
 ) -> Solution:
     r"""Entropic Fused Gromov-Wasserstein between one pair of spaces or a batch of pairs.
@@ -56,7 +59,7 @@ def fused_gromov_wasserstein(
 
     Parameters
     ----------
-    M : Tensor (..., n, m) or None
+    M : Tensor (..., n, m), LowRank or None
         Linear cost. None is the pure Gromov-Wasserstein problem.
     C1, C2 : Tensor (..., n, n), (..., m, m), or LowRank
         Structures, symmetric or not; both of low rank cost O(n m r), for the square loss. Leading shapes of all
@@ -82,6 +85,10 @@ def fused_gromov_wasserstein(
     tol : float, optional
         Bound on residual + marginal error of a converged plan, relative to the mass: by default 1e-7 in float64
         and 1e-5 in float32, plus what rounding makes unattainable.
+    plan : {"dense", "lazy"}, optional
+        A lazy plan is not stored: `Solution.plan` is a `fgwot.LazyPlan`, and the solve takes O((n + m) r) memory. For
+        one problem with M, C1 and C2 of low rank, square loss, MirrorDescent() and envelope gradients. By default such
+        problems get it from 2^24 pairs of points on (n = m = 4096), and others a tensor.
     validate : bool
         Check values (finite, sign, mass) as well as shapes. Costs a few host synchronisations on CUDA.
 
@@ -117,7 +124,12 @@ def fused_gromov_wasserstein(
     >>> sol.plan.argmax(1).tolist(), bool(sol.converged)
     ([1, 2, 0], True)
     """
-    call = Call.of(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol)
+    call = Call.of(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan)
+    if against_streaming(call) is None:
+        found = streamed_solve(call, validate)
+        warn(found.status, found.residual)
+        return found
+    call = call.built()
     whole = whole_solve(call)
     if whole is not None and is_final(whole):
         return whole
@@ -137,6 +149,7 @@ def gromov_wasserstein(
     init: Init = None,
     max_iter: int = 1000,
     tol: float | None = None,
+    plan: Literal["dense", "lazy"] | None = None,
     validate: bool = True,
 ) -> Solution:
     """Entropic Gromov-Wasserstein: `fused_gromov_wasserstein` without a linear cost (alpha = 1).
@@ -164,6 +177,7 @@ def gromov_wasserstein(
         init=init,
         max_iter=max_iter,
         tol=tol,
+        plan=plan,
         validate=validate,
     )
 
@@ -185,7 +199,7 @@ def _torch_solve(call: Call, whole: Solution | None, validate: bool) -> Solution
             result = _best(flat, solver, init, tol, max_iter)
         else:
             result = solve(flat, solver, start_from(flat, *given), tol, max_iter)
-        warn(result)
+        warn(result.status, result.residual)
         return with_quadratic(flat, result).tensors
 
     result = Result(*folded(search, *problem.tensors, *first))
@@ -238,16 +252,16 @@ def _best(problem: Problem, solver: Solver, init: MultiInit, tol: float | None, 
     return results.select(batch * init.k + best)
 
 
-def warn(result: Result) -> None:
+def warn(status: Tensor, residual: Tensor) -> None:
     """Tell once how many problems did not converge, and why."""
-    failed = result.status[result.status != Status.CONVERGED]
+    failed = status[status != Status.CONVERGED]
     if not len(failed):
         return
     counts = {Status(int(s)).sentence: int((failed == s).sum()) for s in failed.unique()}
     reasons = "; ".join(f"{count} {sentence}" for sentence, count in counts.items())
     warnings.warn(
-        f"{len(failed)} of {len(result.status)} FGW problems did not converge: {reasons} "
-        f"(largest residual {float(result.residual.max()):.1e}). Raise max_iter, epsilon or tol",
+        f"{len(failed)} of {status.numel()} FGW problems did not converge: {reasons} "
+        f"(largest residual {float(residual.max()):.1e}). Raise max_iter, epsilon or tol",
         ConvergenceWarning,
         stacklevel=_level_of_the_caller(),
     )

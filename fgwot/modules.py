@@ -71,7 +71,7 @@ class FGWLoss(nn.Module):
         return None if self.solution is None else self.solution.plan
 
     def forward(
-        self, M: Tensor | None, C1: Structure, C2: Structure, p: Tensor | None = None, q: Tensor | None = None
+        self, M: Structure | None, C1: Structure, C2: Structure, p: Tensor | None = None, q: Tensor | None = None
     ) -> Tensor:
         """Return the loss, of the batch shape (a scalar for unbatched input)."""
         previous = self.solution if self.warm_start else None
@@ -93,7 +93,7 @@ class FGWLoss(nn.Module):
         self.solution = solution.detach()
         return solution.value if self.returns == "value" else solution.cost
 
-    def _fits(self, plan: Tensor, M: Tensor | None, C1: Structure, C2: Structure, *marginals: Tensor | None) -> bool:
+    def _fits(self, plan: Tensor, M: Structure | None, C1: Structure, C2: Structure, *marginals: Tensor | None) -> bool:
         """Whether an earlier plan has the batch shape, size, dtype and device that this call's will have."""
         leading = [t.shape[:-2] for t in (M, C1, C2) if t is not None]
         leading += [t.shape[:-1] for t in marginals if t is not None]

@@ -152,6 +152,19 @@ class Problem:
             raise TypeError("this needs structures as tensors, not LowRank; the envelope adjoint takes both")
         return self.C1, self.C2
 
+    @property
+    def low_rank(self) -> tuple[LowRank, LowRank]:
+        """C1 and C2 of low rank.
+
+        Raises
+        ------
+        TypeError
+            If they are tensors.
+        """
+        if isinstance(self.C1, LowRank) and isinstance(self.C2, LowRank):
+            return self.C1, self.C2
+        raise TypeError("this needs LowRank structures")
+
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:
     """Type in which problems of a dtype are computed, and their results are returned."""

@@ -43,7 +43,7 @@ class Solution:
     Attributes
     ----------
     plan : Tensor (..., n, m)
-        The coupling T. Detached under ``adjoint="envelope"``.
+        The coupling T. Detached under ``adjoint="envelope"``. A `fgwot.LazyPlan` where it is not stored.
     potentials : tuple of Tensor (..., n), (..., m)
         (f, g) with grad E(T) + epsilon log T = f (+) g; they are dJ/dp and dJ/dq up to one constant.
         Detached.

@@ -14,13 +14,15 @@ _PROBE_ROUNDING = 256  # times eps: by how much C v and C' v may differ for a sy
 
 @dataclass(frozen=True)
 class LowRank:
-    """The structure C = A B', for a few columns: products with a plan cost O(n m r), and C is never built.
+    """The matrix A B', for a few columns: products with a plan cost O(n m r), and it is never built.
 
-    For the square loss, and for both structures or neither.
+    A structure, for the square loss and for both structures or neither; or a linear cost, which is built unless the
+    plan is lazy (`fgwot.LazyPlan`).
 
     Parameters
     ----------
-    A, B : Tensor (..., n, r)
+    A, B : Tensor (..., n, r), (..., m, r)
+        With m = n for a structure.
 
     Examples
     --------
@@ -36,14 +38,32 @@ class LowRank:
     B: Tensor
 
     @staticmethod
-    def squared_distances(x: Tensor) -> "LowRank":
-        """Return the squared Euclidean distances of points x (..., n, d): a structure of rank d + 2.
+    def squared_distances(x: Tensor, y: Tensor | None = None) -> "LowRank":
+        """Return the squared Euclidean distances of points, which have rank d + 2.
 
         The points are centred first, which changes no distance and keeps the terms small.
+
+        Parameters
+        ----------
+        x : Tensor (..., n, d)
+        y : Tensor (..., m, d), optional
+            Distances from x to y, a linear cost; among x by default, a structure.
+
+        Examples
+        --------
+        >>> LowRank.squared_distances(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0]])).to_dense()
+        tensor([[25.,  1.]])
         """
-        x = x - x.mean(-2, keepdim=True)
-        squares, one = x.square().sum(-1, keepdim=True), torch.ones_like(x[..., :1])
-        return LowRank(torch.cat([squares, one, -2 * x], -1), torch.cat([one, squares, x], -1))
+        centre = x.mean(-2, keepdim=True)
+        if y is not None:
+            centre = (centre + y.mean(-2, keepdim=True)) / 2
+        x, y = x - centre, x - centre if y is None else y - centre
+
+        def terms(points: Tensor) -> tuple[Tensor, Tensor]:
+            return points.square().sum(-1, keepdim=True), torch.ones_like(points[..., :1])
+
+        (squares, one), (others, another) = terms(x), terms(y)
+        return LowRank(torch.cat([squares, one, -2 * x], -1), torch.cat([another, others, y], -1))
 
     def map(self, f: Callable[[Tensor], Tensor]) -> "LowRank":
         """Apply a function to both factors."""
@@ -51,8 +71,8 @@ class LowRank:
 
     @property
     def shape(self) -> torch.Size:
-        """Shape (..., n, n) of the structure."""
-        return torch.Size([*self.A.shape[:-1], self.A.shape[-2]])
+        """Shape (..., n, m) of the matrix."""
+        return torch.Size([*self.A.shape[:-1], self.B.shape[-2]])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -66,11 +86,15 @@ class LowRank:
 
     @property
     def mT(self) -> "LowRank":  # noqa: N802 (torch's name)
-        """The transposed structure."""
+        """The transposed matrix."""
         return LowRank(self.B, self.A)
 
     def __matmul__(self, x: Tensor) -> Tensor:
         return self.A @ (self.B.mT @ x)
+
+    def to_dense(self) -> Tensor:
+        """Build A B'."""
+        return self.A @ self.B.mT
 
     def squares(self, x: Tensor) -> Tensor:
         """Return (C o C) x for x (..., n, 1), C o C holding the squares of the entries."""

@@ -126,7 +126,7 @@ def unbalanced_fused_gromov_wasserstein(
         columns_first = bool(rho2.isinf().any()) and not bool(rho1.isinf().any())
         iteration = _Relaxed(flat, rho1, rho2, columns_first)
         result = iteration.solve(first, 1.0 if init is None else 0.0, tol, max_iter)
-        warn(result)
+        warn(result.status, result.residual)
         result = with_quadratic(flat, result)
         return *iteration.divergences(result.T), *iteration.marginal_gradients(result), *result.tensors
 

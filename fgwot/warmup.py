@@ -1,16 +1,17 @@
-"""Compile the loops for small problems on the CPU, so that no later call waits for it: `python -m fgwot.warmup`."""
+"""Compile the loops for small problems and lazy plans, so that no later call waits for it: `python -m fgwot.warmup`."""
 
 import sys
 import time
 
 from fgwot.drivers import failure_of_loops
+from fgwot.streamed import passes
 
 
 def main() -> None:
     """Compile them, or find them compiled, and say where they are kept."""
     start = time.perf_counter()
-    if (reason := failure_of_loops()) is not None:
-        sys.exit(f"nothing to compile, small problems are left to torch: {reason}")
+    if (reason := failure_of_loops() or passes.failure_of_loops()) is not None:
+        sys.exit(f"nothing to compile, all is left to torch: {reason}")
     from fgwot.whole import loops
 
     folder = loops.solve_batch.stats.cache_path  # type: ignore[attr-defined]

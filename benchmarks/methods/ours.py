@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from benchmarks.methods.base import Setting
 from benchmarks.methods.tensors import tensors, wait
 from benchmarks.problems import Array, Problem, drift
 from fgwot.drivers import LARGEST
+from fgwot.streamed.plan import stored
 
 
 class Entropic:
@@ -62,7 +64,7 @@ class Graphs(Entropic):
 
 
 class Cloud(Entropic):
-    """The same with squared distances as `LowRank`."""
+    """The same with squared distances as `LowRank`, and a lazy plan that is built at the end, as OTT's is."""
 
     def accepts(self, case: Case) -> bool:
         """Clouds."""
@@ -70,12 +72,14 @@ class Cloud(Entropic):
 
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve, from the points on."""
-        M, _, _, p, q = tensors(case, problem, self.device)
+        _, _, _, p, q = tensors(case, problem, self.device)
         x, y = torch.tensor(problem.x), torch.tensor(problem.y)
+        distances = fgwot.LowRank.squared_distances
 
         def run() -> fgwot.Solution:
-            C1, C2 = fgwot.LowRank.squared_distances(x), fgwot.LowRank.squared_distances(y)
-            return _solve(problem, (M, C1, C2, p, q), setting)
+            costs = distances(x, y), distances(x), distances(y)
+            solution = _solve(problem, (*costs, p, q), {**setting, "plan": "lazy"})
+            return replace(solution, plan=stored(solution.plan))
 
         return run
 

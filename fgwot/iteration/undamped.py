@@ -40,7 +40,11 @@ class Limits(Batch):
     @staticmethod
     def at(G: Tensor, T: Tensor, tol: float | None) -> "Limits":
         """Limits near a plan T with the linearisation G."""
-        tolerance = Tolerance.at(G, T, tol)
+        return Limits.within(Tolerance.at(G, T, tol))
+
+    @staticmethod
+    def within(tolerance: Tolerance) -> "Limits":
+        """Limits that go with a tolerance."""
         noise, allowed = tolerance.noise, tolerance.allowed
         # A column sum is a sum of exponentials of numbers as large as G: it has that much rounding. But what the inner
         # problem may leave must be well below what the outer one may.

@@ -5,7 +5,6 @@ in float64 whatever the inputs are. The import compiles the loops, or loads what
 cache, and raises what Numba raises; whoever needs the loops asks `fgwot.drivers` whether it succeeds.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,26 +17,9 @@ from torch import Tensor
 from fgwot.constants import LARGEST_TOLERANCE, MAX_STEPS
 from fgwot.iteration.result import default_tolerance
 from fgwot.problem import allowed_imbalance, computed_in
+from fgwot.whole.announcement import Announcement
 
-
-class _Announcement(event.Listener):
-    """Say once that the loops are being compiled; Numba reports no compilation of what is in its cache."""
-
-    said = False
-
-    def on_start(self, event: event.Event) -> None:
-        if not self.said and event.data["dispatcher"].py_func.__module__ == "fgwot.whole.loops":
-            self.said = True
-            logging.getLogger("fgwot").warning(
-                "fgwot: Numba compiles the loops for small problems, some ten seconds, once on this machine; "
-                "`python -m fgwot.warmup` does it beforehand"
-            )
-
-    def on_end(self, event: event.Event) -> None:
-        pass
-
-
-with event.install_listener("numba:compile", _Announcement()):
+with event.install_listener("numba:compile", Announcement("fgwot.whole.loops", "small problems")):
     from fgwot.whole import loops
 
 _WORTH_A_THREAD = 100_000  # plan entries

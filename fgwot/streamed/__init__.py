@@ -1,0 +1,1 @@
+"""Large problems between structures of low rank, whose plans are never stored."""

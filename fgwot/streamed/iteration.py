@@ -1,0 +1,124 @@
+r"""Drives the undamped step for one problem whose plans are never stored.
+
+The step is that of `fgwot.iteration.undamped`, with cores in place of plans and gradients (`fgwot.streamed.reduced`).
+Two numbers that it needs of plans are known from vectors and cores: with a, b, c and X of a plan,
+
+    KL(T || T+) = <a - a+, p> + <b - b+, c> - <X - X+, K>,
+    |T+ - T|_1^2 <= KL(T || T+) + KL(T+ || T) = <b - b+, c - c+> - <X - X+, K - K+>.
+
+The change itself costs a pass with two exponentials an entry, which is made where the bound says that it may certify.
+
+Where an undamped step raises the objective, steps go on damped, as KL damping averages costs: X+ = X + theta (G - X);
+and undamped again once they are so short that one may certify.
+"""
+
+from dataclasses import dataclass, replace
+from math import isfinite, sqrt
+
+import torch
+
+from fgwot.constants import PATIENCE, SMALLEST_THETA
+from fgwot.inner.plan import Marginals
+from fgwot.iteration.result import Result
+from fgwot.iteration.undamped import Limits, State, advance, certified, inner_tolerance, move
+from fgwot.solution import Status
+from fgwot.streamed.passes import difference
+from fgwot.streamed.reduced import ReducedLinearisation
+from fgwot.streamed.sweeps import StreamedPlan, Sweeps
+
+_HOPEFUL = 2.0  # bound on the change, in tolerances, from which it is computed
+_LONG = 1e3  # roundings of a potential, from which the divergence is computed as it is defined
+_COMPARABLE = 0.1  # column error, in changes, up to which objectives are compared
+_GROWTH = 1.2  # of theta after a step that descended
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """The problem in its bases, and when to stop."""
+
+    linearise: ReducedLinearisation
+    marginals: Marginals
+    sweeps: Sweeps
+    limits: Limits
+
+    def solve(self, now: State, max_iter: int) -> tuple[Result, StreamedPlan]:
+        """Step until the problem is solved, `max_iter` times at most; return the plan, too."""
+        limits, theta, best, idle = self.limits, 1.0, torch.inf, 0
+        for n_iter in range(1, max_iter + 1):
+            following = self._following(now)
+            change, divergence = self._distance(_plan(now), following)
+            if bool(now.plain) and change <= _HOPEFUL * float(limits.tol):
+                change = difference(_plan(now).kernel, following.kernel)
+            if not isfinite(change):
+                return self._result(now, following, change, Status.NUMERICAL, n_iter)
+            length = torch.full_like(limits.tol, change)
+            if certified(now, following, length, limits):
+                return self._result(now, following, change, Status(int(limits.status)), n_iter)
+            estimate = change / (1.0 if now.plain else theta)
+            best, idle = (estimate, 0) if estimate < 0.9 * best else (best, idle + 1)
+            if idle > PATIENCE:
+                return self._concluded(now, Status.STALLED, n_iter)
+            moved = move(now, following, following.T - now.plan.T, length, self.linearise, limits)
+            slope = float(moved.slope)
+            # Objectives of plans that miss their columns by as much as they move cannot be compared.
+            comparable = float(now.plan.error + following.error) <= _COMPARABLE * change
+            if comparable and slope > divergence + float(limits.rounding) * change:
+                if theta < 1 or now.plain:
+                    # What annihilates the mode that rose, or half of what did not suffice.
+                    theta = max(min(theta / 2, divergence / (slope + divergence)), SMALLEST_THETA)
+                now = now.undamped() if theta == 1 else _damped(now, theta)
+                continue
+            now = advance(now, following, moved, limits)
+            if theta < 1:
+                theta = min(1.0, _GROWTH * theta)
+                now = now.undamped() if estimate <= float(limits.tol) else _damped(now, theta)
+        return self._concluded(now, Status.MAX_ITER, max_iter)
+
+    def _following(self, now: State) -> StreamedPlan:
+        return self.sweeps(now.X, now.warm, inner_tolerance(now, self.limits))
+
+    def _distance(self, plan: StreamedPlan, following: StreamedPlan) -> tuple[float, float]:
+        """Bound on the change, and KL(T || T+)."""
+        if plan.X is None or following.X is None:  # a plan of another problem, with which this one started
+            return difference(plan.kernel, following.kernel), torch.inf
+        turn, back = plan.X - following.X, plan.kernel.b - following.kernel.b
+        both = float(back @ (plan.columns - following.columns) - (turn * (plan.T - following.T)[0])[1:, 1:].sum())
+        change = sqrt(max(both, 0.0)) if isfinite(both) else both
+        if both <= _LONG * float(self.limits.rounding):  # what is left of it is second order, and the mean of both
+            return change, both / 2
+        along = (plan.a - following.a) @ self.marginals.p[0] + back @ plan.columns
+        return change, float(along - (turn * plan.T[0])[1:, 1:].sum())
+
+    def _result(
+        self, now: State, following: StreamedPlan, change: float, status: Status, n_iter: int
+    ) -> tuple[Result, StreamedPlan]:
+        rows, columns = self.linearise.bases.potentials(now.X[0])
+        result = Result.of(
+            self.linearise,
+            self.marginals,
+            now.plan.T,
+            ((following.a + rows)[None], following.g + columns),
+            status=torch.full_like(now.plan.error, int(status), dtype=torch.int64),
+            residual=change + following.error + now.drift,
+            error=now.plan.error,
+            n_iter=n_iter,
+        )
+        return result, _plan(now)
+
+    def _concluded(self, now: State, status: Status, n_iter: int) -> tuple[Result, StreamedPlan]:
+        """Describe a plan that is not solved, by the undamped step from it."""
+        now = now.undamped()
+        following = self._following(now)
+        return self._result(now, following, difference(_plan(now).kernel, following.kernel), status, n_iter)
+
+
+def _plan(now: State) -> StreamedPlan:
+    assert isinstance(now.plan, StreamedPlan)  # noqa: S101 - for mypy
+    return now.plan
+
+
+def _damped(now: State, theta: float) -> State:
+    """Return the same state, about to make a damped step."""
+    X = _plan(now).X
+    X = now.G if X is None else torch.lerp(X[None], now.G, theta)
+    return replace(now, X=X, warm=now.plan.g, plain=torch.zeros_like(now.plain), extrapolated=True)

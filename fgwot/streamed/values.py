@@ -1,0 +1,112 @@
+r"""Values at a plan that is not stored, and their envelope gradients, in O((n + m) r) memory.
+
+All that the values need of the plan is the matrix Z1^T T Z2, with the factors of one side as Z1 and of the other as Z2;
+its derivatives are T Z2 and T^T Z1, two passes. The rest is autograd's: with the plan held fixed,
+
+    J = (1 - alpha) <M, T> + alpha <L (x) T, T> - epsilon H(T) + <f, p> + <g, q>,
+
+of which the last two terms count for their derivatives only, as dJ/dp = f and dJ/dq = g.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgwot.adjoint import ENVELOPE_ONCE
+from fgwot.operations import once
+from fgwot.problem import Problem
+from fgwot.streamed.plan import LazyPlan
+from fgwot.structure import LowRank
+
+
+class _Moments(torch.autograd.Function):
+    """Z1^T T Z2; T Z2 is computed only for a backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: LazyPlan, moments: Tensor, Z1: Tensor, Z2: Tensor) -> Tensor:
+        ctx.plan = plan
+        ctx.save_for_backward(Z1, Z2)
+        return moments.clone()
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> tuple[None, None, Tensor | None, Tensor | None]:
+        Z1, Z2 = ctx.saved_tensors
+        plan, (_, _, first, second) = ctx.plan, ctx.needs_input_grad
+        left = plan.product(Z2) @ d.T if first else None
+        right = plan.T.product(Z1) @ d if second else None
+        return None, None, left, right
+
+
+class _Values(torch.autograd.Function):
+    """The function below, whose gradients are not differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: LazyPlan, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.plan = plan
+        ctx.save_for_backward(*tensors)
+        return _values(plan, tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        constants, inputs = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        wanted = ctx.needs_input_grad[5:]
+        with torch.enable_grad():
+            leaves = [
+                None if t is None else t.detach().requires_grad_(asked) for t, asked in zip(inputs, wanted, strict=True)
+            ]
+            values = _values(ctx.plan, [*constants, *leaves])
+            asked = [t for t in leaves if t is not None and t.requires_grad]
+            live = [(v, c) for v, c in zip(values, cotangents, strict=True) if v.requires_grad]
+            found = torch.autograd.grad([v for v, _ in live], asked, [c for _, c in live], allow_unused=True)
+        rest = iter(found)
+        grads = tuple(next(rest) if t is not None and t.requires_grad else None for t in leaves)
+        return None, *(None,) * 4, *once(grads, ENVELOPE_ONCE, *cotangents, *inputs)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What the values need of a plan: Z1^T T Z2, H(T), f (n,) and g (m,)."""
+
+    moments: Tensor
+    entropy: Tensor
+    f: Tensor
+    g: Tensor
+
+
+def values(plan: LazyPlan, known: Constants, problem: Problem, M: LowRank | None) -> tuple[Tensor, ...]:
+    """Value, cost, linear and quadratic part of one problem in float64; M is its linear cost."""
+    factors = (None, None) if M is None else (M.A, M.B)
+    constants = known.moments, known.entropy, known.f, known.g
+    found: tuple[Tensor, ...] = _Values.apply(plan, *constants, *factors, *(t[0] for t in problem.tensors[1:]))
+    return found
+
+
+def moments_of(K: Tensor, P: Tensor, Q: Tensor, problem: Problem, M: LowRank | None) -> Tensor:
+    """Z1^T T Z2 from the core K of the plan in the bases P and Q."""
+    factors = (None, None) if M is None else (M.A, M.B)
+    Z1, Z2 = _sides(*factors, *(t[0] for C in problem.low_rank for t in (C.A, C.B)))
+    return (Z1.T @ P) @ K @ (Q.T @ Z2)
+
+
+def _sides(
+    MA: Tensor | None, MB: Tensor | None, A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor
+) -> tuple[Tensor, Tensor]:
+    first, second = ([], []) if MA is None or MB is None else ([MA], [MB])
+    return torch.cat([*first, A1, B1], 1), torch.cat([*second, A2, B2], 1)
+
+
+def _values(plan: LazyPlan, tensors: Sequence[Any]) -> tuple[Tensor, ...]:
+    moments, entropy, f, g, MA, MB, A1, B1, A2, B2, p, q, alpha, epsilon = tensors
+    moments = _Moments.apply(plan, moments, *_sides(MA, MB, A1, B1, A2, B2))
+    r0, r1, r2 = 0 if MA is None else MA.shape[1], A1.shape[1], A2.shape[1]
+    linear = moments[:r0, :r0].diagonal().sum()
+    crossed = (moments[r0 : r0 + r1, r0 : r0 + r2] * moments[r0 + r1 :, r0 + r2 :]).sum()
+    rows, columns = p.detach()[:, None], q.detach()[:, None]
+    own = (rows * LowRank(A1, B1).squares(rows)).sum() + (columns * LowRank(A2, B2).squares(columns)).sum()
+    quad = own - 2 * crossed
+    cost = (1 - alpha) * linear + alpha * quad
+    along = f @ (p - p.detach()) + g @ (q - q.detach())
+    return cost - epsilon * entropy + along, cost, linear, quad
