@@ -21,7 +21,7 @@ demo: $(VENV)/.demo
 	$(BIN)/kmat demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # What `make test` leaves out.
 test-all: $(VENV)/.dev versions lowest

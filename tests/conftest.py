@@ -14,6 +14,26 @@ hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, m
 hypothesis.settings.load_profile("suite")
 
 
+# Files that take half a minute and more, by their time: what starts last should be short.
+LONGEST = (
+    "test_cli.py",
+    "test_drivers.py",
+    "test_interpreter.py",
+    "test_gpu.py",
+    "test_grid.py",
+    "test_training.py",
+    "test_digits.py",
+    "test_reproducing.py",
+    "test_runner.py",
+    "test_conventions.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 class NetworkUsedError(AssertionError):
     """A test tried to reach the network."""
 

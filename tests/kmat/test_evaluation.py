@@ -71,14 +71,14 @@ def test_calibration_of_known_probabilities():
 def test_intervals_cover_what_they_should():
     """Of accuracies of 70 % on 200 patients 95 in 100 intervals hold 70 %; copies of images add no certainty."""
     rng, held, widths = np.random.default_rng(0), 0, []
-    for seed in range(60):
+    for seed in range(40):
         hit = torch.from_numpy(rng.uniform(size=200) < 0.7)
         labels = torch.from_numpy(rng.integers(2, size=200))
         p = torch.eye(2)[torch.where(hit, labels, 1 - labels)]
-        low, high = intervals(p, labels, [str(i) for i in range(200)], 200, seed)["accuracy"]
+        low, high = intervals(p, labels, [str(i) for i in range(200)], 100, seed)["accuracy"]
         held += low <= 0.7 <= high
         widths.append(high - low)
-    assert held >= 52
+    assert held >= 34
     patients = [str(i) for i in range(200)] * 4
     low, high = intervals(p.repeat(4, 1), labels.repeat(4), patients, 200, 0)["accuracy"]
     assert high - low == pytest.approx(np.mean(widths), rel=0.25)
