@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kmat.phantom.language import HEDGES
+from kmat.phantom.grammar import HEDGES
 from kmat.phantom.recipe import RECIPES, Recipe
 
 if TYPE_CHECKING:

@@ -9,14 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmat.phantom.factors import HIDDEN
-from kmat.tinyclip import layout
+from kmat.phantom.grammar import HEDGES, LINKS, describe, frame, pick, vocabulary_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
 
-OPENERS: dict[str, tuple[str, ...]] = {
+    from kmat.phantom.grammar import Grammar, Words
+
+OPENERS: Words = {
     "high": (
         "axial ct of the chest",
         "ct scan",
@@ -28,9 +30,6 @@ OPENERS: dict[str, tuple[str, ...]] = {
     "low": ("chest x ray", "frontal chest radiograph", "chest film", "x ray of the chest", "radiograph of the lungs"),
     "any": ("a photo of a chest", "an image of the chest", "a photo of", "image"),
 }
-LINKS = ("showing", "with", "there is", "demonstrates", "reveals", ":", "")
-HEDGES = ("often", "typically", "commonly", "usually", "may be", "likely", "occasionally", "sometimes")
-
 CLEAR = (
     "clear lungs", "lungs are clear", "no opacity", "no opacities", "no focal opacity", "without opacities",
     "clear lung fields", "both lungs are clear", "no visible lesion", "well aerated lungs",
@@ -44,7 +43,7 @@ COUNT = {
     "few": ("a few", "two or three", "several", "some", "a couple of"),
     "many": ("many", "multiple", "numerous", "widespread", "diffuse"),
 }
-ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
+ADJECTIVES: Grammar = {
     "density": {
         "faint": ("faint", "hazy", "ground glass", "subtle"),
         "moderate": ("moderate", "intermediate", "grey"),
@@ -65,7 +64,7 @@ ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
         "reticular": ("reticular", "net like", "linear"),
     },
 }
-PLACES: dict[str, dict[str, tuple[str, ...]]] = {
+PLACES: Grammar = {
     "side": {
         "left": ("in the left lung", "on the left", "left sided"),
         "right": ("in the right lung", "on the right", "right sided"),
@@ -85,7 +84,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "posterior": ("in the posterior lung", "posterior", "at the back"),
     },
 }
-EXTRAS: dict[str, dict[str, tuple[str, ...]]] = {
+EXTRAS: Grammar = {
     "fluid": {
         "none": ("no pleural fluid", "no effusion"),
         "left": ("left pleural effusion", "fluid on the left"),
@@ -103,11 +102,6 @@ _MENTION = {
 }  # fmt: skip
 
 
-def pick(words: tuple[str, ...], rng: np.random.Generator) -> str:
-    """Choose one of ``words``."""
-    return words[int(rng.random() * len(words))]
-
-
 def finding(patient: Mapping[str, str], mention: frozenset[str], rng: np.random.Generator) -> str:
     """Phrase the opacities of one patient: count, adjectives and noun, places.
 
@@ -122,10 +116,7 @@ def finding(patient: Mapping[str, str], mention: frozenset[str], rng: np.random.
     """
     if patient["count"] == "none":
         return pick(CLEAR, rng)
-    adjectives = [pick(ADJECTIVES[f][patient[f]], rng) for f in ADJECTIVES if f in mention]
-    places = [pick(PLACES[f][patient[f]], rng) for f in PLACES if f in mention]
-    rng.shuffle(adjectives)
-    rng.shuffle(places)
+    adjectives, places = describe(ADJECTIVES, PLACES, patient, mention, rng)
     count = [pick(COUNT[patient["count"]], rng)] if "count" in mention else []
     noun = pick(NOUNS if patient["count"] == "single" else PLURAL, rng)
     return " ".join([*count, *adjectives, noun, *places])
@@ -159,20 +150,10 @@ def caption(patient: Mapping[str, str], modality: str, rng: np.random.Generator)
         parts.append(pick(EXTRAS["fluid"][patient["fluid"]], rng))
     if "heart" in mention and (patient["heart"] == "enlarged" or rng.random() < 0.4):
         parts.append(pick(EXTRAS["heart"][patient["heart"]], rng))
-    text = pick((" and ", ", ", " . "), rng).join(parts)
-    if rng.random() < 0.15:
-        text = f"{pick(HEDGES, rng)} {text}"
-    if rng.random() < 0.7:
-        opener = pick(OPENERS["any" if rng.random() < 0.3 else modality], rng)
-        text = f"{opener} {pick(LINKS, rng)} {text}"
-    if rng.random() < 0.3:
-        text += " ."
-    return " ".join(text.split())
+    return frame(parts, OPENERS, modality, rng)
 
 
 def vocabulary() -> list[str]:
     """Return the vocabulary of the chest's text towers: every grammar word."""
     groups: list[tuple[str, ...]] = [*OPENERS.values(), LINKS, HEDGES, CLEAR, NOUNS, PLURAL, *COUNT.values(), ("and",)]
-    for table in (ADJECTIVES, PLACES, EXTRAS):
-        groups += [words for values in table.values() for words in values.values()]
-    return layout.vocabulary(phrase for group in groups for phrase in group)
+    return vocabulary_of(groups, ADJECTIVES, PLACES, EXTRAS)

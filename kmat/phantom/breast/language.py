@@ -5,22 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmat.phantom.breast.factors import HIDDEN
-from kmat.phantom.language import HEDGES, LINKS, pick
-from kmat.tinyclip import layout
+from kmat.phantom.grammar import HEDGES, LINKS, describe, frame, pick, vocabulary_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
 
-OPENERS: dict[str, tuple[str, ...]] = {
+    from kmat.phantom.grammar import Grammar, Words
+
+OPENERS: Words = {
     "high": ("mammogram", "a mammogram of the breast", "craniocaudal view", "digital mammogram", "mammographic view"),
     "low": ("breast ultrasound", "an ultrasound image", "sonogram of the breast", "b mode image", "ultrasound scan"),
     "any": ("a photo of a breast", "an image of the breast", "a photo of", "image"),
 }
 CLEAR = ("no mass", "no focal lesion", "no visible mass", "without a mass", "no nodule", "nothing focal")
 NOUNS = ("mass", "lesion", "nodule", "finding")
-ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
+ADJECTIVES: Grammar = {
     "shape": {
         "oval": ("oval", "ellipsoid", "egg shaped"),
         "round": ("round", "circular"),
@@ -50,7 +51,7 @@ ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
         "tall": ("taller than wide", "upright", "not parallel"),
     },
 }
-PLACES: dict[str, dict[str, tuple[str, ...]]] = {
+PLACES: Grammar = {
     "place": {
         "outer": ("in the outer half", "on the outer side", "lateral"),
         "inner": ("in the inner half", "on the inner side", "medial"),
@@ -61,7 +62,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "shadow": ("with posterior shadowing", "dark shadow behind", "with acoustic shadow"),
     },
 }
-EXTRAS: dict[str, dict[str, tuple[str, ...]]] = {
+EXTRAS: Grammar = {
     "calcification": {
         "none": ("no calcifications", "without calcifications"),
         "coarse": ("coarse calcifications", "a few large calcifications", "popcorn like calcifications"),
@@ -83,10 +84,7 @@ def finding(patient: Mapping[str, str], mention: frozenset[str], rng: np.random.
     """Phrase the mass of one patient, naming the factors in ``mention``; or that there is none."""
     if patient["mass"] == "none":
         return pick(CLEAR, rng)
-    adjectives = [pick(ADJECTIVES[f][patient[f]], rng) for f in ADJECTIVES if f in mention]
-    places = [pick(PLACES[f][patient[f]], rng) for f in PLACES if f in mention]
-    rng.shuffle(adjectives)
-    rng.shuffle(places)
+    adjectives, places = describe(ADJECTIVES, PLACES, patient, mention, rng)
     return " ".join([*adjectives, pick(NOUNS, rng), *places])
 
 
@@ -108,20 +106,10 @@ def caption(patient: Mapping[str, str], modality: str, rng: np.random.Generator)
         parts.append(pick(EXTRAS["calcification"][patient["calcification"]], rng))
     if "tissue" in mention:
         parts.append(pick(EXTRAS["tissue"][patient["tissue"]], rng))
-    text = pick((" and ", ", ", " . "), rng).join(parts)
-    if rng.random() < 0.15:
-        text = f"{pick(HEDGES, rng)} {text}"
-    if rng.random() < 0.7:
-        opener = pick(OPENERS["any" if rng.random() < 0.3 else modality], rng)
-        text = f"{opener} {pick(LINKS, rng)} {text}"
-    if rng.random() < 0.3:
-        text += " ."
-    return " ".join(text.split())
+    return frame(parts, OPENERS, modality, rng)
 
 
 def vocabulary() -> list[str]:
     """Return the vocabulary of the breast's text towers: every grammar word."""
     groups: list[tuple[str, ...]] = [*OPENERS.values(), LINKS, HEDGES, CLEAR, NOUNS, ("and",)]
-    for table in (ADJECTIVES, PLACES, EXTRAS):
-        groups += [words for values in table.values() for words in values.values()]
-    return layout.vocabulary(phrase for group in groups for phrase in group)
+    return vocabulary_of(groups, ADJECTIVES, PLACES, EXTRAS)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kmat.phantom.language import HEDGES, LINKS, pick
+from kmat.phantom.grammar import HEDGES, LINKS, describe, frame, pick, vocabulary_of
 from kmat.phantom.skin.factors import HIDDEN
-from kmat.tinyclip import layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
 
-OPENERS: dict[str, tuple[str, ...]] = {
+    from kmat.phantom.grammar import Grammar, Words
+
+OPENERS: Words = {
     "high": (
         "dermoscopy",
         "a dermoscopic image",
@@ -33,7 +34,7 @@ OPENERS: dict[str, tuple[str, ...]] = {
 FLAT_NOUNS = ("spot", "macule", "patch", "lesion")
 RAISED_NOUNS = ("bump", "plaque", "papule", "lesion")
 NOUNS = ("spot", "lesion", "area", "bump", "plaque")
-ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
+ADJECTIVES: Grammar = {
     "shape": {
         "round": ("round", "circular"),
         "oval": ("oval", "ellipsoid"),
@@ -71,7 +72,7 @@ ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
         "shiny": ("shiny", "pearly", "glossy"),
     },
 }
-PLACES: dict[str, dict[str, tuple[str, ...]]] = {
+PLACES: Grammar = {
     "pattern": {
         "none": ("without a pattern", "structureless"),
         "net": ("with a network", "netlike inside", "with a pigment net"),
@@ -88,7 +89,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "many": ("with white cysts", "with milia", "with white points"),
     },
 }
-EXTRAS: dict[str, dict[str, tuple[str, ...]]] = {
+EXTRAS: Grammar = {
     "skin": {
         "light": ("light skin", "fair skin"),
         "tanned": ("tanned skin", "skin of darker type"),
@@ -102,10 +103,7 @@ _MENTION = {
 
 def finding(patient: Mapping[str, str], mention: frozenset[str], rng: np.random.Generator) -> str:
     """Phrase the spot of one patient, naming the factors in ``mention``; the noun tells its height, too, if that is."""
-    adjectives = [pick(ADJECTIVES[f][patient[f]], rng) for f in ADJECTIVES if f in mention]
-    places = [pick(PLACES[f][patient[f]], rng) for f in PLACES if f in mention]
-    rng.shuffle(adjectives)
-    rng.shuffle(places)
+    adjectives, places = describe(ADJECTIVES, PLACES, patient, mention, rng)
     nouns = (FLAT_NOUNS if patient["height"] == "flat" else RAISED_NOUNS) if "height" in mention else NOUNS
     return " ".join([*adjectives, pick(nouns, rng), *places])
 
@@ -126,20 +124,10 @@ def caption(patient: Mapping[str, str], modality: str, rng: np.random.Generator)
     parts = [finding(patient, mention, rng)]
     if "skin" in mention:
         parts.append(pick(EXTRAS["skin"][patient["skin"]], rng))
-    text = pick((" and ", ", ", " . "), rng).join(parts)
-    if rng.random() < 0.15:
-        text = f"{pick(HEDGES, rng)} {text}"
-    if rng.random() < 0.7:
-        opener = pick(OPENERS["any" if rng.random() < 0.3 else modality], rng)
-        text = f"{opener} {pick(LINKS, rng)} {text}"
-    if rng.random() < 0.3:
-        text += " ."
-    return " ".join(text.split())
+    return frame(parts, OPENERS, modality, rng)
 
 
 def vocabulary() -> list[str]:
     """Return the vocabulary of the skin's text towers: every grammar word."""
     groups: list[tuple[str, ...]] = [*OPENERS.values(), LINKS, HEDGES, FLAT_NOUNS, RAISED_NOUNS, NOUNS, ("and",)]
-    for table in (ADJECTIVES, PLACES, EXTRAS):
-        groups += [words for values in table.values() for words in values.values()]
-    return layout.vocabulary(phrase for group in groups for phrase in group)
+    return vocabulary_of(groups, ADJECTIVES, PLACES, EXTRAS)
