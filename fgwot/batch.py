@@ -36,6 +36,11 @@ class Batch(Selectable):
         """Return what belongs to some problems, given by ascending positions."""
         return type(self)(**{name: _taken(part, index) for name, part in _parts(self)})
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Its tensors and those of its batches, in the order of the fields."""
+        return tuple(tensor for _, part in _parts(self) for tensor in _flat(part))
+
     def clone(self) -> Self:
         """Return the same in memory of its own, each part in another."""
         return type(self)(**{name: _copied(part) for name, part in _parts(self)})
@@ -53,6 +58,12 @@ class Batch(Selectable):
 
 def _parts(batch: Batch) -> Iterable[tuple[str, Any]]:
     return ((field.name, getattr(batch, field.name)) for field in fields(batch))  # type: ignore[arg-type]
+
+
+def _flat(part: Any) -> tuple[Tensor, ...]:
+    if isinstance(part, Tensor):
+        return (part,)
+    return part.tensors if isinstance(part, Batch) else ()
 
 
 def _taken(part: Any, index: Tensor) -> Any:

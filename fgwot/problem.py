@@ -7,7 +7,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from fgwot.batch import broadcast, flatten, take
+from fgwot.batch import Selectable, broadcast, flatten, take
 from fgwot.losses import GroundLoss, ground_loss
 from fgwot.structure import LowRank, Structure
 
@@ -15,7 +15,7 @@ Weight = float | Tensor
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(Selectable):
     r"""A flat batch of B problems in the dtype they are computed in.
 
     Minimise (1 - alpha) <M, T> + alpha <L (x) T, T> - epsilon H(T) over couplings T of p and q.

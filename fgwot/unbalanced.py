@@ -152,7 +152,7 @@ def unbalanced_fused_gromov_wasserstein(
 
 
 @dataclass(frozen=True)
-class _Relaxed:
+class _Relaxed(Batch):
     """The iteration for a flat batch of problems, without gradients.
 
     The inner problem leaves one side without error, the first one: the rows, or if columns are exact and no rows are,
@@ -206,9 +206,6 @@ class _Relaxed:
                 open_, tolerance = open_[rest], tolerance.select(rest)
             state = following
         return result
-
-    def select(self, index: Tensor) -> "_Relaxed":
-        return replace(self, problem=self.problem.select(index), rho1=self.rho1[index], rho2=self.rho2[index])
 
     def turned(self, T: Tensor) -> Tensor:
         """Plan of the inner problem, whose rows are the first side, as one of the problem."""

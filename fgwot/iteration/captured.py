@@ -5,9 +5,9 @@ is, with the better potentials, and the next replay goes on. Problems that end a
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
 
@@ -21,7 +21,7 @@ from fgwot.gradient.linearisation import is_symmetric, linearisation
 from fgwot.inner.fixed import Effort, fixed
 from fgwot.inner.plan import Marginals, Plan, row_potential
 from fgwot.iteration.result import Result, Start
-from fgwot.iteration.undamped import Limits, State, advance, certified, describe, inner_tolerance, move
+from fgwot.iteration.undamped import Limits, advance, begin, certified, describe, inner_tolerance, move
 from fgwot.problem import Problem
 
 _EASY, _HARD = Effort(sweeps=4), Effort(sweeps=1, gradients=12)
@@ -135,21 +135,14 @@ class Program:
         problem, start = self._problem, self._start
         self._marginals = Marginals.of(problem.p, problem.q)
         self._linearise = linearisation(problem, self._symmetric)
-        if start.product:
-            T = self._marginals.p[:, :, None] * self._marginals.q[:, None, :]
-            plan = Plan(T, start.g, torch.zeros_like(T[:, 0, 0]))
-            G = self._linearise.product(self._marginals)
-        else:
-            plan = fixed(start.X, self._marginals, start.g, _HARD)
-            G = self._linearise(plan.T)
-        state = State.at(plan, G, start)
+        state = begin(self._linearise, self._marginals, start, partial(fixed, effort=_HARD))
         # Extrapolated from a step that is not a number, the first one is plain.
-        state = replace(state, R=torch.full_like(G, torch.nan), extrapolated=True)
+        state = replace(state, R=torch.full_like(state.G, torch.nan), extrapolated=True)
         self._state = state.clone()
-        self._limits = Limits.at(G, plan.T, self._tol).clone()
-        ended = torch.zeros_like(plan.error, dtype=torch.uint8)
+        self._limits = Limits.at(state.G, state.plan.T, self._tol).clone()
+        ended = torch.zeros_like(state.change, dtype=torch.uint8)
         self._flags = _Flags(ended, ended.clone())
-        self._n_iter, self._residual = ended.long(), plan.error.clone()
+        self._n_iter, self._residual = ended.long(), torch.zeros_like(state.change)
 
     def _step(self, effort: Effort, first: bool) -> None:
         """Advance the state of all problems that are open."""
@@ -307,16 +300,7 @@ def _empty_like(t: Tensor) -> Tensor:
     return torch.empty(base.shape, dtype=t.dtype, device=t.device).expand(t.shape)
 
 
-def _tensors(batch: Batch) -> Iterator[Tensor]:
-    for field in fields(batch):  # type: ignore[arg-type]
-        part = getattr(batch, field.name)
-        if isinstance(part, Tensor):
-            yield part
-        elif isinstance(part, Batch):
-            yield from _tensors(part)
-
-
 def _write(chosen: Tensor, own: Batch, new: Batch, rest: Batch) -> None:
     """Write `new` of the chosen problems (B,) and `rest` of the others where `own` is."""
-    for target, *sources in zip(*map(_tensors, (own, new, rest)), strict=True):
+    for target, *sources in zip(own.tensors, new.tensors, rest.tensors, strict=True):
         torch.where(chosen.view(-1, *[1] * (target.ndim - 1)), *sources, out=target)

@@ -11,7 +11,7 @@ from fgwot.gradient.linearisation import Linearisation
 from fgwot.inner.chord import Chord
 from fgwot.inner.plan import Marginals, Plan, row_potential
 from fgwot.iteration.result import Result, Start
-from fgwot.iteration.undamped import Limits, Move, State, advance, certified, describe, inner_tolerance, move
+from fgwot.iteration.undamped import Limits, Move, State, advance, begin, certified, describe, inner_tolerance, move
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class _Open(Batch):
     @staticmethod
     def begin(linearise: Linearisation, marginals: Marginals, start: Start, tol: float | None) -> "_Open":
         chord = Chord(marginals)
-        plan, G = first(linearise, marginals, start, chord)
-        index = torch.arange(len(G), device=G.device)
-        return _Open(index, linearise, chord, Limits.at(G, plan.T, tol), State.at(plan, G, start))
+        loose = torch.full_like(marginals.p[:, 0], 1e-6)
+        state = begin(linearise, marginals, start, lambda X, _, g: chord(X, g, loose))
+        index = torch.arange(len(loose), device=loose.device)
+        return _Open(index, linearise, chord, Limits.at(state.G, state.plan.T, tol), state)
 
     def select(self, at: Tensor) -> "_Open":
         return self if len(at) == len(self.index) else super().select(at)
@@ -56,16 +57,6 @@ class _Open(Batch):
     def result(self, following: Plan, change: Tensor, n_iter: int) -> Result:
         f = row_potential(self.state.X, self.chord.marginals, following.g)
         return describe(self.state, following, f, change, self.linearise, self.chord.marginals, self.limits, n_iter)
-
-
-def first(linearise: Linearisation, marginals: Marginals, start: Start, chord: Chord) -> tuple[Plan, Tensor]:
-    """Plan to start at, and its linearisation."""
-    zero = torch.zeros_like(marginals.p[:, 0])
-    if start.product:
-        T = marginals.p[:, :, None] * marginals.q[:, None, :]
-        return Plan(T, start.g, zero), linearise.product(marginals)
-    plan = chord(start.X, start.g, zero + 1e-6)
-    return plan, linearise(plan.T)
 
 
 def undamped(

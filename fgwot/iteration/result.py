@@ -97,12 +97,6 @@ class Result(Batch):
         quad = None if self.value_quad is None else self.value_quad * mass**2
         return replace(self, T=self.T * mass[:, None, None], f=f, value_quad=quad)
 
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The fields in their order; `value_quad` only if it is there."""
-        parts = (getattr(self, field.name) for field in fields(self))
-        return tuple(part for part in parts if part is not None)
-
     def fill(self, index: Tensor, other: "Result") -> None:
         """Write the results of some problems of the batch."""
         for field in fields(self):

@@ -30,6 +30,8 @@ def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max
     """
     plain = solver.entropic and solver.damping is None
     replayed = _graphs.run(problem, start, tol, max_iter) if plain and uses_graphs(problem.M.device) else None
+    if replayed is not None and not replayed[1]:  # all in one: nothing is built for others
+        return replayed[0][0][1].scaled(problem)
     marginals, linearise = Marginals.of(problem.p, problem.q), linearisation(problem)
     if not plain:
         return guarded(solver, linearise, marginals, start, tol, range(1, max_iter + 1)).scaled(problem)

@@ -16,6 +16,7 @@ Here is the step: functions of tensors that look at no value. `fgwot.iteration.e
 drive it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -83,6 +84,17 @@ class State(Batch):
     def undamped(self) -> "State":
         """Return the same state, about to make an undamped step."""
         return replace(self, X=self.G, warm=self.plan.g, plain=torch.ones_like(self.plain))
+
+
+def begin(
+    linearise: Linearisation, marginals: Marginals, start: Start, couple: Callable[[Tensor, Marginals, Tensor], Plan]
+) -> State:
+    """State before the first step; `couple` gives the plan of the start's costs and potential, if it is not p q'."""
+    if start.product:
+        T = marginals.p[:, :, None] * marginals.q[:, None, :]
+        return State.at(Plan(T, start.g, torch.zeros_like(T[:, 0, 0])), linearise.product(marginals), start)
+    plan = couple(start.X, marginals, start.g)
+    return State.at(plan, linearise(plan.T), start)
 
 
 @dataclass(frozen=True)

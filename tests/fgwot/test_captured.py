@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import test_stress
 import torch
 from certificate import stationarity
 from problems import random_case
@@ -156,6 +157,25 @@ def test_the_whole_call_by_replayed_steps(monkeypatch):
     grads = [torch.autograd.grad(solution.value.sum(), tensors[:3]) for solution in (first, second)]
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+class AtOnce:
+    """Programs that are recorded when they are first needed."""
+
+    @staticmethod
+    def run(problem, start, tol, max_iter):
+        return Program(problem, is_symmetric(problem), start, tol, again).run(problem, start, max_iter)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::fgwot.ConvergenceWarning")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_random_problems_of_any_symmetry_mass_and_unit(dtype, monkeypatch):
+    """The stress test's problems and its checks, by replayed steps."""
+    monkeypatch.setattr(solving, "_graphs", AtOnce)
+    monkeypatch.setattr(solving, "uses_graphs", lambda _: True)
+    statuses = [test_stress.check(seed, dtype, "torch")[0] for seed in range(60)]
+    assert statuses.count(fgwot.Status.CONVERGED) >= 48
 
 
 @pytest.mark.parametrize("effort", [Effort(30), Effort(2, 20)])
