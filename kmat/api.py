@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -29,7 +28,7 @@ from kmat.errors import UserError
 from kmat.features import FeatureCache
 from kmat.methods import METHODS, MethodConfig
 from kmat.prompts import HIGH, LOW, MODALITIES
-from kmat.run import TrainedRun, train
+from kmat.run import TrainedRun, classify, train
 from kmat.run import load_run as load_trained
 from kmat.rundir import RunDir
 from kmat.tasks import TaskConfig
@@ -165,8 +164,7 @@ class Run:
         views = self._cache.images(self._trained.backbone, source, refs)
         if views.skipped:
             raise UserError(f"image {views.skipped[0].ref}: {views.skipped[0].reason}")
-        with torch.no_grad():
-            return self._trained.logits(views.features[0].to(self._trained.backbone.device), modality).softmax(1).cpu()
+        return classify(self._trained.logits, self._trained.backbone, views, modality)
 
     def text_features(self, modality: str) -> Tensor:
         """Unit text features (C, D) of the classes; CoCoOp, whose depend on the image, has none.

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 from tyro.conf import CascadeSubcommandArgs, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
@@ -119,8 +118,7 @@ class Evaluate:
         else:
             task = own_task(self.run, own, root) if root else own.load()
         task = _with_labels(task, trained.labels)
-        with torch.no_grad():
-            found = runs.evaluate(trained.logits, task, trained.backbone, FeatureCache(self.cache))
+        found = runs.evaluate(trained.logits, task, trained.backbone, FeatureCache(self.cache))
         runs.say_skipped((*task.skipped, *found.unreadable))
         show_banner(task.banner or trained.banner)
         _show_scores(found.scores, task)

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from kmat import atomic
 from kmat.errors import UserError
 from kmat.features import FeatureCache
-from kmat.run import TrainedRun
+from kmat.run import TrainedRun, classify
 from kmat.tasks.base import Skipped, UnreadableImageError
 from kmat.tasks.files import NOT_AN_IMAGE, images_in, kind, split_ref
 from kmat.tasks.images import LooseImages
@@ -78,8 +76,7 @@ def predict(
     views = cache.images(run.backbone, source, files)
     if len(views.skipped) == len(files):
         raise UserError(f"none of the {len(files)} images can be read; the first: {views.skipped[0].reason}")
-    with torch.no_grad():
-        probabilities = run.logits(views.features[0].to(run.backbone.device), modality).softmax(dim=1).cpu()
+    probabilities = classify(run.logits, run.backbone, views, modality)
     rows = (
         (files[index], run.labels[int(row.argmax())], *(f"{value:.6f}" for value in row.tolist()))
         for index, row in zip(views.kept, probabilities, strict=True)

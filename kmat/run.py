@@ -19,7 +19,7 @@ from kmat.config import RunConfig
 from kmat.console import note
 from kmat.errors import UserError
 from kmat.evaluation import certainty, floors, harmonic_mean, score
-from kmat.features import FeatureCache
+from kmat.features import FeatureCache, Views
 from kmat.methods.base import Method, Setting
 from kmat.predictions import Predictions, as_csv
 from kmat.prompts import HIGH, LOW, MODALITIES
@@ -195,7 +195,7 @@ def evaluate(logits: Logits, task: Task, backbone: Backbone, cache: FeatureCache
         if not views.kept:
             table[modality][split] = None
             continue
-        probabilities = logits(views.features[0].to(backbone.device), modality).softmax(dim=1).cpu()
+        probabilities = classify(logits, backbone, views, modality)
         part = Predictions(tuple(records[index] for index in views.kept), probabilities)
         parts.append(part)
         judged = score(part.predicted, part.labels, n_classes), certainty(probabilities, part.labels)
@@ -210,6 +210,12 @@ def evaluate(logits: Logits, task: Task, backbone: Backbone, cache: FeatureCache
         "floors": lowest,
     }
     return Evaluation(scores, tuple(parts), tuple(skipped))
+
+
+def classify(logits: Logits, backbone: Backbone, views: Views, modality: str) -> Tensor:
+    """Class probabilities (N, C) of images, without crops, on the CPU."""
+    with torch.no_grad():
+        return logits(views.features[0].to(backbone.device), modality).softmax(dim=1).cpu()
 
 
 @dataclass(frozen=True)
