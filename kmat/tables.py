@@ -91,7 +91,7 @@ class Table:
         shown = [index for index, name in enumerate(self.header) if name not in hidden]
         table = plain_table(self.title)
         for index in shown:
-            table.add_column(self.header[index], justify="right" if index else "left", no_wrap=True)
+            table.add_column(self.header[index], justify="right" if index else "left", no_wrap=index > 0)
         for name, cells in self.rows:
             table.add_row(name, *(cells[index - 1].text for index in shown[1:]))
         return table
