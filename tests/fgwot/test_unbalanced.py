@@ -13,7 +13,7 @@ from problems import random_case
 import fgwot
 from fgwot import reference
 
-fgw = fgwot.unbalanced_fused_gromov_wasserstein
+fgw = fgwot.fused_gromov_wasserstein
 INF = float("inf")
 MASS_3, MASS_6 = torch.ones(3, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64)
 PRICES = [1.0, (0.3, 2.0), (INF, 0.5), (0.5, INF), (INF, 0.0), (0.0, 0.7), (50.0, 50.0)]
@@ -181,7 +181,10 @@ def test_float32_and_restart():
         ({"rho": -1.0}, ValueError, r"rho must lie in \[0, inf\]"),
         ({"rho": (0.0, 0.0)}, ValueError, "zero on both sides"),
         ({"rho": (1.0, 1.0, 1.0)}, ValueError, "pair"),
-        ({"rho": torch.ones(3)}, ValueError, "broadcast"),
+        ({"rho": torch.ones(3), "epsilon": torch.ones(2)}, ValueError, "broadcast"),
+        ({"rho": 1.0, "mass": 1.0}, ValueError, "give one"),
+        ({"rho": 1.0, "adjoint": "implicit"}, ValueError, "envelope"),
+        ({"rho": 1.0, "plan": "lazy"}, ValueError, "lazy"),
         ({"rho": (torch.tensor(INF), torch.tensor(INF)), "p": MASS_3, "q": MASS_6}, ValueError, "equal mass"),
         ({"rho": 1.0, "init": 3}, TypeError, "init"),
         ({"rho": 1.0, "max_iter": 0}, ValueError, "max_iter"),
