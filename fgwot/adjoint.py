@@ -121,7 +121,9 @@ def _by_marginals(problem: Problem, result: Result) -> tuple[Tensor, Tensor]:
     """Derivatives (B, n), (B, m) of the minimised objective in p and q."""
     if problem.rho is not None:
         sides = zip(problem.rho, (problem.p, problem.q), (result.T.sum(-1), result.T.sum(-2)), strict=True)
-        by_p, by_q = (torch.where(marginal > 0, rho[:, None] * (1 - sums / marginal), 0) for rho, marginal, sums in sides)
+        by_p, by_q = (
+            torch.where(marginal > 0, rho[:, None] * (1 - sums / marginal), 0) for rho, marginal, sums in sides
+        )
         exact1, exact2 = (rho.isinf()[:, None] for rho in problem.rho)
         return torch.where(exact1, result.f, by_p).detach(), torch.where(exact2, result.g, by_q).detach()
     if problem.mass is not None:

@@ -74,7 +74,8 @@ class Call:
         Raises
         ------
         TypeError, ValueError
-            If the solver, its limits, or what is asked of the marginals are bad. The tensors are looked at by `fgwot.problem.Problem`.
+            If the solver, its limits, or what is asked of the marginals are bad. The tensors are looked at by
+            `fgwot.problem.Problem`.
         """
         if alpha is None:
             alpha = 1.0 if M is None else 0.5

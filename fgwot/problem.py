@@ -167,8 +167,9 @@ class Problem(Selectable):
         t = dict(zip(self.named, tensors, strict=True))
         C1, C2 = (t[C] if C in t else LowRank(t[f"{C}.A"], t[f"{C}.B"]) for C in ("C1", "C2"))
         rho = None if self.rho is None else (t["rho1"], t["rho2"])
-        own = {name: t[name] for name in ("M", "p", "q", "alpha", "epsilon")}
-        return replace(self, **own, C1=C1, C2=C2, rho=rho, mass=t.get("mass"), batch_shape=t["alpha"].shape)
+        M, p, q, alpha, epsilon = (t[name] for name in ("M", "p", "q", "alpha", "epsilon"))
+        new = replace(self, M=M, C1=C1, C2=C2, p=p, q=q, alpha=alpha, epsilon=epsilon, batch_shape=alpha.shape)
+        return replace(new, rho=rho, mass=t.get("mass"))
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """C1 and C2 as tensors.

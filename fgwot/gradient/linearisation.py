@@ -10,7 +10,6 @@ at twice the speed, and the solver recomputes G in float64 before their accumula
 
 from copy import copy
 from dataclasses import dataclass
-from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -27,33 +26,6 @@ _LARGE = 200**2  # plan entries from which float32 increments pay
 _SMALL_ALPHA = 0.05  # from which G says little about the quadratic term
 # Error of an increment per |change|_1, alpha / epsilon and largest entries of h1 and h2; a test holds it to that.
 _SINGLE_ROUNDING = 2e-9
-
-
-class Gradient(Protocol):
-    """The gradient of the energy, divided by epsilon (B,), as the iteration needs it."""
-
-    epsilon: Tensor
-
-    @property
-    def linear(self) -> Tensor:
-        """Its part that does not depend on the plan."""
-
-    def __call__(self, T: Tensor) -> Tensor:
-        """Gradient at T (B, n, m)."""
-
-    def product(self, marginals: Marginals) -> Tensor:
-        """Gradient at p q'."""
-
-    def follow(
-        self, G: Tensor, T: Tensor, delta: Tensor, change: Tensor, drift: Tensor, tol: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient at T, from G at T - delta; see `Linearisation`."""
-
-    def shift(self, marginals: Marginals) -> tuple[Tensor, Tensor]:
-        """Row and column part that are left out, not divided by epsilon."""
-
-    def select(self, index: Tensor) -> Self:
-        """Return the gradient of some problems."""
 
 
 class Linearisation(Selectable):
@@ -266,9 +238,7 @@ class Complete(Batch):
         """Gradient at the plan p q'."""
         return self(marginals.p[:, :, None] * marginals.q[:, None, :])
 
-    def follow(
-        self, G: Tensor, T: Tensor, delta: Tensor, change: Tensor, drift: Tensor, tol: Tensor  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def follow(self, G: Tensor, T: Tensor, _delta: Tensor, change: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient at T, how it has changed, and no drift."""
         new = self(T)
         return new, new - G, torch.zeros_like(change)
@@ -276,6 +246,9 @@ class Complete(Batch):
     def shift(self, marginals: Marginals) -> tuple[Tensor, Tensor]:
         """Nothing."""
         return torch.zeros_like(marginals.p), torch.zeros_like(marginals.q)
+
+
+Gradient = Linearisation | Complete
 
 
 def gradient(problem: Problem) -> Gradient:

@@ -6,14 +6,14 @@ For costs X, already divided by epsilon,
 
 is solved by T = exp(f (+) g + h - X) with multipliers f <= 0 and g <= 0, zero where a bound does not bind, and h of the
 mass (Benamou, Carlier, Cuturi, Nenna and Peyré 2015, section 5). For every g the best f and h are known: rows of the
-kernel R = exp(g - X) 1, scaled by exp(h) and cut off at p, have the mass s. What remains is concave in g; its gradient is
-q - c with c = T' 1, and its Hessian -S with
+kernel R = exp(g - X) 1, scaled by exp(h) and cut off at p, have the mass s. What remains is concave in g, with gradient
+q - c, c = T' 1, and Hessian -S,
 
     S = diag(c) - T_b' diag(1 / p_b) T_b - w w' / (1' w),      w = c - T_b' 1,
 
 T_b being the rows at their bound. Newton's method is projected on g <= 0 (Bertsekas 1982) and takes turns with sweeps,
-which find the best g and h for given f; what it does not solve is annealed, solved at scales of X that grow to 1. As g + t with h - t is the same plan, and better, the largest g is zero:
-y = g + h, which the plan needs, says both.
+which find the best g and h for given f; what it does not solve is annealed, solved at scales of X that grow to 1. As
+g + t with h - t is the same plan, and better, the largest g is zero: y = g + h, which the plan needs, says both.
 """
 
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ def _solve(X: Tensor, bounds: Bounds, dual: "_Dual", tol: Tensor, steps: int) ->
 def _anneal(X: Tensor, bounds: Bounds, tol: Tensor) -> "_Dual":
     """Solve at scales of X that grow to 1, each from the last: the hotter problem is the smoother one."""
     spread = X.amax((-2, -1)) - X.amin((-2, -1))
-    scale = (5 / spread).clamp(max=1)
+    scale = (5 / spread).nan_to_num(1.0).clamp(max=1)
     g = torch.zeros_like(bounds.q)
     while True:
         scaled = scale[:, None, None] * X
@@ -90,7 +90,7 @@ def _anneal(X: Tensor, bounds: Bounds, tol: Tensor) -> "_Dual":
 
 
 def split(y: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """g (B, m) and h (B,) of y = g + h: the largest g where there is mass is zero."""
+    """G (B, m) and h (B,) of y = g + h: the largest g where there is mass is zero."""
     h = y.masked_fill(q == 0, -torch.inf).amax(-1)
     return torch.where(q > 0, y - h[:, None], 0), h
 
@@ -136,14 +136,14 @@ def _cut_off(log_bounds: Tensor, log_sums: Tensor, mass: Tensor) -> tuple[Tensor
 
     Sums whose bound comes first are cut off first: in that order, mass that is reached when the k-th is.
     """
-    reached, order = (log_bounds - log_sums).nan_to_num(torch.inf).sort(-1)
+    reached, order = (log_bounds - log_sums).nan_to_num(-torch.inf).sort(-1)  # what has no mass comes first
     bounds, sums = log_bounds.exp().gather(-1, order), log_sums.gather(-1, order)
     cut = bounds.cumsum(-1)
     left = sums.flip(-1).logcumsumexp(-1).flip(-1)  # log of the sums from the k-th on
     after = torch.cat((left[:, 1:], torch.full_like(left[:, :1], -torch.inf)), -1)
-    there = (bounds > 0) & (cut + (reached + after).exp() <= mass[:, None])
-    # The last with mass is never said to be cut off: it takes what is left, up to its bound.
-    count = torch.minimum(there.sum(-1, keepdim=True), (bounds > 0).sum(-1, keepdim=True) - 1)
+    there = cut + (reached + after).exp() <= mass[:, None]
+    # The last is never said to be cut off: it takes what is left, up to its bound.
+    count = there.sum(-1, keepdim=True).clamp(max=bounds.shape[-1] - 1)
     before = torch.cat((torch.zeros_like(cut[:, :1]), cut), -1).gather(-1, count)
     rest = (mass[:, None] - before).clamp_min(torch.finfo(mass.dtype).tiny)
     h = rest.log() - left.gather(-1, count)

@@ -1,4 +1,6 @@
-r"""What a step of the guarded iteration minimises: for costs X, divided by epsilon,
+r"""What a step of the guarded iteration minimises.
+
+For costs X, divided by epsilon, it is
 
     min_T <X, T> - H(T) + theta R(T)
 
@@ -34,7 +36,7 @@ class Inner(Batch, ABC):
     @property
     @abstractmethod
     def marginals(self) -> Marginals:
-        """p and q."""
+        """P and q."""
 
     @abstractmethod
     def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
@@ -76,13 +78,13 @@ class Balanced(Inner):
     marginals: Marginals
     moving = False
 
-    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:  # noqa: ARG002
+    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
         return sinkhorn(X, self.marginals, g, tol)
 
     def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
         return sinkhorn(X, self.marginals, g, tol)
 
-    def mass(self, T: Tensor) -> float:  # noqa: ARG002
+    def mass(self, T: Tensor) -> float:
         return 1.0
 
     def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
@@ -92,10 +94,10 @@ class Balanced(Inner):
             return ((energy - X) * T).sum((-2, -1)) + (plan.f * p).sum(-1) + (plan.g * q).sum(-1)
         return (energy * T).sum((-2, -1)) - (plan.g * (T.sum(-2) - q)).sum(-1) / theta
 
-    def size(self, objective: Tensor, plan: Coupling) -> Tensor:  # noqa: ARG002
+    def size(self, objective: Tensor, plan: Coupling) -> Tensor:
         return (self.marginals.p * plan.f.abs()).sum(-1) + (self.marginals.q * plan.g.abs()).sum(-1)
 
-    def potentials(self, plan: Coupling) -> float:  # noqa: ARG002
+    def potentials(self, plan: Coupling) -> float:
         return 0.0
 
 
@@ -126,7 +128,7 @@ class Priced(Inner):
     def mass(self, T: Tensor) -> Tensor:
         return _mass(T)
 
-    def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:  # noqa: ARG002
+    def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
         T, s = plan.T, self.sides
         paid = priced(s.r1[:, 0], T.sum(-1), s.p) + priced(s.r2[:, 0], T.sum(-2), s.q)
         gap = torch.where(s.r2.isinf() & (s.q > 0), plan.g * (T.sum(-2) - s.q), 0).sum(-1)
@@ -141,7 +143,7 @@ class Priced(Inner):
     def potentials(self, plan: Coupling) -> Tensor:
         return _weighted(plan)
 
-    def marginal_error(self, T: Tensor, error: Tensor) -> Tensor:  # noqa: ARG002
+    def marginal_error(self, T: Tensor, error: Tensor) -> Tensor:
         s, zero = self.sides, 0 * error
         rows = torch.where(s.r1[:, 0].isinf(), (T.sum(-1) - s.p).abs().sum(-1), zero)
         columns = torch.where(s.r2[:, 0].isinf(), (T.sum(-2) - s.q).abs().sum(-1), zero)
@@ -159,7 +161,7 @@ class Partial(Inner):
     def marginals(self) -> Marginals:
         return Marginals(self.bounds.p, self.bounds.q)
 
-    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:  # noqa: ARG002
+    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
         return _per_mass(bounded(X, self.bounds, g, tol))
 
     def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
@@ -168,7 +170,7 @@ class Partial(Inner):
     def mass(self, T: Tensor) -> Tensor:
         return _mass(T)
 
-    def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:  # noqa: ARG002
+    def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
         T, b = plan.T, self.bounds
         g, h = split(plan.g, b.q)
         missed = (g * (T.sum(-2) - b.q)).sum(-1) + h * (T.sum((-2, -1)) - b.mass)

@@ -139,7 +139,7 @@ def _newton_step(X: Tensor, sides: Sides, dual: _Dual) -> _Dual:
 
 
 def priced(rho: Tensor, sums: Tensor, marginal: Tensor) -> Tensor:
-    """rho KL(sums | marginal) (B,); nothing for an exact side, which has none, and for a free one."""
+    """Return rho KL(sums | marginal) (B,); nothing for an exact side, which has none, and for a free one."""
     divergence = (torch.xlogy(sums, sums) - torch.xlogy(sums, marginal) - sums + marginal).sum(-1)
     paid = (rho > 0) & ~rho.isinf()
     return torch.where(paid, rho, 0) * torch.where(paid, divergence, 0).nan_to_num(0.0)

@@ -7,8 +7,8 @@ G(T) is the gradient of E divided by epsilon; terms that only shift the potentia
 
 is X+ = X + theta (G(T_k) - X) with theta = epsilon / (epsilon + lambda): KL damping is averaging in X. Without the
 entropy (proximal point) it is X+ = X + theta G(T_k), where theta may exceed 1. A step that would raise the objective is
-taken back and halved; a theta small enough descends, whatever C1 and C2. Where marginals are paid for or bounded instead
-of met, X = -log T_k, and their price counts theta times.
+taken back and halved; a theta small enough descends, whatever C1 and C2. Where marginals are paid for or bounded, not
+met, X = -log T_k, and their price counts theta times.
 """
 
 from dataclasses import dataclass, replace
@@ -39,9 +39,9 @@ class _State(Batch):
     """Where each unfinished problem stands; every tensor starts with the batch dimension.
 
     T = exp(f (+) g - X) has marginal error `error`; `warm` is the guess of g for the next plan. `change` is
-    |T - T_previous|_1 / theta, an estimate of the residual, relative to the mass as all errors are; `best` is what it was when it last fell by a tenth, and
-    `idle` counts the steps since that, or the objective, made progress; `drift` bounds the effect on the plan of what
-    float32 increments have added to the rounding of G.
+    |T - T_previous|_1 / theta, an estimate of the residual, relative to the mass as all errors are; `best` is what it
+    was when it last fell by a tenth, and `idle` counts the steps since that, or the objective, made progress; `drift`
+    bounds the effect on the plan of what float32 increments have added to the rounding of G.
     """
 
     X: Tensor
@@ -59,9 +59,7 @@ class _State(Batch):
     drift: Tensor
 
 
-def guarded(
-    solver: Solver, linearise: Gradient, inner: Inner, start: Start, tol: float | None, steps: range
-) -> Result:
+def guarded(solver: Solver, linearise: Gradient, inner: Inner, start: Start, tol: float | None, steps: range) -> Result:
     """Iterate with a guard on the objective; `steps` numbers the iterations."""
     iteration = _Iteration.begin(solver, linearise, inner, start, tol)
     index = torch.arange(len(start.X), device=start.X.device)

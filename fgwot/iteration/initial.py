@@ -111,14 +111,14 @@ def shaped_plan(plan: Tensor, problem: Problem) -> Tensor:
 
 
 def _checked(T: Tensor) -> Tensor:
-    """T, or what is wrong with the values of a user's plan."""
+    """Return T, or say what is wrong with the values of a user's plan."""
     if not bool((T.isfinite() & (T >= 0)).all()):
         raise ValueError("init must be a plan with finite, non-negative entries")
     return T
 
 
 def _product(problem: Problem) -> Tensor:
-    """p q' of the mass of the plan, or of the geometric mean of both masses."""
+    """Return p q' of the mass of the plan, or of the geometric mean of both masses."""
     p, q = problem.p, problem.q
     product = p.sum(-1) * q.sum(-1)
     scale = product.rsqrt() if problem.mass is None else problem.mass / product

@@ -197,9 +197,7 @@ def test_without_entropy_the_linear_case_agrees_with_pot():
     case = random_case(13, max_points=8, kind="euclidean", epsilon=(0.1, 0.3))
     options = {"alpha": 0.0, "epsilon": 0.05, "solver": fgwot.ProximalPoint(), "max_iter": 5000}
     ours = fgw(*case.tensors(), rho=(0.7, 0.4), **options)
-    theirs = ot.unbalanced.mm_unbalanced(
-        case.p, case.q, case.M, (0.7, 0.4), div="kl", stopThr=1e-13, numItermax=10**5
-    )
+    theirs = ot.unbalanced.mm_unbalanced(case.p, case.q, case.M, (0.7, 0.4), div="kl", stopThr=1e-13, numItermax=10**5)
     np.testing.assert_allclose(ours.plan, theirs, atol=1e-4)
 
 
