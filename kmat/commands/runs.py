@@ -1,38 +1,30 @@
-"""The commands, each a dataclass whose fields are its options."""
+"""Commands that do one run, or use what it has learned."""
 
-import os
 import sys
-import warnings
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
-from tyro.conf import CascadeSubcommandArgs, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
+from tyro.conf import OmitArgPrefixes, Positional
 
-from kmat import atomic
-from kmat import run as runs
-from kmat.backbone import find_device, load_backbone
-from kmat.commands.data import CheckData, Tasks
-from kmat.commands.descriptions import Descriptions
-from kmat.commands.grids import Ablate, Bench, Demo, Report, Shots
-from kmat.config import PUBLISHED, RunConfig
-from kmat.console import AS_STORED, counted, encode_with, err, note, one_line, out, plain_table, show_banner
-from kmat.errors import UserError, WriteError, explain
-from kmat.evaluation import intervals
-from kmat.features import FeatureCache
-from kmat.moved import own_task
-from kmat.predict import find_images, predict
-from kmat.predictions import as_csv
-from kmat.prompts import MODALITIES
-from kmat.run import Evaluation
-from kmat.rundir import RunDir, slug
-from kmat.signals import Terminated, terminable
+from kmat.console import AS_STORED, counted, encode_with, err, note, out, plain_table, show_banner
+from kmat.errors import UserError, WriteError
+from kmat.modalities import MODALITIES
+from kmat.model.backbone import find_device, load_backbone
+from kmat.model.features import FeatureCache
+from kmat.runs import run as runs
+from kmat.runs.config import PUBLISHED, RunConfig
+from kmat.runs.evaluation import intervals
+from kmat.runs.folder import RunDir, slug
+from kmat.runs.moved import own_task
+from kmat.runs.predict import find_images, predict
+from kmat.runs.predictions import as_csv
+from kmat.runs.run import Evaluation
+from kmat.runs.training import Schedule
+from kmat.storage import atomic
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Task
 from kmat.tasks.window import check_window
-from kmat.training import Schedule
 
 ITS_OWN = "its own"
 
@@ -162,69 +154,6 @@ class Predict:
         else:
             encode_with(AS_STORED, sys.stdout)
             sys.stdout.write(table)
-
-
-Command = (
-    Annotated[Demo, subcommand("demo")]
-    | Annotated[Train, subcommand("train")]
-    | Annotated[Evaluate, subcommand("evaluate")]
-    | Annotated[Predict, subcommand("predict")]
-    | Annotated[Tasks, subcommand("tasks")]
-    | Annotated[CheckData, subcommand("check-data")]
-    | Annotated[Descriptions, subcommand("descriptions")]
-    | Annotated[Bench, subcommand("bench")]
-    | Annotated[Shots, subcommand("shots")]
-    | Annotated[Ablate, subcommand("ablate")]
-    | Annotated[Report, subcommand("report")]
-)
-
-_GOES_ON = {
-    Train: "; the same command with --resume goes on from the last finished epoch",
-    **dict.fromkeys((Demo, Bench, Shots, Ablate), "; the same command goes on from the last finished epochs"),
-}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code. Whatever the user can mend is one line on stderr."""
-    encode_with("backslashreplace", sys.stdout, sys.stderr)
-    command: Callable[[], None] | None = None
-    try:
-        with terminable(), warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
-            command = tyro.cli(
-                Command,
-                prog="kmat",
-                description="K-MaT: prompt learning across imaging modalities.",
-                args=arguments,
-                config=(CascadeSubcommandArgs, OmitSubcommandPrefixes),
-            )
-            command()
-            sys.stdout.flush()
-    except UserError as error:
-        return _fail(str(error))
-    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
-        _drop_output()
-        return 1
-    except OSError as error:
-        if error.filename is None:
-            _drop_output()
-            return _fail(f"cannot write to standard output: {explain(error)}")
-        return _fail(explain(error))
-    except KeyboardInterrupt as stop:
-        err.print(f"interrupted{_GOES_ON.get(type(command), '')}", style="red", highlight=False)
-        return 143 if isinstance(stop, Terminated) else 130
-    return 0
-
-
-def _fail(message: str) -> int:
-    """Say in one line what went wrong; returns the exit code."""
-    err.print(f"error: {one_line(message)}", style="red", highlight=False)
-    return 1
-
-
-def _drop_output() -> None:
-    """Keep Python from writing, and failing, once more when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _load(run: Path, backbone: str | None, device: str) -> runs.TrainedRun:
