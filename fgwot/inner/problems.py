@@ -75,27 +75,31 @@ class Inner(Batch, ABC):
 class Balanced(Inner):
     """Couplings of p and q, of mass one."""
 
-    marginals: Marginals
+    exact: Marginals
     moving = False
 
+    @property
+    def marginals(self) -> Marginals:
+        return self.exact
+
     def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
-        return sinkhorn(X, self.marginals, g, tol)
+        return sinkhorn(X, self.exact, g, tol)
 
     def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
-        return sinkhorn(X, self.marginals, g, tol)
+        return sinkhorn(X, self.exact, g, tol)
 
     def mass(self, T: Tensor) -> float:
         return 1.0
 
     def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
-        (p, q), T = (self.marginals.p, self.marginals.q), plan.T
+        (p, q), T = (self.exact.p, self.exact.q), plan.T
         if entropic:
             # log T = f (+) g - X, and the Lagrangian term turns <g, T' 1> into <g, q>.
             return ((energy - X) * T).sum((-2, -1)) + (plan.f * p).sum(-1) + (plan.g * q).sum(-1)
         return (energy * T).sum((-2, -1)) - (plan.g * (T.sum(-2) - q)).sum(-1) / theta
 
     def size(self, objective: Tensor, plan: Coupling) -> Tensor:
-        return (self.marginals.p * plan.f.abs()).sum(-1) + (self.marginals.q * plan.g.abs()).sum(-1)
+        return (self.exact.p * plan.f.abs()).sum(-1) + (self.exact.q * plan.g.abs()).sum(-1)
 
     def potentials(self, plan: Coupling) -> float:
         return 0.0
