@@ -12,7 +12,6 @@ from fgwot.solvers import MirrorDescent, ProximalPoint
 from fgwot.streamed.plan import LazyPlan
 from fgwot.structure import LowRank
 from fgwot.tensor_term import tensor_term
-from fgwot.unbalanced import unbalanced_fused_gromov_wasserstein
 
 __all__ = [
     "Adjoint",
@@ -37,6 +36,5 @@ __all__ = [
     "gromov_wasserstein",
     "huber",
     "tensor_term",
-    "unbalanced_fused_gromov_wasserstein",
 ]
 __version__ = "0.1.0"

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from fgwot.gradient.linearisation import Linearisation
+from fgwot.inner.partial import split
+from fgwot.inner.relaxed import priced
 from fgwot.iteration.result import Result
 from fgwot.losses import GroundLoss
 from fgwot.operations import folded, once, without_autocast
@@ -73,6 +75,8 @@ def differentiable(problem: Problem, result: Result, solver: Solver, adjoint: st
     values = envelope_values(problem, result, solver.entropic)
     if isinstance(adjoint, Envelope):
         return result.T, values
+    if problem.moving:
+        raise ValueError("plans with rho or mass are not differentiated; use adjoint='envelope'")
     if not solver.entropic:
         raise ValueError("ProximalPoint has no smooth plan to differentiate; use adjoint='envelope' or MirrorDescent")
     if isinstance(adjoint, Implicit):
@@ -93,20 +97,50 @@ def envelope_values(problem: Problem, result: Result, entropic: bool) -> _Values
     - dJ/dM = (1 - alpha) T;  dJ/dC1, dJ/dC2 = alpha times the adjoint contraction of <L (x) T, T>
     - dJ/dp = f, dJ/dq = g (the potentials, up to one constant)
     - dJ/dalpha = <L (x) T, T> - <M, T>;  dJ/depsilon = -H(T)
+    - of a side with a price: dJ/dp = rho (1 - T 1 / p), dJ/drho = KL(T 1 | p)
+    - of plans of a given mass: dJ/dp = f, dJ/dq = g - max g, dJ/dmass = max g, where the largest multiplier g is zero
 
     Exact for the value. Cost and parts get the same partial derivatives in M, C1, C2 and alpha with the plan
     held fixed, which ignores how the plan moves.
     """
     p, T, quad = problem, result.T, result.value_quad
-    args = (p.p, p.q, p.alpha, p.epsilon, T, result.f, result.g)
+    by_p, by_q = _by_marginals(problem, result)
+    args = (p.p, p.q, p.alpha, p.epsilon, T, by_p, by_q)
+    asked = _asked(problem, result)
     if isinstance(p.C1, LowRank) and isinstance(p.C2, LowRank):
         quad = low_rank_quadratic(p.C1, p.C2, T)
         value, cost, linear, fixed, _ = _Envelope.apply(p.M, None, None, *args, quad.detach(), p.loss, entropic)
         moved = quad - fixed  # zero, with the gradients in the factors
         weighted = p.alpha.detach() * moved
-        return value + weighted, cost + weighted, linear, fixed + moved
-    values: _Values = _Envelope.apply(p.M, *p.dense(), *args, quad, p.loss, entropic)[:4]
-    return values
+        return value + weighted + asked, cost + weighted, linear, fixed + moved
+    value, *rest, _ = _Envelope.apply(p.M, *p.dense(), *args, quad, p.loss, entropic)
+    return value + asked, *rest
+
+
+def _by_marginals(problem: Problem, result: Result) -> tuple[Tensor, Tensor]:
+    """Derivatives (B, n), (B, m) of the minimised objective in p and q."""
+    if problem.rho is not None:
+        sides = zip(problem.rho, (problem.p, problem.q), (result.T.sum(-1), result.T.sum(-2)), strict=True)
+        by_p, by_q = (
+            torch.where(marginal > 0, rho[:, None] * (1 - sums / marginal), 0) for rho, marginal, sums in sides
+        )
+        exact1, exact2 = (rho.isinf()[:, None] for rho in problem.rho)
+        return torch.where(exact1, result.f, by_p).detach(), torch.where(exact2, result.g, by_q).detach()
+    if problem.mass is not None:
+        return result.f, split(result.g, problem.q)[0].detach()
+    return result.f, result.g
+
+
+def _asked(problem: Problem, result: Result) -> Tensor | float:
+    """What is paid for marginals, with its derivative in rho; for a given mass zero, with the derivative in that."""
+    T = result.T
+    if problem.rho is not None:
+        sides = zip(problem.rho, (T.sum(-1), T.sum(-2)), (problem.p.detach(), problem.q.detach()), strict=True)
+        one, two = (priced(rho, sums, marginal) for rho, sums, marginal in sides)
+        return one + two
+    if problem.mass is not None:
+        return split(result.g, problem.q)[1].detach() * (problem.mass - problem.mass.detach())
+    return 0.0
 
 
 def with_quadratic(problem: Problem, result: Result) -> Result:

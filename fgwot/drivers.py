@@ -15,7 +15,7 @@ from fgwot.batch import broadcast, flatten
 from fgwot.iteration.initial import Init, MultiInit
 from fgwot.losses import BY_NAME, GroundLoss
 from fgwot.operations import transformed
-from fgwot.problem import Weight, computed_in
+from fgwot.problem import Problem, Weight, computed_in
 from fgwot.solution import Solution
 from fgwot.solvers import MirrorDescent, Solver
 from fgwot.streamed.plan import stored
@@ -46,6 +46,8 @@ class Call:
     max_iter: int
     tol: float | None
     plan: str | None = None
+    rho: tuple[Weight, Weight] | None = None
+    mass: Weight | None = None
     low_rank: LowRank | None = None  # M where it is none; then `M` is None until it is `built`
 
     @staticmethod
@@ -64,13 +66,16 @@ class Call:
         max_iter: int = 1000,
         tol: float | None = None,
         plan: str | None = None,
+        rho: Weight | tuple[Weight, Weight] | None = None,
+        mass: Weight | None = None,
     ) -> "Call":
         """Fill in the defaults and check the numbers of the iteration.
 
         Raises
         ------
         TypeError, ValueError
-            If the solver or its limits are bad. The tensors are looked at by `fgwot.problem.Problem`.
+            If the solver, its limits, or what is asked of the marginals are bad. The tensors are looked at by
+            `fgwot.problem.Problem`.
         """
         if alpha is None:
             alpha = 1.0 if M is None else 0.5
@@ -86,7 +91,21 @@ class Call:
         low_rank = None
         if isinstance(M, LowRank):
             low_rank, M = _checked(M), None
-        return Call(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan, low_rank)
+        prices = _prices(rho)
+        if prices is not None and mass is not None:
+            raise ValueError("rho pays for marginals, mass bounds them: give one of them")
+        rest = (alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan, prices, mass, low_rank)
+        return Call(M, C1, C2, p, q, *rest)
+
+    def problem(self) -> Problem:
+        """Check types and shapes of the tensors, and give them one batch dimension."""
+        c = self
+        return Problem.build(c.M, c.C1, c.C2, c.p, c.q, c.alpha, c.epsilon, c.loss, c.rho, c.mass)
+
+    @property
+    def moving(self) -> bool:
+        """Whether plans may have other marginals than p and q."""
+        return self.rho is not None or self.mass is not None
 
     def built(self) -> "Call":
         """The same call with M, and a plan to start with, as tensors."""
@@ -141,6 +160,17 @@ class Call:
         if isinstance(init, Solution):
             potential = flatten(init.potentials[1].detach().to(plan.dtype).expand(*batch, m), 1, batch)
         return plan, potential
+
+
+def _prices(rho: Weight | tuple[Weight, Weight] | None) -> tuple[Weight, Weight] | None:
+    """One price per side; None if both are known to be exact."""
+    if rho is None:
+        return None
+    sides = rho if isinstance(rho, tuple) else (rho, rho)
+    if len(sides) != 2:
+        raise ValueError(f"rho must be a number, a tensor or a pair of them, got {len(sides)} values")
+    exact = all(not isinstance(side, Tensor) and side == float("inf") for side in sides)
+    return None if exact else sides
 
 
 def _checked(M: LowRank) -> LowRank:
@@ -261,6 +291,8 @@ def _against_a_lazy_plan(call: Call) -> str | None:
     if call.M is not None:
         return "a dense M: use fgwot.LowRank, for example LowRank.squared_distances(x, y)"
     loss, adjoint, init = call.loss, call.adjoint, call.init
+    if call.moving:
+        return "rho or mass: its marginals are exact"
     if loss not in ("square", BY_NAME["square"]):
         return f"the {getattr(loss, 'name', loss)} loss: costs of low rank need the square loss"
     if call.solver != MirrorDescent():
@@ -322,6 +354,8 @@ def _against_options(call: Call) -> str | None:
         return f"adjoint={adjoint!r}; it knows envelope gradients"
     if isinstance(call.init, MultiInit):
         return "a MultiInit; it starts once"
+    if call.moving:
+        return "rho or mass; it knows exact marginals"
     if call.max_iter == 1:
         return "max_iter=1; its last step is torch's"
     if call.M is None and isinstance(alpha, Tensor):

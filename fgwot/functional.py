@@ -36,6 +36,8 @@ def fused_gromov_wasserstein(
     *,
     alpha: Weight | None = None,
     epsilon: Weight = 0.05,
+    rho: Weight | tuple[Weight, Weight] | None = None,
+    mass: Weight | None = None,
     loss: str | GroundLoss = "square",
     solver: Solver | None = None,
     adjoint: str | Adjoint = "envelope",
@@ -54,6 +56,11 @@ def fused_gromov_wasserstein(
 
     over couplings T of p and q. J is not convex: the result depends on `init`.
 
+    Marginals need not be met. With prices `rho`, T may be any plan and
+    :math:`\rho_1 \mathrm{KL}(T 1 | p) + \rho_2 \mathrm{KL}(T^\top 1 | q)` is added to J, with
+    :math:`\mathrm{KL}(a|b) = \sum a \log(a/b) - a + b`: unbalanced problems, and semi-relaxed ones if one price is
+    infinite. With `mass` T has that mass, :math:`T 1 \le p` and :math:`T^\top 1 \le q`: partial problems.
+
     Small problems are solved as a whole where Numba (on the CPU) or Triton (on CUDA) is installed: the same iteration
     and the same certificate, many times faster. `fgwot.backend` switches that off, `fgwot.explain` tells what is used.
 
@@ -65,21 +72,26 @@ def fused_gromov_wasserstein(
         Structures, symmetric or not; both of low rank cost O(n m r), for the square loss. Leading shapes of all
         arguments broadcast to the batch shape.
     p, q : Tensor (..., n), (..., m), optional
-        Marginals of equal mass; uniform by default. Points of zero mass change nothing, which makes ragged
-        batches possible by padding.
+        Marginals of equal mass, with `rho` or `mass` of any; uniform by default. Points of zero mass change nothing,
+        which makes ragged batches possible by padding.
     alpha : float or Tensor (...), optional
         Weight of the quadratic term, in [0, 1]. By default 0.5, and 1 without M.
     epsilon : float or Tensor (...)
         Weight of the entropy, in units of the costs; positive.
+    rho : float or Tensor (...), or a pair of them, optional
+        Price of a marginal, in units of the costs: infinity makes it exact, zero free. Not zero on both sides.
+    mass : float or Tensor (...), optional
+        Mass of the plan, positive, at most that of p and of q. Not with `rho`.
     loss : str or GroundLoss
         L: "square", "kl", "abs", "huber" or your own.
     solver : MirrorDescent or ProximalPoint, optional
         MirrorDescent() by default. ProximalPoint() drops the entropy from J; epsilon is then only its step.
     adjoint : str or Adjoint
         "envelope" (exact for value; the plan is detached), "implicit" (also differentiates the plan and all that
-        is computed from it) or "unrolled".
+        is computed from it) or "unrolled". With `rho` or `mass` only "envelope".
     init : Tensor, Solution or MultiInit, optional
-        First plan, or a previous solution to continue from; p q^T by default.
+        First plan, or a previous solution to continue from; p q^T by default, scaled to the mass of the plan or, with
+        `rho`, to the geometric mean of both masses.
     max_iter : int
         Outer iterations.
     tol : float, optional
@@ -114,6 +126,10 @@ def fused_gromov_wasserstein(
     ----------
     Vayer, Chapel, Flamary, Tavenard and Courty, "Fused Gromov-Wasserstein distance for structured objects", 2020.
     Peyré, Cuturi and Solomon, "Gromov-Wasserstein averaging of kernel and distance matrices", ICML 2016.
+    Vincent-Cuaz, Flamary, Corneli, Vayer and Courty, "Semi-relaxed Gromov-Wasserstein divergence", ICLR 2022.
+    Chapel, Alaya and Gasso, "Partial optimal transport with applications on positive-unlabeled learning", NeurIPS 2020.
+    Séjourné, Vialard and Peyré, "The unbalanced Gromov Wasserstein distance", NeurIPS 2021: its divergence is that of
+    product measures, the one here the plain one.
 
     Examples
     --------
@@ -123,8 +139,18 @@ def fused_gromov_wasserstein(
     >>> sol = fused_gromov_wasserstein(torch.cdist(x, y), torch.cdist(x, x), torch.cdist(y, y), epsilon=0.02)
     >>> sol.plan.argmax(1).tolist(), bool(sol.converged)
     ([1, 2, 0], True)
+
+    Far apart, little mass is worth moving; or as much is moved as is asked for:
+
+    >>> C = torch.cdist(x, x)
+    >>> sol = fused_gromov_wasserstein(torch.cdist(x, x + 9), C, C, rho=1.0, epsilon=0.1)
+    >>> bool(sol.plan.sum() < 0.5)
+    True
+    >>> sol = fused_gromov_wasserstein(torch.cdist(x, x + 9), C, C, mass=0.6)
+    >>> round(sol.plan.sum().item(), 6)
+    0.6
     """
-    call = Call.of(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan)
+    call = Call.of(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan, rho, mass)
     if against_streaming(call) is None:
         found = streamed_solve(call, validate)
         warn(found.status, found.residual)
@@ -143,6 +169,8 @@ def gromov_wasserstein(
     q: Tensor | None = None,
     *,
     epsilon: Weight = 0.05,
+    rho: Weight | tuple[Weight, Weight] | None = None,
+    mass: Weight | None = None,
     loss: str | GroundLoss = "square",
     solver: Solver | None = None,
     adjoint: str | Adjoint = "envelope",
@@ -171,6 +199,8 @@ def gromov_wasserstein(
         q,
         alpha=1.0,
         epsilon=epsilon,
+        rho=rho,
+        mass=mass,
         loss=loss,
         solver=solver,
         adjoint=adjoint,
@@ -185,7 +215,7 @@ def gromov_wasserstein(
 def _torch_solve(call: Call, whole: Solution | None, validate: bool) -> Solution:
     """Solve in torch: everything, or what a whole solve has left open."""
     solver, init, tol, max_iter = call.solver, call.init, call.tol, call.max_iter
-    problem = Problem.build(call.M, call.C1, call.C2, call.p, call.q, call.alpha, call.epsilon, call.loss)
+    problem = call.problem()
     first, count = tensors_of(init, problem), len(problem.tensors)
     begun = None if whole is None else _flattened(problem, whole)
 

@@ -20,7 +20,7 @@ class FGWLoss(nn.Module):
 
     Parameters
     ----------
-    alpha, epsilon, loss, solver, max_iter, tol
+    alpha, epsilon, loss, solver, rho, mass, max_iter, tol
         As in `fgwot.fused_gromov_wasserstein`.
     returns : {"value", "cost"}
         "value" is J, whose envelope gradient is exact. "cost" leaves the entropy out and has the gradient of E
@@ -53,6 +53,8 @@ class FGWLoss(nn.Module):
         loss: str | GroundLoss = "square",
         solver: Solver | None = None,
         *,
+        rho: Weight | tuple[Weight, Weight] | None = None,
+        mass: Weight | None = None,
         returns: Literal["value", "cost"] = "value",
         warm_start: bool = True,
         max_iter: int = 1000,
@@ -62,6 +64,7 @@ class FGWLoss(nn.Module):
         if returns not in ("value", "cost"):
             raise ValueError(f"returns must be 'value' or 'cost', got {returns!r}")
         self.alpha, self.epsilon, self.loss, self.solver = alpha, epsilon, loss, solver
+        self.rho, self.mass = rho, mass
         self.returns, self.warm_start, self.max_iter, self.tol = returns, warm_start, max_iter, tol
         self.solution: Solution | None = None
 
@@ -84,6 +87,8 @@ class FGWLoss(nn.Module):
             q,
             alpha=self.alpha,
             epsilon=self.epsilon,
+            rho=self.rho,
+            mass=self.mass,
             loss=self.loss,
             solver=self.solver,
             init=previous if fits else None,
@@ -97,7 +102,8 @@ class FGWLoss(nn.Module):
         """Whether an earlier plan has the batch shape, size, dtype and device that this call's will have."""
         leading = [t.shape[:-2] for t in (M, C1, C2) if t is not None]
         leading += [t.shape[:-1] for t in marginals if t is not None]
-        leading += [w.shape for w in (self.alpha, self.epsilon) if isinstance(w, Tensor)]
+        rho = self.rho if isinstance(self.rho, tuple) else (self.rho,)
+        leading += [w.shape for w in (self.alpha, self.epsilon, self.mass, *rho) if isinstance(w, Tensor)]
         try:
             batch = broadcast(leading)
         except RuntimeError:  # the call itself explains what does not fit together

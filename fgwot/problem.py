@@ -18,7 +18,9 @@ Weight = float | Tensor
 class Problem(Selectable):
     r"""A flat batch of B problems in the dtype they are computed in.
 
-    Minimise (1 - alpha) <M, T> + alpha <L (x) T, T> - epsilon H(T) over couplings T of p and q.
+    Minimise (1 - alpha) <M, T> + alpha <L (x) T, T> - epsilon H(T) over couplings T of p and q; with prices `rho` over
+    all plans, of which rho1 KL(T 1 | p) + rho2 KL(T' 1 | q) is paid; with `mass` over plans of that mass with marginals
+    up to p and q.
 
     Attributes
     ----------
@@ -37,6 +39,8 @@ class Problem(Selectable):
         Leading shape of the caller's tensors; empty for a single problem.
     dtype : torch.dtype
         The caller's dtype. Half precision is computed, and its results are returned, in float32.
+    rho : pair of Tensor (B,), optional
+    mass : Tensor (B,), optional
     """
 
     M: Tensor
@@ -50,6 +54,8 @@ class Problem(Selectable):
     given: frozenset[str]
     batch_shape: torch.Size
     dtype: torch.dtype
+    rho: tuple[Tensor, Tensor] | None = None
+    mass: Tensor | None = None
 
     @staticmethod
     def build(
@@ -61,6 +67,8 @@ class Problem(Selectable):
         alpha: Weight,
         epsilon: Weight,
         loss: str | GroundLoss,
+        rho: tuple[Weight, Weight] | None = None,
+        mass: Weight | None = None,
     ) -> "Problem":
         """Check types and shapes, broadcast the leading shapes and flatten them to one batch dimension."""
         loss = ground_loss(loss)
@@ -70,11 +78,15 @@ class Problem(Selectable):
         n, m = _check_shapes(given)
         like = next(iter(given.values()))
         compute = computed_in(like.dtype)
+        asked = {"alpha": alpha, "epsilon": epsilon}
+        if rho is not None:
+            asked |= {"rho1": rho[0], "rho2": rho[1]}
+        if mass is not None:
+            asked["mass"] = mass
         weights = {
-            name: w.to(like.device) if isinstance(w, Tensor) else like.new_tensor(w, dtype=compute)
-            for name, w in (("alpha", alpha), ("epsilon", epsilon))
+            name: (w.to(like.device) if isinstance(w, Tensor) else like.new_tensor(w, dtype=compute)).to(compute)
+            for name, w in asked.items()
         }
-        alpha_, epsilon_ = (w.to(compute) for w in weights.values())
         if M is None:
             M = like.new_zeros(()).expand(n, m)
         if p is None:
@@ -84,7 +96,7 @@ class Problem(Selectable):
 
         # (tensor, number of trailing dimensions that are not batch)
         structures = [C.A if isinstance(C, LowRank) else C for C in (C1, C2)]
-        parts = [(M, 2), *((C, 2) for C in structures), (p, 1), (q, 1), (alpha_, 0), (epsilon_, 0)]
+        parts = [(M, 2), *((C, 2) for C in structures), (p, 1), (q, 1), *((w, 0) for w in weights.values())]
         try:
             batch = broadcast(t.shape[: t.ndim - k] for t, k in parts)
         except RuntimeError:
@@ -95,20 +107,32 @@ class Problem(Selectable):
             return flatten(t.to(compute), trailing, batch)
 
         C1, C2 = (C.map(lambda t: flat(t, 2)) if isinstance(C, LowRank) else flat(C, 2) for C in (C1, C2))
-        M, p, q, alpha_, epsilon_ = flat(M, 2), flat(p, 1), flat(q, 1), flat(alpha_, 0), flat(epsilon_, 0)
-        names = frozenset({*given, "alpha", "epsilon"})
-        return Problem(M, C1, C2, p, q, alpha_, epsilon_, loss, names, batch, like.dtype)
+        w = {name: flat(weight, 0) for name, weight in weights.items()}
+        prices = None if rho is None else (w["rho1"], w["rho2"])
+        names = frozenset({*given, *weights})
+        M, p, q = flat(M, 2), flat(p, 1), flat(q, 1)
+        return Problem(M, C1, C2, p, q, w["alpha"], w["epsilon"], loss, names, batch, like.dtype, prices, w.get("mass"))
 
-    def check(self, equal_mass: bool = True) -> None:
+    @property
+    def moving(self) -> bool:
+        """Whether plans may have other marginals than p and q."""
+        return self.rho is not None or self.mass is not None
+
+    def check(self) -> None:
         """Look at the values.
 
         Raises
         ------
         ValueError
-            If one is not finite or of the wrong sign, or if masses are zero or not equal.
+            If one is not finite or of the wrong sign, or if masses are zero, do not fit together, or not to the mass of
+            the plan.
         """
         _check_values(self)
-        if equal_mass:
+        if self.rho is not None:
+            _check_prices(*self.rho, self.p, self.q, self.dtype)
+        elif self.mass is not None:
+            _check_mass(self.mass, self.p, self.q, self.dtype)
+        else:
             _check_equal_mass(self.p, self.q, self.dtype)
 
     def restore(self, x: Tensor) -> Tensor:
@@ -125,8 +149,12 @@ class Problem(Selectable):
 
     @property
     def named(self) -> dict[str, Tensor]:
-        """M, one or two tensors for each structure, p, q, alpha and epsilon, by name."""
+        """M, one or two tensors for each structure, p, q, alpha, epsilon, and prices or a mass, by name."""
         after = {"p": self.p, "q": self.q, "alpha": self.alpha, "epsilon": self.epsilon}
+        if self.rho is not None:
+            after |= {"rho1": self.rho[0], "rho2": self.rho[1]}
+        if self.mass is not None:
+            after["mass"] = self.mass
         return {"M": self.M} | _parts(self.C1, self.C2) | after
 
     @property
@@ -136,9 +164,12 @@ class Problem(Selectable):
 
     def of(self, tensors: Iterable[Tensor]) -> "Problem":
         """Return problems of this kind with other tensors, as one flat batch."""
-        M, *structures, p, q, alpha, epsilon = tensors
-        C1, C2 = structures if len(structures) == 2 else (LowRank(*structures[:2]), LowRank(*structures[2:]))
-        return replace(self, M=M, C1=C1, C2=C2, p=p, q=q, alpha=alpha, epsilon=epsilon, batch_shape=alpha.shape)
+        t = dict(zip(self.named, tensors, strict=True))
+        C1, C2 = (t[C] if C in t else LowRank(t[f"{C}.A"], t[f"{C}.B"]) for C in ("C1", "C2"))
+        rho = None if self.rho is None else (t["rho1"], t["rho2"])
+        M, p, q, alpha, epsilon = (t[name] for name in ("M", "p", "q", "alpha", "epsilon"))
+        new = replace(self, M=M, C1=C1, C2=C2, p=p, q=q, alpha=alpha, epsilon=epsilon, batch_shape=alpha.shape)
+        return replace(new, rho=rho, mass=t.get("mass"))
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """C1 and C2 as tensors.
@@ -237,6 +268,7 @@ def _check_shapes(given: dict[str, Tensor]) -> tuple[int, int]:
 def _check_values(problem: Problem) -> None:
     # What the batch shares is looked at once.
     given = {name: t[:1] if t.stride(0) == 0 else t for name, t in problem.named.items() if name in problem.given}
+    given = {name: t for name, t in given.items() if name not in ("rho1", "rho2")}
     for name, t in given.items():
         # A finite sum has finite terms; only if it is not are they looked at.
         if not isfinite(t.sum().item()) and (bad := int((~t.isfinite()).sum())):
@@ -272,6 +304,24 @@ def _check_equal_mass(p: Tensor, q: Tensor, dtype: torch.dtype) -> None:
         raise ValueError(
             f"p and q must have equal mass; problem {b} has {float(mass_p[b]):.6g} and {float(mass_q[b]):.6g}. "
             "Rescale one, for example q * (p.sum(-1, keepdim=True) / q.sum(-1, keepdim=True))"
+        )
+
+
+def _check_prices(rho1: Tensor, rho2: Tensor, p: Tensor, q: Tensor, dtype: torch.dtype) -> None:
+    for rho in (rho1, rho2):
+        if bool((~(rho >= 0)).any()):
+            raise ValueError(f"rho must lie in [0, inf], got {_extremes(rho)}")
+    if bool((rho1 + rho2 == 0).any()):
+        raise ValueError("rho must not be zero on both sides: no marginal would matter, and neither would p and q")
+    exact = (rho1.isinf() & rho2.isinf()).nonzero()[:, 0]
+    _check_equal_mass(p[exact], q[exact], dtype)
+
+
+def _check_mass(mass: Tensor, p: Tensor, q: Tensor, dtype: torch.dtype) -> None:
+    largest = torch.minimum(_mass(p), _mass(q))[:, 0]
+    if bool((~(mass > 0) | (mass > (1 + allowed_imbalance(dtype)) * largest)).any()):
+        raise ValueError(
+            f"mass must be positive and at most that of p and q, {_extremes(largest)}; got {_extremes(mass)}"
         )
 
 

@@ -9,12 +9,13 @@ at twice the speed, and the solver recomputes G in float64 before their accumula
 """
 
 from copy import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fgwot.backend import precision, uses_triton
-from fgwot.batch import Selectable, inner, take
+from fgwot.batch import Batch, Selectable, inner, take
 from fgwot.gradient.fused import factored
 from fgwot.inner.plan import Marginals
 from fgwot.problem import Problem
@@ -212,9 +213,58 @@ class LowRankLinearisation(Linearisation):
         )
 
 
+@dataclass(frozen=True)
+class Complete(Batch):
+    """T -> grad E(T) / epsilon with nothing left out: what shifts the potentials counts where marginals move."""
+
+    partial: Linearisation
+
+    @property
+    def epsilon(self) -> Tensor:
+        """Weights of the entropy (B,)."""
+        return self.partial.epsilon
+
+    @property
+    def linear(self) -> Tensor:
+        """(1 - alpha) M / epsilon."""
+        return self.partial.linear
+
+    def __call__(self, T: Tensor) -> Tensor:
+        """Gradient at T (B, n, m) of any mass, divided by epsilon."""
+        rows, columns = self.partial.shift(Marginals(T.sum(-1), T.sum(-2)))
+        return self.partial(T) + (rows[:, :, None] + columns[:, None, :]) / self.epsilon[:, None, None]
+
+    def product(self, marginals: Marginals) -> Tensor:
+        """Gradient at the plan p q'."""
+        return self(marginals.p[:, :, None] * marginals.q[:, None, :])
+
+    def follow(self, G: Tensor, T: Tensor, _delta: Tensor, change: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient at T, how it has changed, and no drift."""
+        new = self(T)
+        return new, new - G, torch.zeros_like(change)
+
+    def shift(self, marginals: Marginals) -> tuple[Tensor, Tensor]:
+        """Nothing."""
+        return torch.zeros_like(marginals.p), torch.zeros_like(marginals.q)
+
+
+Gradient = Linearisation | Complete
+
+
+def gradient(problem: Problem) -> Gradient:
+    """Return the gradient that fits the problem, for plans of mass one, or of any mass where marginals move."""
+    if not problem.moving:
+        return linearisation(problem)
+    return Complete(_of_structures(problem, torch.ones_like(problem.alpha), None))
+
+
 def linearisation(problem: Problem, symmetric: bool | None = None) -> Linearisation:
     """Return the linearisation that fits the structures, for plans of mass one; with their symmetry, if it is known."""
-    C1, C2, mass = problem.C1, problem.C2, problem.p.sum(-1)
+    return _of_structures(problem, problem.p.sum(-1), symmetric)
+
+
+def _of_structures(problem: Problem, mass: Tensor, symmetric: bool | None) -> Linearisation:
+    C1, C2 = problem.C1, problem.C2
     if isinstance(C1, LowRank) and isinstance(C2, LowRank):
         return LowRankLinearisation(problem, C1, C2, mass, symmetric)
     return Linearisation(problem, mass, symmetric)

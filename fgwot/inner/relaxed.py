@@ -13,7 +13,8 @@ free one. With f eliminated, g maximises a concave function whose gradient is s 
 Sweeps are slow where prices are large, and Newton's method with a line search takes over.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +36,10 @@ class Sides(Batch):
     q: Tensor
     r1: Tensor
     r2: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Sides":
+        """Return the same masses with other prices."""
+        return replace(self, r1=change(self.r1), r2=change(self.r2))
 
 
 def relaxed(X: Tensor, sides: Sides, g: Tensor, tol: float | Tensor) -> Coupling:
@@ -131,6 +136,13 @@ def _newton_step(X: Tensor, sides: Sides, dual: _Dual) -> _Dual:
         size = torch.where(rises, size, size / 3)
     stuck = (~rises).nonzero()[:, 0]
     return new.put(stuck, _sweep(take(X, stuck), sides.select(stuck), dual.select(stuck)))
+
+
+def priced(rho: Tensor, sums: Tensor, marginal: Tensor) -> Tensor:
+    """Return rho KL(sums | marginal) (B,); nothing for an exact side, which has none, and for a free one."""
+    divergence = (torch.xlogy(sums, sums) - torch.xlogy(sums, marginal) - sums + marginal).sum(-1)
+    paid = (rho > 0) & ~rho.isinf()
+    return torch.where(paid, rho, 0) * torch.where(paid, divergence, 0).nan_to_num(0.0)
 
 
 def _log_meant(potential: Tensor, r: Tensor, marginal: Tensor) -> Tensor:

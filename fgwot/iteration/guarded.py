@@ -7,19 +7,21 @@ G(T) is the gradient of E divided by epsilon; terms that only shift the potentia
 
 is X+ = X + theta (G(T_k) - X) with theta = epsilon / (epsilon + lambda): KL damping is averaging in X. Without the
 entropy (proximal point) it is X+ = X + theta G(T_k), where theta may exceed 1. A step that would raise the objective is
-taken back and halved; a theta small enough descends, whatever C1 and C2.
+taken back and halved; a theta small enough descends, whatever C1 and C2. Where marginals are paid for or bounded, not
+met, X = -log T_k, and their price counts theta times.
 """
 
 from dataclasses import dataclass, replace
+from math import log
 
 import torch
 from torch import Tensor
 
 from fgwot.batch import Batch
 from fgwot.constants import COARSEST, PATIENCE, ROUNDINGS, SMALLEST_THETA
-from fgwot.gradient.linearisation import Linearisation
-from fgwot.inner.plan import Coupling, Marginals
-from fgwot.inner.sinkhorn import sinkhorn
+from fgwot.gradient.linearisation import Gradient
+from fgwot.inner.plan import Coupling
+from fgwot.inner.problems import Inner
 from fgwot.iteration.result import Result, Start, Tolerance
 from fgwot.solution import Status
 from fgwot.solvers import Solver
@@ -36,10 +38,10 @@ _PATIENCE_BLURRED = 5  # the same where rounding hides progress
 class _State(Batch):
     """Where each unfinished problem stands; every tensor starts with the batch dimension.
 
-    T = exp(f (+) g - X) has column error `error`; `warm` is the guess of g for the next plan. `change` is
-    |T - T_previous|_1 / theta, an estimate of the residual; `best` is what it was when it last fell by a tenth, and
-    `idle` counts the steps since that, or the objective, made progress; `drift` bounds the effect on the plan of what
-    float32 increments have added to the rounding of G.
+    T = exp(f (+) g - X) has marginal error `error`; `warm` is the guess of g for the next plan. `change` is
+    |T - T_previous|_1 / theta, an estimate of the residual, relative to the mass as all errors are; `best` is what it
+    was when it last fell by a tenth, and `idle` counts the steps since that, or the objective, made progress; `drift`
+    bounds the effect on the plan of what float32 increments have added to the rounding of G.
     """
 
     X: Tensor
@@ -57,13 +59,11 @@ class _State(Batch):
     drift: Tensor
 
 
-def guarded(
-    solver: Solver, linearise: Linearisation, marginals: Marginals, start: Start, tol: float | None, steps: range
-) -> Result:
+def guarded(solver: Solver, linearise: Gradient, inner: Inner, start: Start, tol: float | None, steps: range) -> Result:
     """Iterate with a guard on the objective; `steps` numbers the iterations."""
-    iteration = _Iteration.begin(solver, linearise, marginals, start, tol)
-    index = torch.arange(len(marginals.p), device=marginals.p.device)
-    result = Result.empty(marginals)
+    iteration = _Iteration.begin(solver, linearise, inner, start, tol)
+    index = torch.arange(len(start.X), device=start.X.device)
+    result = Result.empty(inner.marginals)
     for n_iter in steps:
         iteration, left, ended = iteration.step(n_iter)
         for at, found in ended:
@@ -80,41 +80,39 @@ class _Iteration(Batch):
     """The unfinished problems, and one step of their iteration."""
 
     solver: Solver
-    marginals: Marginals
-    linearise: Linearisation
+    inner: Inner
+    linearise: Gradient
     epsilon: Tensor
     tolerance: Tolerance
     state: _State
 
     @staticmethod
-    def begin(
-        solver: Solver, linearise: Linearisation, marginals: Marginals, start: Start, tol: float | None
-    ) -> "_Iteration":
+    def begin(solver: Solver, linearise: Gradient, inner: Inner, start: Start, tol: float | None) -> "_Iteration":
         epsilon = linearise.epsilon
         zero = torch.zeros_like(epsilon)
-        coupling = sinkhorn(start.X, marginals, start.g, zero + 1e-6)
-        G = linearise.product(marginals) if start.product else linearise(coupling.T)
-        damping = solver.damping or 0.0
+        plan = inner.settle(start.X, start.g, zero + 1e-6)
+        G = linearise.product(inner.marginals) if start.product else linearise(plan.T)
+        # A guess may have mass where costs forbid it, its successor has not.
+        typical = inner.solve(G, zero + 1, start.g, zero + COARSEST) if start.change else plan
+        per_mass = typical.T / torch.as_tensor(inner.mass(typical.T)).view(-1, 1, 1)
+        tolerance = Tolerance.at(G, per_mass, tol, inner.potentials(typical))
         state = _State(
             X=start.X,
             G=G,
-            T=coupling.T,
-            f=coupling.f,
-            g=coupling.g,
+            T=plan.T,
+            f=plan.f,
+            g=plan.g,
             warm=start.warm,
-            error=coupling.error,
+            error=plan.error,
             objective=zero,
-            theta=epsilon / (epsilon + damping),
+            theta=epsilon / (epsilon + (solver.damping or 0.0)),
             change=zero + start.change,
             best=zero + torch.inf,
             idle=zero,
             drift=zero,
         )
-        # p q' may have mass where costs forbid it, its successor has not.
-        typical = sinkhorn(G, marginals, start.g, zero + COARSEST) if start.product else coupling
-        tolerance = Tolerance.at(G, typical.T, tol)
-        begun = _Iteration(solver, marginals, linearise, epsilon, tolerance, state)
-        return replace(begun, state=replace(state, objective=begun._objective(G, start.X, coupling)))
+        begun = _Iteration(solver, inner, linearise, epsilon, tolerance, state)
+        return replace(begun, state=begun._assessed(state, start.X, plan))
 
     @property
     def tol(self) -> Tensor:
@@ -124,9 +122,14 @@ class _Iteration(Batch):
     @property
     def slack(self) -> Tensor:
         """A rise of the objective by this much is rounding."""
-        (p, q), s = (self.marginals.p, self.marginals.q), self.state
-        potentials = (p * s.f.abs()).sum(-1) + (q * s.g.abs()).sum(-1)
-        return 64 * (self.tolerance.noise + torch.finfo(p.dtype).eps * potentials)
+        s = self.state
+        size = self.inner.size(s.objective, Coupling(s.T, s.g, s.error, s.f))
+        return 64 * (self.tolerance.noise * self.inner.mass(s.T) + torch.finfo(s.T.dtype).eps * size)
+
+    @property
+    def relative(self) -> bool:
+        """Whether steps are relative to the plan, which is then kept as X = -log T."""
+        return self.inner.moving or not self.solver.entropic
 
     def step(self, n_iter: int) -> "tuple[_Iteration, Tensor, list[tuple[Tensor, Result]]]":
         """Advance every problem.
@@ -135,7 +138,7 @@ class _Iteration(Batch):
         """
         s = self.state
         X, coupling = self._couple(s.theta, self._inner_tol())
-        change = (coupling.T - s.T).abs().sum((-2, -1))
+        change = (coupling.T - s.T).abs().sum((-2, -1)) / self.inner.mass(coupling.T)
         # The change made by an undamped step is the residual of the plan it left.
         certified = (s.theta == 1) & (change + coupling.error + s.error + s.drift <= self.tol)
         if not bool(certified.any()):
@@ -184,18 +187,9 @@ class _Iteration(Batch):
     def _settled(self, tol: Tensor) -> _State:
         """The present state with its marginals met to `tol`."""
         s = self.state
-        coupling = sinkhorn(s.X, self.marginals, s.g, tol)
-        G = self.linearise(coupling.T)
-        return replace(
-            s,
-            T=coupling.T,
-            f=coupling.f,
-            g=coupling.g,
-            error=coupling.error,
-            G=G,
-            drift=torch.zeros_like(s.drift),
-            objective=self._objective(G, s.X, coupling),
-        )
+        plan = self.inner.settle(s.X, s.g, tol)
+        settled = replace(s, T=plan.T, G=self.linearise(plan.T), error=plan.error, drift=torch.zeros_like(s.drift))
+        return self._assessed(settled, s.X, plan)
 
     def _held(self) -> _State:
         """State after a rejected step.
@@ -209,18 +203,18 @@ class _Iteration(Batch):
 
     def _result(self, following: Coupling, status: Status, n_iter: int) -> Result:
         """Describe the present plan; `following` is the plan of one undamped step from it."""
-        s, marginals = self.state, self.marginals
+        s = self.state
         residual = (following.T - s.T).abs().sum((-2, -1)) + following.error + s.drift
         missed = residual + s.error > self.tol
         reached = torch.where(missed | ~residual.isfinite(), status, self.tolerance.status)
         return Result.of(
             self.linearise,
-            marginals,
+            self.inner.marginals,
             s.T,
             (following.f, following.g),
             status=reached.to(torch.int64),
             residual=residual,
-            error=s.error,
+            error=self.inner.marginal_error(s.T, s.error),
             n_iter=n_iter,
         )
 
@@ -229,36 +223,26 @@ class _Iteration(Batch):
         s = self.state
         direction = s.G - s.X if self.solver.entropic else s.G
         X = torch.addcmul(s.X, theta[:, None, None], direction)
-        return X, sinkhorn(X, self.marginals, s.warm, tol)
+        return X, self.inner.solve(X, theta, s.warm, tol)
 
-    def _assess(self, X: Tensor, coupling: Coupling, change: Tensor) -> _State:
+    def _assess(self, X: Tensor, plan: Coupling, change: Tensor) -> _State:
         """The state at a trial plan, as far as it does not depend on the trial's acceptance."""
         s = self.state
-        G, _, drift = self.linearise.follow(s.G, coupling.T, coupling.T - s.T, change, s.drift, self.tol)
-        objective = self._objective(G, X, coupling)
-        T, f, g = coupling.T, coupling.f, coupling.g
-        warm = g
-        if not self.solver.entropic:
-            # Keep X = -log T: nothing accumulates over many steps, and g of one step predicts g of the next.
-            X = (X - f[:, :, None] - g[:, None, :]).clamp(max=_DEEPEST)
+        G, _, drift = self.linearise.follow(s.G, plan.T, plan.T - s.T, change, s.drift, self.tol)
+        trial = replace(s, T=plan.T, G=G, warm=plan.g, error=plan.error, drift=drift)
+        return self._assessed(trial, X, plan)
+
+    def _assessed(self, state: _State, X: Tensor, plan: Coupling) -> _State:
+        """State at the plan exp(f (+) g - X), with its objective."""
+        energy, entropic = (self.linearise.linear + state.G) / 2, self.solver.entropic
+        objective = self.inner.objective(energy, X, plan, state.theta, entropic)
+        f, g = plan.f, plan.g
+        if self.relative:
+            # X = -log T: nothing accumulates over many steps, and g of one step predicts g of the next.
+            deepest = -log(torch.finfo(X.dtype).tiny) if entropic else _DEEPEST
+            X = (X - f[:, :, None] - g[:, None, :]).clamp(max=deepest)
             f, g = torch.zeros_like(f), torch.zeros_like(g)
-        return replace(
-            self.state, X=X, G=G, T=T, f=f, g=g, warm=warm, error=coupling.error, objective=objective, drift=drift
-        )
-
-    def _objective(self, G: Tensor, X: Tensor, coupling: Coupling) -> Tensor:
-        """Minimised objective / epsilon, up to a constant.
-
-        The gap between column sums and q enters multiplied by its potential, as in the Lagrangian, so that an
-        inexact inner solve has a second-order effect only.
-        """
-        T, f, g = coupling.T, coupling.f, coupling.g
-        energy = (self.linearise.linear + G) / 2
-        if self.solver.entropic:
-            # log T = f (+) g - X, and the Lagrangian term turns <g, T' 1> into <g, q>.
-            p, q = self.marginals.p, self.marginals.q
-            return ((energy - X) * T).sum((-2, -1)) + (f * p).sum(-1) + (g * q).sum(-1)
-        return (energy * T).sum((-2, -1)) - (g * (T.sum(-2) - self.marginals.q)).sum(-1)
+        return replace(state, X=X, f=f, g=g, objective=objective)
 
     def _inner_tol(self) -> Tensor:
         """Inner accuracy follows the outer residual.
@@ -292,8 +276,8 @@ class _Iteration(Batch):
         )
 
     def _paced(self, state: _State, theta: Tensor) -> _State:
-        """State with another theta; a proximal step's potential is about in proportion to it."""
-        warm = state.warm if self.solver.entropic else state.warm * (theta / state.theta)[:, None]
+        """State with another theta; the potential of a step relative to the plan is about in proportion to it."""
+        warm = state.warm * (theta / state.theta)[:, None] if self.relative else state.warm
         return replace(state, theta=theta, warm=warm)
 
     def _stable_theta(self, trial: _State, estimate: Tensor) -> Tensor:

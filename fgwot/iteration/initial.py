@@ -1,6 +1,6 @@
 """Where the iteration starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ def tensors_of(init: Init, problem: Problem) -> tuple[Tensor, ...]:
 
 
 def start_from(problem: Problem, T: Tensor | None = None, g: Tensor | None = None) -> Start:
-    """Start at p q^T, at a plan, or at a plan and its potential.
+    """Start at p q^T, at a plan, or at a plan and its potential; plans whose marginals move start without one.
 
     Raises
     ------
@@ -66,9 +66,11 @@ def start_from(problem: Problem, T: Tensor | None = None, g: Tensor | None = Non
         If the plan is not finite and non-negative.
     """
     log_q = torch.where(problem.q > 0, problem.q, 1).log()
+    if problem.moving:
+        return _relative(_product(problem)) if T is None else replace(_relative(_checked(T)), change=0.0)
     if T is None:
         return Start(problem.M.new_zeros(()).expand_as(problem.M), log_q, log_q, change=1.0, product=True)
-    check_plan(T)
+    _checked(T)
     if g is None:
         return Start.at(T, log_q)
     _, columns = linearisation(problem).shift(Marginals.of(problem.p, problem.q))
@@ -83,6 +85,9 @@ def random_starts(init: MultiInit, problem: Problem) -> Start:
     noise[0] = 0
     repeats = len(problem.M) // init.k
     X = noise.to(problem.M).repeat(repeats, 1, 1)
+    if problem.moving:
+        start = _relative(_product(problem))
+        return replace(start, X=start.X + X)
     log_q = torch.where(problem.q > 0, problem.q, 1).log()
     return Start(X, log_q, log_q, change=1.0)
 
@@ -105,7 +110,21 @@ def shaped_plan(plan: Tensor, problem: Problem) -> Tensor:
         ) from None
 
 
-def check_plan(T: Tensor) -> None:
-    """Say what is wrong with the values of a user's plan."""
+def _checked(T: Tensor) -> Tensor:
+    """Return T, or say what is wrong with the values of a user's plan."""
     if not bool((T.isfinite() & (T >= 0)).all()):
         raise ValueError("init must be a plan with finite, non-negative entries")
+    return T
+
+
+def _product(problem: Problem) -> Tensor:
+    """Return p q' of the mass of the plan, or of the geometric mean of both masses."""
+    p, q = problem.p, problem.q
+    product = p.sum(-1) * q.sum(-1)
+    scale = product.rsqrt() if problem.mass is None else problem.mass / product
+    return scale[:, None, None] * p[:, :, None] * q[:, None, :]
+
+
+def _relative(T: Tensor) -> Start:
+    """Start at a plan, from which steps are relative."""
+    return replace(Start.at(T, torch.zeros_like(T[:, 0])), change=1.0)

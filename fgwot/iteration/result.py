@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fgwot.batch import Batch, inner
 from fgwot.constants import LARGEST_TOLERANCE, ROUNDINGS
-from fgwot.gradient.linearisation import Linearisation
+from fgwot.gradient.linearisation import Gradient
 from fgwot.inner.plan import Marginals
 from fgwot.problem import Problem
 from fgwot.solution import Status
@@ -64,7 +64,7 @@ class Result(Batch):
 
     @staticmethod
     def of(
-        linearise: Linearisation,
+        linearise: Gradient,
         marginals: Marginals,
         T: Tensor,
         following: tuple[Tensor, Tensor],

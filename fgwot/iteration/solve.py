@@ -3,8 +3,9 @@
 import torch
 
 from fgwot.backend import uses_graphs
-from fgwot.gradient.linearisation import linearisation
+from fgwot.gradient.linearisation import gradient, linearisation
 from fgwot.inner.plan import Marginals
+from fgwot.inner.problems import Balanced, inner_problem
 from fgwot.iteration.captured import Programs, graphs
 from fgwot.iteration.eager import undamped
 from fgwot.iteration.guarded import guarded
@@ -26,15 +27,17 @@ def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max
     """Iterate each problem until residual + marginal error <= tol, relative to the mass.
 
     ``tol=None`` is 1e-7 in float64 and 1e-5 in float32, plus what the rounding of G makes unattainable. Inside, all
-    problems have mass one.
+    couplings have mass one.
     """
+    if problem.moving:
+        return guarded(solver, gradient(problem), inner_problem(problem), start, tol, range(1, max_iter + 1))
     plain = solver.entropic and solver.damping is None
     replayed = _graphs.run(problem, start, tol, max_iter) if plain and uses_graphs(problem.M.device) else None
     if replayed is not None and not replayed[1]:  # all in one: nothing is built for others
         return replayed[0][0][1].scaled(problem)
     marginals, linearise = Marginals.of(problem.p, problem.q), linearisation(problem)
     if not plain:
-        return guarded(solver, linearise, marginals, start, tol, range(1, max_iter + 1)).scaled(problem)
+        return guarded(solver, linearise, Balanced(marginals), start, tol, range(1, max_iter + 1)).scaled(problem)
     solved, left, n_iter = replayed or undamped(linearise, marginals, start, tol, max_iter)
     if len(solved) == 1 and not left:
         return solved[0][1].scaled(problem)
@@ -46,5 +49,6 @@ def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max
         T, g = (torch.cat([getattr(plan, name) for _, plan in left])[order] for name in ("T", "g"))
         start = Start.at(T, g)
         steps = range(n_iter + 1, max_iter + 1)
-        result.fill(index, guarded(solver, linearise.select(index), marginals.select(index), start, tol, steps))
+        rest, inner = linearise.select(index), Balanced(marginals.select(index))
+        result.fill(index, guarded(solver, rest, inner, start, tol, steps))
     return result.scaled(problem)

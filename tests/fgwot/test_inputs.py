@@ -11,7 +11,7 @@ from problems import random_case
 import fgwot
 
 fgw = fgwot.fused_gromov_wasserstein
-unbalanced = fgwot.unbalanced_fused_gromov_wasserstein
+unbalanced = fgwot.fused_gromov_wasserstein
 M, C1, C2 = torch.ones(3, 4), torch.ones(3, 3), torch.ones(4, 4)
 THIRD, QUARTER = torch.full((3,), 1 / 3), torch.full((4,), 1 / 4)
 

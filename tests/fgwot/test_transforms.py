@@ -34,9 +34,7 @@ def solved(M, C1, C2, p, q, alpha, epsilon, **options):
 
 def relaxed(M, C1, C2, p, q, alpha, epsilon, **options):
     options = {"rho": (0.7, torch.inf)} | options
-    return fgwot.unbalanced_fused_gromov_wasserstein(
-        M, C1, C2, p, q, alpha=alpha, epsilon=epsilon, tol=1e-10, **options
-    )
+    return fgwot.fused_gromov_wasserstein(M, C1, C2, p, q, alpha=alpha, epsilon=epsilon, tol=1e-10, **options)
 
 
 def outputs(solve):

@@ -13,7 +13,7 @@ from problems import random_case
 import fgwot
 from fgwot import reference
 
-fgw = fgwot.unbalanced_fused_gromov_wasserstein
+fgw = fgwot.fused_gromov_wasserstein
 INF = float("inf")
 MASS_3, MASS_6 = torch.ones(3, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64)
 PRICES = [1.0, (0.3, 2.0), (INF, 0.5), (0.5, INF), (INF, 0.0), (0.0, 0.7), (50.0, 50.0)]
@@ -175,13 +175,63 @@ def test_float32_and_restart():
     assert again.n_iter <= 3
 
 
+def test_a_price_per_problem_of_one_batch():
+    case = random_case(11, max_points=5, kind="euclidean", epsilon=(0.2, 0.5))
+    rho = torch.tensor([0.3, 1.0, 3.0], dtype=torch.float64)
+    many = fgw(*case.tensors(), **case.weights, rho=rho, tol=1e-9)
+    assert many.plan.shape[0] == 3
+    for b in range(3):
+        one = fgw(*case.tensors(), **case.weights, rho=rho[b].item(), tol=1e-9)
+        torch.testing.assert_close(many.plan[b], one.plan, atol=1e-7, rtol=0)
+
+
+def test_without_entropy_rows_of_a_semi_relaxed_linear_problem_take_the_cheapest_column():
+    case = random_case(12, max_points=8, kind="euclidean", epsilon=(0.1, 0.3))
+    M, C1, C2, p, q = case.tensors()
+    options = {"alpha": 0.0, "epsilon": 0.05, "solver": fgwot.ProximalPoint(), "max_iter": 5000}
+    solution = fgw(M, C1, C2, p, q, rho=(INF, 0.0), **options)
+    torch.testing.assert_close(solution.value, (p * M.amin(1)).sum(), atol=1e-6, rtol=1e-6)
+
+
+def test_without_entropy_the_linear_case_agrees_with_pot():
+    case = random_case(13, max_points=8, kind="euclidean", epsilon=(0.1, 0.3))
+    options = {"alpha": 0.0, "epsilon": 0.05, "solver": fgwot.ProximalPoint(), "max_iter": 5000}
+    ours = fgw(*case.tensors(), rho=(0.7, 0.4), **options)
+    theirs = ot.unbalanced.mm_unbalanced(case.p, case.q, case.M, (0.7, 0.4), div="kl", stopThr=1e-13, numItermax=10**5)
+    np.testing.assert_allclose(ours.plan, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("rho", [1.0, (INF, 0.0)])
+def test_several_starts_find_what_is_no_worse_and_low_rank_the_same(rho):
+    case = random_case(14, max_points=8, kind="euclidean", epsilon=(0.02, 0.05))
+    M, C1, C2, p, q = case.tensors()
+    one = fgw(M, C1, C2, p, q, **case.weights, rho=rho)
+    best = fgw(M, C1, C2, p, q, **case.weights, rho=rho, init=fgwot.MultiInit(4))
+    check(case, best, rho)
+    assert best.value <= one.value + 1e-9
+    A, B = (fgwot.LowRank(C, torch.eye(len(C), dtype=C.dtype)) for C in (C1, C2))
+    torch.testing.assert_close(fgw(M, A, B, p, q, **case.weights, rho=rho).plan, one.plan, atol=1e-6, rtol=0)
+
+
+def test_the_loss_module_starts_from_its_last_plan():
+    case = random_case(15, max_points=6, kind="euclidean", epsilon=(0.2, 0.5))
+    criterion = fgwot.FGWLoss(case.alpha, case.epsilon, rho=(1.0, 0.5))
+    values = [criterion(*case.tensors()) for _ in range(2)]
+    torch.testing.assert_close(values[0], fgw(*case.tensors(), **case.weights, rho=(1.0, 0.5)).value)
+    torch.testing.assert_close(*values)
+    assert criterion.solution.n_iter <= 3
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"rho": -1.0}, ValueError, r"rho must lie in \[0, inf\]"),
         ({"rho": (0.0, 0.0)}, ValueError, "zero on both sides"),
         ({"rho": (1.0, 1.0, 1.0)}, ValueError, "pair"),
-        ({"rho": torch.ones(3)}, ValueError, "broadcast"),
+        ({"rho": torch.ones(3), "epsilon": torch.ones(2)}, ValueError, "broadcast"),
+        ({"rho": 1.0, "mass": 1.0}, ValueError, "give one"),
+        ({"rho": 1.0, "adjoint": "implicit"}, ValueError, "envelope"),
+        ({"rho": 1.0, "plan": "lazy"}, ValueError, "lazy"),
         ({"rho": (torch.tensor(INF), torch.tensor(INF)), "p": MASS_3, "q": MASS_6}, ValueError, "equal mass"),
         ({"rho": 1.0, "init": 3}, TypeError, "init"),
         ({"rho": 1.0, "max_iter": 0}, ValueError, "max_iter"),

@@ -1,0 +1,219 @@
+r"""What a step of the guarded iteration minimises.
+
+For costs X, divided by epsilon, it is
+
+    min_T <X, T> - H(T) + theta R(T)
+
+R is what the problem asks of the marginals, theta the size of the step. T = exp(f (+) g - X) solves it, with
+potentials of the marginals that are met, paid for, or bounded.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fgwot.batch import Batch
+from fgwot.inner.partial import Bounds, bounded, split
+from fgwot.inner.plan import Coupling, Marginals
+from fgwot.inner.relaxed import Sides, priced, relaxed
+from fgwot.inner.sinkhorn import sinkhorn
+from fgwot.problem import Problem
+
+
+class Inner(Batch, ABC):
+    """The inner problems of a batch.
+
+    Attributes
+    ----------
+    moving : bool
+        Whether plans may have other marginals than p and q.
+    """
+
+    moving: bool
+
+    @property
+    @abstractmethod
+    def marginals(self) -> Marginals:
+        """P and q."""
+
+    @abstractmethod
+    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+        """Solve to an error of at most `tol` (B,) as a part of the mass; g (B, m) is a guess."""
+
+    @abstractmethod
+    def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+        """Return the plan nearest to exp(-X), in KL, that meets what must be met."""
+
+    @abstractmethod
+    def mass(self, T: Tensor) -> Tensor | float:
+        """Mass of plans, which errors are relative to."""
+
+    @abstractmethod
+    def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
+        """<energy, T> - H(T) + R(T) (B,) up to a constant, without H for the proximal point method.
+
+        Errors of marginals enter multiplied by their potentials, as in the Lagrangian, so that an inexact solution has
+        a second-order effect only.
+        """
+
+    @abstractmethod
+    def size(self, objective: Tensor, plan: Coupling) -> Tensor:
+        """What rounding of the objective is relative to."""
+
+    @abstractmethod
+    def potentials(self, plan: Coupling) -> Tensor | float:
+        """Size of the potentials where there is mass, as far as they say more than G of rounding."""
+
+    def marginal_error(self, _T: Tensor, error: Tensor) -> Tensor:
+        """Error of the marginals that must be met, as a part of the mass; `error` is that of the solution."""
+        return error
+
+
+@dataclass(frozen=True)
+class Balanced(Inner):
+    """Couplings of p and q, of mass one."""
+
+    exact: Marginals
+    moving = False
+
+    @property
+    def marginals(self) -> Marginals:
+        return self.exact
+
+    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+        return sinkhorn(X, self.exact, g, tol)
+
+    def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+        return sinkhorn(X, self.exact, g, tol)
+
+    def mass(self, T: Tensor) -> float:
+        return 1.0
+
+    def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
+        (p, q), T = (self.exact.p, self.exact.q), plan.T
+        if entropic:
+            # log T = f (+) g - X, and the Lagrangian term turns <g, T' 1> into <g, q>.
+            return ((energy - X) * T).sum((-2, -1)) + (plan.f * p).sum(-1) + (plan.g * q).sum(-1)
+        return (energy * T).sum((-2, -1)) - (plan.g * (T.sum(-2) - q)).sum(-1) / theta
+
+    def size(self, objective: Tensor, plan: Coupling) -> Tensor:
+        return (self.exact.p * plan.f.abs()).sum(-1) + (self.exact.q * plan.g.abs()).sum(-1)
+
+    def potentials(self, plan: Coupling) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Priced(Inner):
+    """R = r1 KL(T 1 | p) + r2 KL(T' 1 | q), with prices r = rho / epsilon that may be zero or infinite."""
+
+    sides: Sides
+    moving = True
+
+    @property
+    def marginals(self) -> Marginals:
+        return Marginals(self.sides.p, self.sides.q)
+
+    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+        sides = self.sides.map(lambda r: theta[:, None] * r)
+        # R counts an error of a side squared, times its price: a step must not be lost in it.
+        stiffness = (1 + sides.r2[:, 0].nan_to_num(posinf=0.0)).sqrt()
+        return _per_mass(relaxed(X, sides, g, tol / stiffness))
+
+    def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+        exact = self.sides.map(lambda r: torch.where(r.isinf(), r, 0))
+        plan = _per_mass(relaxed(X, exact, g, tol))
+        s = self.sides
+        rows, columns = ((side == 0) & (r > 0) for side, r in ((s.p, s.r1), (s.q, s.r2)))
+        return replace(plan, T=plan.T.masked_fill(rows[:, :, None] | columns[:, None, :], 0))
+
+    def mass(self, T: Tensor) -> Tensor:
+        return _mass(T)
+
+    def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
+        T, s = plan.T, self.sides
+        paid = priced(s.r1[:, 0], T.sum(-1), s.p) + priced(s.r2[:, 0], T.sum(-2), s.q)
+        gap = torch.where(s.r2.isinf() & (s.q > 0), plan.g * (T.sum(-2) - s.q), 0).sum(-1)
+        return _free(energy, T, entropic) + paid - gap / theta
+
+    def size(self, objective: Tensor, plan: Coupling) -> Tensor:
+        # A divergence is a small difference of masses, with a large price.
+        s, mass = self.sides, _mass(plan.T)
+        priced = ((r[:, 0], mass + side.sum(-1)) for r, side in ((s.r1, s.p), (s.r2, s.q)))
+        return objective.abs() + sum(torch.where(r.isinf(), 0, r) * masses for r, masses in priced)
+
+    def potentials(self, plan: Coupling) -> Tensor:
+        return _weighted(plan)
+
+    def marginal_error(self, T: Tensor, error: Tensor) -> Tensor:
+        s, zero = self.sides, 0 * error
+        rows = torch.where(s.r1[:, 0].isinf(), (T.sum(-1) - s.p).abs().sum(-1), zero)
+        columns = torch.where(s.r2[:, 0].isinf(), (T.sum(-2) - s.q).abs().sum(-1), zero)
+        return (rows + columns) / _mass(T)
+
+
+@dataclass(frozen=True)
+class Partial(Inner):
+    """Plans of a given mass with T 1 <= p and T' 1 <= q."""
+
+    bounds: Bounds
+    moving = True
+
+    @property
+    def marginals(self) -> Marginals:
+        return Marginals(self.bounds.p, self.bounds.q)
+
+    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+        return _per_mass(bounded(X, self.bounds, g, tol))
+
+    def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+        return _per_mass(bounded(X, self.bounds, g, tol))
+
+    def mass(self, T: Tensor) -> Tensor:
+        return _mass(T)
+
+    def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
+        T, b = plan.T, self.bounds
+        g, h = split(plan.g, b.q)
+        missed = (g * (T.sum(-2) - b.q)).sum(-1) + h * (T.sum((-2, -1)) - b.mass)
+        return _free(energy, T, entropic) - missed / theta
+
+    def size(self, objective: Tensor, plan: Coupling) -> Tensor:
+        return objective.abs() + _mass(plan.T)
+
+    def potentials(self, plan: Coupling) -> Tensor:
+        return _weighted(plan)
+
+
+def inner_problem(problem: Problem) -> Inner:
+    """Return what the problem asks of its marginals; couplings are scaled to mass one."""
+    p, q = problem.p, problem.q
+    if problem.rho is not None:
+        r1, r2 = ((rho / problem.epsilon)[:, None] for rho in problem.rho)
+        return Priced(Sides(p, q, r1, r2))
+    if problem.mass is not None:
+        return Partial(Bounds(p, q, problem.mass))
+    return Balanced(Marginals.of(p, q))
+
+
+def _free(energy: Tensor, T: Tensor, entropic: bool) -> Tensor:
+    """<energy, T> - H(T) (B,), the latter if asked for."""
+    value = (energy * T).sum((-2, -1))
+    return value + torch.xlogy(T, T).sum((-2, -1)) - T.sum((-2, -1)) if entropic else value
+
+
+def _mass(T: Tensor) -> Tensor:
+    return T.sum((-2, -1)).clamp_min(torch.finfo(T.dtype).tiny)
+
+
+def _per_mass(plan: Coupling) -> Coupling:
+    return replace(plan, error=plan.error / _mass(plan.T))
+
+
+def _weighted(plan: Coupling) -> Tensor:
+    """Mean size (B,) of the potentials where there is mass."""
+    rows, columns = plan.T.sum(-1), plan.T.sum(-2)
+    f, g = (potential.nan_to_num(0.0, 0.0, 0.0).abs() for potential in (plan.f, plan.g))
+    return ((rows * f).sum(-1) + (columns * g).sum(-1)) / _mass(plan.T)
