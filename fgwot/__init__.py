@@ -7,6 +7,8 @@ from fgwot.functional import fused_gromov_wasserstein, gromov_wasserstein
 from fgwot.iteration.initial import MultiInit
 from fgwot.losses import Factors, GroundLoss, huber
 from fgwot.modules import FGWLoss
+from fgwot.sets.barycenters import Barycenter, barycenter
+from fgwot.sets.pairs import Pairwise, pairwise
 from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solvers import MirrorDescent, ProximalPoint
 from fgwot.streamed.plan import LazyPlan
@@ -16,6 +18,7 @@ from fgwot.unbalanced import unbalanced_fused_gromov_wasserstein
 
 __all__ = [
     "Adjoint",
+    "Barycenter",
     "ConvergenceWarning",
     "Envelope",
     "Explanation",
@@ -27,15 +30,18 @@ __all__ = [
     "LowRank",
     "MirrorDescent",
     "MultiInit",
+    "Pairwise",
     "ProximalPoint",
     "Solution",
     "Status",
     "Unrolled",
     "backend",
+    "barycenter",
     "explain",
     "fused_gromov_wasserstein",
     "gromov_wasserstein",
     "huber",
+    "pairwise",
     "tensor_term",
     "unbalanced_fused_gromov_wasserstein",
 ]
