@@ -1,5 +1,6 @@
 """Entropic Fused Gromov-Wasserstein optimal transport for PyTorch."""
 
+from fgwot import nn
 from fgwot.adjoint import Adjoint, Envelope, Implicit, Unrolled
 from fgwot.backend import backend
 from fgwot.drivers import Explanation, explain
@@ -41,6 +42,7 @@ __all__ = [
     "fused_gromov_wasserstein",
     "gromov_wasserstein",
     "huber",
+    "nn",
     "pairwise",
     "tensor_term",
     "unbalanced_fused_gromov_wasserstein",
