@@ -52,7 +52,7 @@ class TemplateLayer(nn.Module):
     seed : int, optional
         Of the first templates; torch's generator by default.
     max_iter, tol
-        As in `fgwot.fused_gromov_wasserstein`.
+        As in `fgwot.fused_gromov_wasserstein`. Errors of plans enter distances squared, and gradients as they are.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class TemplateLayer(nn.Module):
         learn_weights: bool = True,
         seed: int | None = None,
         max_iter: int = 1000,
-        tol: float | None = None,
+        tol: float | None = 1e-4,
     ) -> None:
         super().__init__()
         if min(templates, points, features) < 1:
