@@ -138,12 +138,14 @@ class TemplateLayer(nn.Module):
             )
         if weights is None:
             weights = structures.new_full(structures.shape[:2], 1 / structures.shape[-1])
-        own = self.logits.softmax(-1)
+        # In float64: near plans at which float32 stalls, graphs have others that descend.
+        C, X, p = structures.double(), features.double(), weights.double()
+        own, templates = self.logits.double().softmax(-1), self.structures.double()
         solution = fused_gromov_wasserstein(
-            squared_distances(features[:, None], self.features),
-            structures[:, None],
-            (self.structures + self.structures.mT) / 2,
-            weights[:, None],
+            squared_distances(X[:, None], self.features.double()),
+            C[:, None],
+            (templates + templates.mT) / 2,
+            p[:, None],
             own,
             alpha=self.alpha,
             epsilon=self.epsilon,
@@ -151,8 +153,8 @@ class TemplateLayer(nn.Module):
             tol=self.tol,
         )
         # KL(T | p q') = sum T log T - sum p log p - sum q log q for masses of one.
-        constant = 1 - torch.xlogy(weights, weights).sum(-1)[:, None] - torch.xlogy(own, own).sum(-1)
-        return solution.value + self.epsilon * constant
+        constant = 1 - torch.xlogy(p, p).sum(-1)[:, None] - torch.xlogy(own, own).sum(-1)
+        return (solution.value + self.epsilon * constant).to(structures.dtype)
 
     def extra_repr(self) -> str:
         """Show the sizes."""
