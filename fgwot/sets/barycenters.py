@@ -166,8 +166,8 @@ def barycenter(
         raise ValueError(f"max_iter must be at least 1 and tol positive, got {max_iter} and {tol}")
     spaces = Spaces.of(structures, features, weights, non_negative=loss.non_negative)
     inputs, p, coefficients = spaces.padded(), _support(n, p, spaces), _coefficients(coefficients, spaces)
-    C, X = _first(spaces, int(coefficients.argmax()), n, init_structure, init_features, seed)
     _check_fixed(fixed, init_structure, init_features)
+    C, X = _first(spaces, int(coefficients.argmax()), n, init_structure, init_features, seed)
 
     def solve(C: Tensor, X: Tensor | None, init: Solution | None) -> Solution:
         return fused_gromov_wasserstein(
@@ -211,9 +211,8 @@ class _Update:
     def __init__(self, inputs: Padded, p: Tensor, coefficients: Tensor, loss: GroundLoss, fixed: Fixed | None) -> None:
         factors = loss.factors
         assert factors is not None  # noqa: S101 - those in _INVERSE have them
-        self._h2, self._invert, self._features, self._fixed = (
-            factors.h2(inputs.structures), _INVERSE[loss.name], inputs.features, fixed,
-        )  # fmt: skip
+        self._h2, self._invert = factors.h2(inputs.structures), _INVERSE[loss.name]
+        self._features, self._fixed = inputs.features, fixed
         self._coefficients, self._p = coefficients / coefficients.sum(), p / p.sum()
         q = inputs.weights / p.sum()
         # Units in which changes are measured: root mean squares of the inputs.
@@ -330,7 +329,7 @@ def _distant(C: Tensor, Y: Tensor | None, weights: Tensor, n: int) -> Tensor:
     profiles = torch.cat([(x - x.mean(0)) / x.std(correction=0).clamp_min(1e-30) / x.shape[1] ** 0.5 for x in parts], 1)
     distances = torch.cdist(profiles[candidates], profiles[candidates])
     chosen = [int(weights[candidates].argmax())]
-    nearest = distances[chosen[0]]
+    nearest = distances[chosen[0]].clone()
     for _ in range(min(n, len(candidates)) - 1):
         nearest[chosen] = -1
         chosen.append(int(nearest.argmax()))

@@ -144,6 +144,13 @@ def test_more_points_than_the_inputs_have():
     assert found.structure.shape == (9, 9)
 
 
+def test_one_input_in_float32():
+    Cs, Y, _ = inputs(8, sizes=(5,))
+    found = fgwot.barycenter([Cs[0].float()], [Y[0].float()], n=4, epsilon=0.02)
+    assert found.converged
+    assert found.structure.dtype == found.value.dtype == torch.float32
+
+
 def test_masses_of_two_are_masses_of_one_with_half_the_entropy():
     Cs, _, q = inputs(5)
     one = fgwot.barycenter(Cs, None, q, n=3, epsilon=0.1, tol=1e-8)
