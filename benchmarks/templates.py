@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +62,7 @@ class Network(nn.Module):
         super().__init__()
         self.layer, self.linear = layer, nn.Linear(TEMPLATES, 3)
         self.moments: tuple[Tensor, Tensor] | None = None
+        self.seconds = float("nan")
 
     def forward(self, graphs: Graphs) -> Tensor:
         """Logits of each graph."""
@@ -106,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     graphs, test = sampled(options.graphs, seed=0), sampled(options.graphs, seed=1)
-    layers = {"fgwot.nn.TemplateLayer": lambda: None}
+    layers: dict[str, Callable[[], nn.Module | None]] = {"fgwot.nn.TemplateLayer": lambda: None}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
