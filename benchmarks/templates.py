@@ -11,8 +11,8 @@ import argparse
 import statistics
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fgwot.nn import TemplateLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TEMPLATES, POINTS, ALPHA, EPSILON = 6, 6, 0.5, 0.1
 
