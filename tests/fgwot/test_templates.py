@@ -93,8 +93,8 @@ def test_a_network_with_the_layer_learns_the_number_of_communities():
     """Generated graphs of the stochastic block model with one, two or three communities."""
     from benchmarks.templates import accuracy, sampled, train
 
-    trained = train(sampled(30, seed=0), epochs=20, seed=0)
-    assert accuracy(trained, sampled(30, seed=1)) >= 0.9
+    trained = train(sampled(45, seed=0), epochs=15, seed=0)
+    assert accuracy(trained, sampled(45, seed=1)) >= 0.9
 
 
 GOOD, _ = graphs(0, sizes=(2, 3))
