@@ -1,5 +1,6 @@
 """Entropic Fused Gromov-Wasserstein optimal transport for PyTorch."""
 
+from fgwot import nn
 from fgwot.adjoint import Adjoint, Envelope, Implicit, Unrolled
 from fgwot.backend import backend
 from fgwot.drivers import Explanation, explain
@@ -7,6 +8,8 @@ from fgwot.functional import fused_gromov_wasserstein, gromov_wasserstein
 from fgwot.iteration.initial import MultiInit
 from fgwot.losses import Factors, GroundLoss, huber
 from fgwot.modules import FGWLoss
+from fgwot.sets.barycenters import Barycenter, barycenter
+from fgwot.sets.pairs import Pairwise, pairwise
 from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solvers import MirrorDescent, ProximalPoint
 from fgwot.streamed.plan import LazyPlan
@@ -15,6 +18,7 @@ from fgwot.tensor_term import tensor_term
 
 __all__ = [
     "Adjoint",
+    "Barycenter",
     "ConvergenceWarning",
     "Envelope",
     "Explanation",
@@ -26,15 +30,19 @@ __all__ = [
     "LowRank",
     "MirrorDescent",
     "MultiInit",
+    "Pairwise",
     "ProximalPoint",
     "Solution",
     "Status",
     "Unrolled",
     "backend",
+    "barycenter",
     "explain",
     "fused_gromov_wasserstein",
     "gromov_wasserstein",
     "huber",
+    "nn",
+    "pairwise",
     "tensor_term",
 ]
 __version__ = "0.1.0"

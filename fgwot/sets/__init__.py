@@ -1,0 +1,1 @@
+"""Sets of spaces: all their pairs, and their barycenters."""
