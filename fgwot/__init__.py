@@ -9,6 +9,7 @@ from fgwot.losses import Factors, GroundLoss, huber
 from fgwot.modules import FGWLoss
 from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solvers import MirrorDescent, ProximalPoint
+from fgwot.streamed.lazy import Lazy, Progress, ProgressLine
 from fgwot.streamed.plan import LazyPlan
 from fgwot.structure import LowRank
 from fgwot.tensor_term import tensor_term
@@ -23,10 +24,13 @@ __all__ = [
     "Factors",
     "GroundLoss",
     "Implicit",
+    "Lazy",
     "LazyPlan",
     "LowRank",
     "MirrorDescent",
     "MultiInit",
+    "Progress",
+    "ProgressLine",
     "ProximalPoint",
     "Solution",
     "Status",

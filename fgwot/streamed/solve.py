@@ -10,13 +10,16 @@ from fgwot.inner.plan import Marginals
 from fgwot.iteration.result import Result, Start, Tolerance
 from fgwot.iteration.undamped import Limits, State
 from fgwot.problem import Problem
-from fgwot.solution import Solution
+from fgwot.solution import Solution, Status
+from fgwot.streamed.checkpoint import Checkpoint
 from fgwot.streamed.iteration import Streamed
+from fgwot.streamed.lazy import Lazy
 from fgwot.streamed.passes import Kernel, one_pass
 from fgwot.streamed.plan import LazyPlan
 from fgwot.streamed.reduced import ReducedLinearisation
 from fgwot.streamed.sweeps import StreamedPlan, Sweeps
 from fgwot.streamed.values import Constants, moments_of, values
+from fgwot.streamed.watch import Watch
 from fgwot.structure import LowRank
 
 _At = tuple[Tensor, Tensor]
@@ -65,12 +68,14 @@ def _solved(problem: Problem, M: LowRank | None, call: Call) -> tuple[Result, La
     dtype = call.C1.dtype
     linearise = ReducedLinearisation(small, inside, torch.finfo(dtype).eps)
     marginals = Marginals.of(small.p, small.q)
-    sweeps = Sweeps(linearise.bases, marginals, dtype)
-    start, change = _start(call, linearise, sweeps, at)
-    G = linearise(start.T)
-    now = State.at(start, G, Start(G, start.g, start.g, change))
-    limits = _limits(linearise.size(G, marginals), dtype, call.tol)
-    result, found = Streamed(linearise, marginals, sweeps, limits).solve(now, call.max_iter)
+    lazy = call.plan if isinstance(call.plan, Lazy) else Lazy()
+    weights = torch.cat([small.alpha, small.epsilon, small.p.sum(-1)])
+    checkpoint = Checkpoint(lazy.checkpoint, linearise, marginals, weights)
+    sweeps = Sweeps(linearise.bases, marginals, dtype, Watch(lazy), checkpoint.potentials)
+    now, theta = checkpoint.load(sweeps) or (_begin(call, linearise, sweeps, at), 1.0)
+    limits = _limits(linearise.size(now.G, marginals), dtype, call.tol)
+    result, found = Streamed(linearise, marginals, sweeps, limits, checkpoint).solve(now, theta, call.max_iter)
+    sweeps.watch.ended(Status(int(result.status)))
     result = result.scaled(small)
     f, g = (_spread(x[0], i, k[0]) for x, i, k in ((result.f, rows, problem.p), (result.g, columns, problem.q)))
     mass = small.p.sum()
@@ -115,6 +120,12 @@ def _limits(size: Tensor, dtype: torch.dtype, tol: float | None) -> Limits:
     number = torch.zeros(1, 1, 1, dtype=dtype, device=size.device)
     found = Tolerance.at(number, number, tol, size.to(dtype))
     return Limits.within(Tolerance(found.noise.double(), found.allowed.double(), found.blurred))
+
+
+def _begin(call: Call, linearise: ReducedLinearisation, sweeps: Sweeps, at: _At) -> State:
+    start, change = _start(call, linearise, sweeps, at)
+    G = linearise(start.T)
+    return State.at(start, G, Start(G, start.g, start.g, change))
 
 
 def _start(call: Call, linearise: ReducedLinearisation, sweeps: Sweeps, at: _At) -> tuple[StreamedPlan, float]:
