@@ -21,6 +21,7 @@ from fgwot.problem import Problem, Weight
 from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solvers import Solver
 from fgwot.streamed.lazy import Lazy
+from fgwot.streamed.ranks import together
 from fgwot.streamed.solve import streamed_solve
 from fgwot.structure import Structure
 from fgwot.whole.solve import is_final, whole_solve
@@ -126,9 +127,10 @@ def fused_gromov_wasserstein(
     >>> sol.plan.argmax(1).tolist(), bool(sol.converged)
     ([1, 2, 0], True)
     """
-    call = Call.of(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan)
-    if against_streaming(call) is None:
-        found = streamed_solve(call, validate)
+    with together(plan):
+        call = Call.of(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan)
+        found = streamed_solve(call, validate) if against_streaming(call) is None else None
+    if found is not None:
         warn(found.status, found.residual)
         return found
     call = call.built()

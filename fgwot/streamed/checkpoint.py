@@ -13,13 +13,13 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from fgwot.inner.plan import Marginals
 from fgwot.iteration.undamped import State
+from fgwot.streamed.identity import same
+from fgwot.streamed.ranks import Ranks
 from fgwot.streamed.reduced import ReducedLinearisation
 from fgwot.streamed.sweeps import StreamedPlan, Sweeps
 
 _SHARE = 0.05  # of the time, at most, in which files are written
-_SAME = 1e-6  # relative difference of numbers of one problem, in float32 on two machines
 
 
 class Checkpoint:
@@ -29,20 +29,26 @@ class Checkpoint:
     ----------
     path : str or path, optional
     linearise : ReducedLinearisation
-    marginals : Marginals
-    weights : Tensor
-        alpha, epsilon and the mass.
+    problem : Tensor
+        The identity of the problem.
+    ranks : Ranks, optional
+        Of which the first has the file.
     """
 
     def __init__(
-        self, path: str | PathLike[str] | None, linearise: ReducedLinearisation, marginals: Marginals, weights: Tensor
+        self,
+        path: str | PathLike[str] | None,
+        linearise: ReducedLinearisation,
+        problem: Tensor,
+        ranks: Ranks | None,
     ) -> None:
         self._path, self._linearise = None if path is None else Path(path), linearise
+        self._ranks, self._writes = ranks, path is not None and (ranks is None or ranks.rank == 0)
         self._state: dict[str, Tensor] = {}
         self._ready = 0.0
         if self._path is not None:
             self._own = {
-                "problem": _numbers(linearise, marginals, weights),
+                "problem": problem,
                 "rows": linearise.bases.P.T @ linearise.sides[0],
                 "columns": linearise.bases.Q.T @ linearise.sides[1],
             }
@@ -50,7 +56,7 @@ class Checkpoint:
     def step(self, now: State, theta: float) -> None:
         """Keep the state before a step, whose damping is theta."""
         plan = now.plan
-        if self._path is None or not isinstance(plan, StreamedPlan) or plan.X is None:
+        if not self._writes or not isinstance(plan, StreamedPlan) or plan.X is None:
             return
         flags = torch.stack([now.change, now.expected, now.plain.double(), now.slow.double()])[:, 0].tolist()
         numbers = now.G.new_tensor([*flags, theta])
@@ -71,16 +77,12 @@ class Checkpoint:
         ValueError
             If the file is of another problem, or no checkpoint.
         """
-        if self._path is None or not self._path.exists():
+        if self._path is None:
             return None
-        kept = _read(self._path)
-        device = self._own["problem"].device
-        kept = {name: t.to(device) for name, t in kept.items()}
-        if not _same(kept, self._own):
-            raise ValueError(
-                f"the checkpoint {self._path} is of another problem: remove it or name another file (checked are the "
-                "sizes, costs, marginals, alpha and epsilon)"
-            )
+        kept = self._ranks.first(self._read) if self._ranks else self._read()
+        if kept is None:
+            return None
+        kept = {name: t.to(self._own["problem"].device) for name, t in kept.items()}
         left, right = (self._own[side] @ torch.linalg.pinv(kept[side]) for side in ("rows", "columns"))
         X, following = (left @ kept[name] @ right.T for name in ("X", "next"))
         plan = sweeps.at(X, kept["b"])
@@ -116,29 +118,24 @@ class Checkpoint:
         if perf_counter() >= self._ready:
             self.write()
 
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for files that are not its own
-        raise ValueError(f"{path} is no checkpoint of a lazy solve: {str(error).partition(chr(10))[0]}") from error
-    names = {"problem", "rows", "columns", "X", "b", "next", "guess", "numbers"}
-    if not isinstance(found, dict) or found.keys() != names or not all(isinstance(t, Tensor) for t in found.values()):
-        raise ValueError(f"{path} is no checkpoint of a lazy solve")
-    return found
-
-
-def _numbers(linearise: ReducedLinearisation, marginals: Marginals, weights: Tensor) -> Tensor:
-    """Numbers (2, k) that tell a problem from others: signed sums and sums of magnitudes of all that it is made of."""
-    signed, magnitudes = [weights], [weights.abs()]
-    for factors, weight in zip(linearise.sides, (marginals.p, marginals.q), strict=True):
-        t = torch.cat([factors, weight.T], 1)
-        v = torch.arange(1, len(t) + 1, dtype=t.dtype, device=t.device).sin()  # tells orders apart
-        signed.append(v @ t)
-        magnitudes.append(v.abs() @ t.abs())
-    return torch.stack([torch.cat(signed), torch.cat(magnitudes)])
-
-
-def _same(kept: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    ours, theirs = own["problem"], kept["problem"]
-    return ours.shape == theirs.shape and bool(((ours - theirs).abs() <= _SAME * ours[1]).all())
+    def _read(self) -> Mapping[str, Tensor] | None:
+        path = self._path
+        if path is None or not path.exists():
+            return None
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises half a dozen types for files that are not its own
+            raise ValueError(f"{path} is no checkpoint of a lazy solve: {str(error).splitlines()[0]}") from error
+        names = {"problem", "rows", "columns", "X", "b", "next", "guess", "numbers"}
+        if (
+            not isinstance(found, dict)
+            or found.keys() != names
+            or not all(isinstance(t, Tensor) for t in found.values())
+        ):
+            raise ValueError(f"{path} is no checkpoint of a lazy solve")
+        if not same(self._own["problem"].cpu(), found["problem"]):
+            raise ValueError(
+                f"the checkpoint {path} is of another problem: remove it or name another file (checked are the "
+                "sizes, costs, marginals, alpha and epsilon)"
+            )
+        return found

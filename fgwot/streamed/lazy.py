@@ -1,10 +1,13 @@
-"""How to solve for a plan that is not stored: who is told, how long it may take, and where its state is kept."""
+"""How to solve for a plan that is not stored: who is told, how long it may take, where its state is kept, who helps."""
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, log
 from os import PathLike
+from typing import Any
+
+import torch.distributed as dist
 
 from fgwot.solution import Status
 
@@ -96,6 +99,10 @@ class Lazy:
     checkpoint : str or path, optional
         A file to keep the state in while the solve runs: column potentials and a matrix of the core's size, some
         hundred kilobytes. If it is there already, the solve goes on from it: whoever was interrupted calls again.
+    group : torch.distributed.ProcessGroup, optional
+        Processes that share the work: each makes the same call and computes its part of the rows; all get the whole
+        solution. `progress` and `checkpoint` are rank 0's. What one raises ends the call on all. Gradients of the
+        solution's values are shared work, too: all ranks have to ask for them.
 
     Examples
     --------
@@ -110,6 +117,7 @@ class Lazy:
     progress: Callable[[Progress], object] | None = None
     time_limit: float | None = None
     checkpoint: str | PathLike[str] | None = None
+    group: Any = None
 
     def __post_init__(self) -> None:
         if self.progress is not None and not callable(self.progress):
@@ -118,3 +126,7 @@ class Lazy:
             raise ValueError(f"time_limit must be positive, in seconds, got {self.time_limit}")
         if self.checkpoint is not None and not isinstance(self.checkpoint, str | PathLike):
             raise TypeError(f"checkpoint must be a path, got {type(self.checkpoint).__name__}")
+        if self.group is not None and not (dist.is_available() and isinstance(self.group, dist.ProcessGroup)):
+            raise TypeError(
+                f"group must be a torch.distributed.ProcessGroup of which this process is a rank, got {self.group!r}"
+            )
