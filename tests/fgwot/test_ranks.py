@@ -19,14 +19,14 @@ from fgwot import Lazy, LowRank
 
 ROOT = Path(__file__).parents[2]
 fgw = fgwot.fused_gromov_wasserstein
-SECONDS = 60  # after which a collective that waits is given up
+SECONDS = 180  # after which a collective that waits is given up
 DTYPES = [torch.float64, torch.float32]
 # seed, kind, points from and below, epsilon
 CASES = [
     (1, "distances", (20, 60), 0.05),
     (2, "asymmetric", (20, 60), 0.05),
     (3, "indefinite", (20, 60), 0.02),
-    (0, "distances", (2, 40), 0.005),  # Newton's method has its part
+    (1, "distances", (2, 20), 0.002),  # Newton's method has its part
     (4, "distances", (2, 4), 0.1),
     (5, "distances", (1, 2), 0.1),  # one row: none for rank 0
 ]
@@ -124,7 +124,7 @@ def seen(tmp_path_factory):
         subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE)
         for rank in range(2)
     ]
-    _, errors = zip(*(rank.communicate(timeout=300) for rank in ranks), strict=True)
+    _, errors = zip(*(rank.communicate(timeout=550) for rank in ranks), strict=True)
     assert [rank.returncode for rank in ranks] == [0, -signal.SIGKILL], errors[0].decode()
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
