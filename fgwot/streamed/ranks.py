@@ -1,8 +1,9 @@
 """Several processes make the passes of one solve together, each over some of the rows.
 
 All ranks are given the same call and do the same small things; of each pass a rank computes its rows, and one sum over
-the ranks completes it. A rank that fails must not leave the others waiting: before every sum the ranks vote, in one
-small collective, on whether all are well and about to do the same thing.
+the ranks completes it. A rank that fails must not leave the others waiting, and one that rounds otherwise must not add
+rows of another plan: before every sum the ranks vote, in one small collective, on whether all are well and about to do
+the same thing with the same numbers.
 """
 
 from collections.abc import Callable, Iterator
@@ -73,14 +74,15 @@ class Ranks:
         if own.start < own.stop:
             part = one_pass(_rows(kernel, own), Z)
             columns[:], a[own], products[own] = part.columns, part.a, part.products
-        self._sum(found)
+        self._sum(found, kernel.U, kernel.V, kernel.b, Z)
         return Pass(a, columns, products)
 
     def difference(self, one: Kernel, other: Kernel) -> float:
         """L1 distance of two plans, see `fgwot.streamed.passes`."""
         own = self._own(len(one.p))
         part = difference(_rows(one, own), _rows(other, own)) if own.start < own.stop else 0.0
-        return float(self._sum(one.b.new_tensor([part])))
+        plans = (t for kernel in (one, other) for t in (kernel.U, kernel.V, kernel.b))
+        return float(self._sum(one.b.new_tensor([part]), *plans))
 
     def any(self, flag: bool) -> bool:
         """Whether it holds on any rank."""
@@ -103,8 +105,8 @@ class Ranks:
         """Rows of this process; none, if there are fewer rows than ranks."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
-    def _sum(self, x: Tensor) -> Tensor:
-        self._vote(x.numel())
+    def _sum(self, x: Tensor, *made_of: Tensor) -> Tensor:
+        self._vote(x.numel() + sum(_digest(t) for t in made_of))
         with _telling():
             dist.all_reduce(x, group=self.group)
         return x
@@ -116,7 +118,7 @@ class Ranks:
         return found
 
     def _vote(self, about: int, failure: str | None = None) -> None:
-        """Go on if all ranks do, about the same thing.
+        """Go on if all ranks do, about the same thing, which a number stands for.
 
         Raises
         ------
@@ -148,6 +150,11 @@ def _telling() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RankError(f"a rank is gone, or the group's timeout is over: {error}") from error
+
+
+def _digest(x: Tensor) -> int:
+    """Give a number that depends on all bits of a float64 tensor."""
+    return int(x.contiguous().view(torch.int64).sum()) >> 8  # leaves room for sums
 
 
 def _rows(kernel: Kernel, own: slice) -> Kernel:
