@@ -94,7 +94,7 @@ class Checkpoint:
             expected=expected,
             drift=torch.zeros_like(change),
             G=G,
-            X=following[None],
+            X=G if plain > 0 else following[None],  # what certifies a plan is never taken from a file
             warm=kept["guess"][None],
             plain=plain > 0,
             slow=slow > 0,

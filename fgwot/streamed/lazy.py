@@ -93,7 +93,7 @@ class Lazy:
     progress : callable, optional
         Called with a `Progress` after each pass, and at the end; `ProgressLine` is a ready one.
     time_limit : float, optional
-        Seconds after which the solve ends with the status TIME_LIMIT, two passes later. The plan is that of the last
+        Seconds after which the solve ends with the status TIME_LIMIT, two or three passes later. The plan is that of the last
         finished step; its residual is measured by as much of the next step as there is, whose marginal error it
         includes.
     checkpoint : str or path, optional

@@ -196,6 +196,10 @@ def test_a_checkpoint_is_small_and_goes_on_in_other_bases_and_another_dtype(tmp_
             kept[name] = turn @ kept[name] if side == "rows" else kept[name] @ turn.T
     torch.save(kept, path)
     assert fgw(*ARGUMENTS, **OPTIONS, plan=Lazy(checkpoint=path)).n_iter == 1
+    torch.save(kept | {"next": 0 * kept["next"], "guess": 0 * kept["guess"]}, path)
+    misled = fgw(*ARGUMENTS, **OPTIONS, plan=Lazy(checkpoint=path))
+    assert misled.converged
+    assert found(ARGUMENTS, misled) <= 1.1e-9
     single = [a.map(torch.Tensor.float) if isinstance(a, fgwot.LowRank) else a.float() for a in ARGUMENTS]
     assert fgw(*single, alpha=0.4, epsilon=0.05, tol=1e-4, plan=Lazy(checkpoint=path)).n_iter == 1
 
