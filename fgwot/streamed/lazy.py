@@ -93,9 +93,9 @@ class Lazy:
     progress : callable, optional
         Called with a `Progress` after each pass, and at the end; `ProgressLine` is a ready one.
     time_limit : float, optional
-        Seconds after which the solve ends with the status TIME_LIMIT, two or three passes later. The plan is that of the last
-        finished step; its residual is measured by as much of the next step as there is, whose marginal error it
-        includes.
+        Seconds after which the solve ends with the status TIME_LIMIT, two or three passes later. The plan is that of
+        the last finished step; its residual is measured by as much of the next step as there is, whose marginal error
+        it includes.
     checkpoint : str or path, optional
         A file to keep the state in while the solve runs: column potentials and a matrix of the core's size, some
         hundred kilobytes. If it is there already, the solve goes on from it: whoever was interrupted calls again.
