@@ -12,6 +12,7 @@ from fgwot.sets.barycenters import Barycenter, barycenter
 from fgwot.sets.pairs import Pairwise, pairwise
 from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solvers import MirrorDescent, ProximalPoint
+from fgwot.streamed.lazy import Lazy, Progress, ProgressLine
 from fgwot.streamed.plan import LazyPlan
 from fgwot.structure import LowRank
 from fgwot.tensor_term import tensor_term
@@ -26,11 +27,14 @@ __all__ = [
     "Factors",
     "GroundLoss",
     "Implicit",
+    "Lazy",
     "LazyPlan",
     "LowRank",
     "MirrorDescent",
     "MultiInit",
     "Pairwise",
+    "Progress",
+    "ProgressLine",
     "ProximalPoint",
     "Solution",
     "Status",

@@ -18,6 +18,7 @@ from fgwot.operations import transformed
 from fgwot.problem import Problem, Weight, computed_in
 from fgwot.solution import Solution
 from fgwot.solvers import MirrorDescent, Solver
+from fgwot.streamed.lazy import Lazy
 from fgwot.streamed.plan import stored
 from fgwot.structure import LowRank, Structure
 
@@ -45,7 +46,7 @@ class Call:
     init: Init
     max_iter: int
     tol: float | None
-    plan: str | None = None
+    plan: str | Lazy | None = None
     rho: tuple[Weight, Weight] | None = None
     mass: Weight | None = None
     low_rank: LowRank | None = None  # M where it is none; then `M` is None until it is `built`
@@ -65,7 +66,7 @@ class Call:
         init: Init = None,
         max_iter: int = 1000,
         tol: float | None = None,
-        plan: str | None = None,
+        plan: str | Lazy | None = None,
         rho: Weight | tuple[Weight, Weight] | None = None,
         mass: Weight | None = None,
     ) -> "Call":
@@ -86,8 +87,9 @@ class Call:
             raise ValueError(f"max_iter must be at least 1, got {max_iter}")
         if tol is not None and not tol > 0:
             raise ValueError(f"tol must be positive, got {tol}")
-        if plan not in (None, "dense", "lazy"):
-            raise ValueError(f"plan must be 'dense', 'lazy' or None, got {plan!r}")
+        plan = Lazy() if isinstance(plan, str) and plan == "lazy" else plan
+        if not isinstance(plan, Lazy) and plan not in (None, "dense"):
+            raise ValueError(f"plan must be 'dense', 'lazy', a fgwot.Lazy or None, got {plan!r}")
         low_rank = None
         if isinstance(M, LowRank):
             low_rank, M = _checked(M), None
@@ -277,8 +279,8 @@ def against_streaming(call: Call) -> str | None:
     if not isinstance(call.C1, LowRank) and not isinstance(call.C2, LowRank) and call.plan is None:
         return "the structures are dense"
     reason = _against_a_lazy_plan(call)
-    if call.plan == "lazy" and reason is not None:
-        raise ValueError(f"plan='lazy' is not for {reason}")
+    if isinstance(call.plan, Lazy) and reason is not None:
+        raise ValueError(f"a lazy plan is not for {reason}")
     if reason is None and call.plan is None and call.C1.shape[-1] * call.C2.shape[-1] < SMALLEST_STREAMED:
         return f"the plan has fewer than {SMALLEST_STREAMED} entries"
     return reason

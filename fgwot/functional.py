@@ -20,6 +20,8 @@ from fgwot.operations import folded, outside_graphs, without_autocast
 from fgwot.problem import Problem, Weight
 from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solvers import Solver
+from fgwot.streamed.lazy import Lazy
+from fgwot.streamed.ranks import together
 from fgwot.streamed.solve import streamed_solve
 from fgwot.structure import Structure
 from fgwot.whole.solve import is_final, whole_solve
@@ -44,7 +46,7 @@ def fused_gromov_wasserstein(
     init: Init = None,
     max_iter: int = 1000,
     tol: float | None = None,
-    plan: Literal["dense", "lazy"] | None = None,
+    plan: Literal["dense", "lazy"] | Lazy | None = None,
     validate: bool = True,
 ) -> Solution:
     r"""Entropic Fused Gromov-Wasserstein between one pair of spaces or a batch of pairs.
@@ -97,10 +99,11 @@ def fused_gromov_wasserstein(
     tol : float, optional
         Bound on residual + marginal error of a converged plan, relative to the mass: by default 1e-7 in float64
         and 1e-5 in float32, plus what rounding makes unattainable.
-    plan : {"dense", "lazy"}, optional
+    plan : {"dense", "lazy"} or Lazy, optional
         A lazy plan is not stored: `Solution.plan` is a `fgwot.LazyPlan`, and the solve takes O((n + m) r) memory. For
         one problem with M, C1 and C2 of low rank, square loss, MirrorDescent() and envelope gradients. By default such
-        problems get it from 2^24 pairs of points on (n = m = 4096), and others a tensor.
+        problems get it from 2^24 pairs of points on (n = m = 4096), and others a tensor. `fgwot.Lazy` has a
+        callback, a time limit and a checkpoint for long solves.
     validate : bool
         Check values (finite, sign, mass) as well as shapes. Costs a few host synchronisations on CUDA.
 
@@ -150,9 +153,10 @@ def fused_gromov_wasserstein(
     >>> round(sol.plan.sum().item(), 6)
     0.6
     """
-    call = Call.of(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan, rho, mass)
-    if against_streaming(call) is None:
-        found = streamed_solve(call, validate)
+    with together(plan):
+        call = Call.of(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan, rho, mass)
+        found = streamed_solve(call, validate) if against_streaming(call) is None else None
+    if found is not None:
         warn(found.status, found.residual)
         return found
     call = call.built()
@@ -177,7 +181,7 @@ def gromov_wasserstein(
     init: Init = None,
     max_iter: int = 1000,
     tol: float | None = None,
-    plan: Literal["dense", "lazy"] | None = None,
+    plan: Literal["dense", "lazy"] | Lazy | None = None,
     validate: bool = True,
 ) -> Solution:
     """Entropic Gromov-Wasserstein: `fused_gromov_wasserstein` without a linear cost (alpha = 1).

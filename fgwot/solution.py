@@ -14,6 +14,7 @@ class Status(IntEnum):
     MAX_ITER = 1
     STALLED = 2
     NUMERICAL = 3
+    TIME_LIMIT = 4
 
     @property
     def sentence(self) -> str:
@@ -29,6 +30,7 @@ class Status(IntEnum):
             Status.MAX_ITER: "reached max_iter before the tolerance",
             Status.STALLED: "stalled where rounding of this dtype hides further progress",
             Status.NUMERICAL: "met a value that is not finite",
+            Status.TIME_LIMIT: "reached the time limit before the tolerance",
         }[self]
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fgwot.operations import folded, once, without_autocast
 
+_OVERSAMPLING = 8  # further columns of the subspace iteration for distances
+_BLOCK = 1 << 22  # distances that are held at once
 _PROBE_ROUNDING = 256  # times eps: by how much C v and C' v may differ for a symmetric C
 
 
@@ -65,6 +67,69 @@ class LowRank:
         (squares, one), (others, another) = terms(x), terms(y)
         return LowRank(torch.cat([squares, one, -2 * x], -1), torch.cat([another, others, y], -1))
 
+    @staticmethod
+    def distances(x: Tensor, rank: int) -> tuple["LowRank", Tensor]:
+        r"""Return nearly the Euclidean distances among points, and the root mean square error of their entries.
+
+        Euclidean distances have no low rank; these are their eigenvectors of the largest eigenvalues, found by subspace
+        iteration in three products with the distances, which are never stored (Halko, Martinsson and Tropp 2011). The
+        error is exact, since :math:`|D - W \Lambda W^\top|_F^2 = |D|_F^2 - |\Lambda|_F^2`, and says what it does to a
+        problem: with errors e1 and e2 of the two structures and uniform marginals of mass one, every coupling has
+
+        .. math:: |\sqrt{\langle L \otimes T, T \rangle} - \sqrt{\langle \tilde L \otimes T, T \rangle}|
+                  \le e_1 + e_2,
+
+        as the square roots are norms of C1 - C2 in the square-integrable functions of T x T. (With marginals p and q
+        multiply e1 by n max(p), e2 by m max(q).)
+
+        Parameters
+        ----------
+        x : Tensor (n, d)
+        rank : int
+            The error falls as rank^-(1/2 + 1/d).
+
+        Returns
+        -------
+        C : LowRank
+            In the points' dtype, without gradients.
+        error : Tensor ()
+            In their unit; below 1e-7 of the largest distance it is rounding.
+
+        Raises
+        ------
+        ValueError
+            If the points have another shape or want gradients, or rank is not positive.
+
+        Examples
+        --------
+        >>> x = torch.linspace(0, 1, 200)[:, None]
+        >>> for rank in (4, 8, 16):
+        ...     C, error = LowRank.distances(x, rank)
+        ...     print(rank, f"{error:.4f}")
+        4 0.0182
+        8 0.0058
+        16 0.0020
+        """
+        if x.ndim != 2 or not x.is_floating_point():
+            raise ValueError(
+                f"distances needs points (n, d) of floating point, got {x.dtype} of shape {tuple(x.shape)}"
+            )
+        if x.requires_grad:
+            raise ValueError("distances of some rank have no gradients in the points: pass x.detach()")
+        if rank < 1:
+            raise ValueError(f"rank must be positive, got {rank}")
+        n, points = len(x), x.double() - x.double().mean(0)
+        generator = torch.Generator().manual_seed(0)
+        Q = torch.randn(n, min(rank + _OVERSAMPLING, n), generator=generator, dtype=torch.float64).to(x.device)
+        for _ in range(2):
+            Q = torch.linalg.qr(_distances_times(points, Q)).Q
+        values, vectors = torch.linalg.eigh(Q.T @ _distances_times(points, Q))
+        largest = values.abs().topk(min(rank, len(values))).indices
+        values, W = values[largest], Q @ vectors[:, largest]
+        total = 2 * n * points.square().sum()
+        error = (total - values.square().sum()).clamp_min(0).sqrt() / n
+        return LowRank((W * values).to(x.dtype), W.to(x.dtype)), error.to(x.dtype)
+
     def map(self, f: Callable[[Tensor], Tensor]) -> "LowRank":
         """Apply a function to both factors."""
         return LowRank(f(self.A), f(self.B))
@@ -107,6 +172,11 @@ class LowRank:
         v = torch.arange(1, n + 1, dtype=self.A.dtype, device=self.A.device).sin()[:, None]
         scale = self.A.abs() @ (self.B.abs().mT @ v.abs())
         return bool(((self @ v - self.mT @ v).abs() <= _PROBE_ROUNDING * torch.finfo(v.dtype).eps * scale.amax()).all())
+
+
+def _distances_times(x: Tensor, V: Tensor) -> Tensor:
+    """Product of the distances among points with V (n, k), by blocks."""
+    return torch.cat([torch.cdist(part, x) @ V for part in x.split(max(1, _BLOCK // len(x)))])
 
 
 Structure = Tensor | LowRank

@@ -22,7 +22,7 @@ from fgwot.inner.plan import Marginals
 from fgwot.iteration.result import Result
 from fgwot.iteration.undamped import Limits, State, advance, certified, inner_tolerance, move
 from fgwot.solution import Status
-from fgwot.streamed.passes import difference
+from fgwot.streamed.checkpoint import Checkpoint
 from fgwot.streamed.reduced import ReducedLinearisation
 from fgwot.streamed.sweeps import StreamedPlan, Sweeps
 
@@ -40,21 +40,27 @@ class Streamed:
     marginals: Marginals
     sweeps: Sweeps
     limits: Limits
+    checkpoint: Checkpoint
 
-    def solve(self, now: State, max_iter: int) -> tuple[Result, StreamedPlan]:
-        """Step until the problem is solved, `max_iter` times at most; return the plan, too."""
-        limits, theta, best, idle = self.limits, 1.0, torch.inf, 0
+    def solve(self, now: State, theta: float, max_iter: int) -> tuple[Result, StreamedPlan]:
+        """Step until the problem is solved, time is over, or `max_iter` steps are made; return the plan, too."""
+        limits, watch, best, idle = self.limits, self.sweeps.watch, torch.inf, 0
+        watch.begin(float(limits.tol))
         for n_iter in range(1, max_iter + 1):
+            self.checkpoint.step(now, theta)
             following = self._following(now)
+            if watch.over:
+                return self._stopped(now, following, n_iter)
             change, divergence = self._distance(_plan(now), following)
             if bool(now.plain) and change <= _HOPEFUL * float(limits.tol):
-                change = difference(_plan(now).kernel, following.kernel)
+                change = watch.difference(_plan(now).kernel, following.kernel)
             if not isfinite(change):
                 return self._result(now, following, change, Status.NUMERICAL, n_iter)
             length = torch.full_like(limits.tol, change)
             if certified(now, following, length, limits):
                 return self._result(now, following, change, Status(int(limits.status)), n_iter)
             estimate = change / (1.0 if now.plain else theta)
+            watch.stepped(n_iter, estimate + float(now.plan.error + following.error))
             best, idle = (estimate, 0) if estimate < 0.9 * best else (best, idle + 1)
             if idle > PATIENCE:
                 return self._concluded(now, Status.STALLED, n_iter)
@@ -80,7 +86,7 @@ class Streamed:
     def _distance(self, plan: StreamedPlan, following: StreamedPlan) -> tuple[float, float]:
         """Bound on the change, and KL(T || T+)."""
         if plan.X is None or following.X is None:  # a plan of another problem, with which this one started
-            return difference(plan.kernel, following.kernel), torch.inf
+            return self.sweeps.watch.difference(plan.kernel, following.kernel), torch.inf
         turn, back = plan.X - following.X, plan.kernel.b - following.kernel.b
         both = float(back @ (plan.columns - following.columns) - (turn * (plan.T - following.T)[0])[1:, 1:].sum())
         change = sqrt(max(both, 0.0)) if isfinite(both) else both
@@ -92,6 +98,8 @@ class Streamed:
     def _result(
         self, now: State, following: StreamedPlan, change: float, status: Status, n_iter: int
     ) -> tuple[Result, StreamedPlan]:
+        self.sweeps.watch.stepped(n_iter, change + float(now.plan.error + following.error))
+        self.checkpoint.write()
         rows, columns = self.linearise.bases.potentials(now.X[0])
         result = Result.of(
             self.linearise,
@@ -109,7 +117,18 @@ class Streamed:
         """Describe a plan that is not solved, by the undamped step from it."""
         now = now.undamped()
         following = self._following(now)
-        return self._result(now, following, difference(_plan(now).kernel, following.kernel), status, n_iter)
+        change = self.sweeps.watch.difference(_plan(now).kernel, following.kernel)
+        return self._result(now, following, change, status, n_iter)
+
+    def _stopped(self, now: State, following: StreamedPlan, n_iter: int) -> tuple[Result, StreamedPlan]:
+        """Describe a plan by as much of the undamped step from it as time was left for."""
+        if not bool(now.plain):
+            now = now.undamped()
+            following = self.sweeps.at(now.X[0], following.g[0])
+        change = self.sweeps.watch.difference(_plan(now).kernel, following.kernel)
+        solved = certified(now, following, torch.full_like(self.limits.tol, change), self.limits)
+        status = Status(int(self.limits.status)) if solved else Status.TIME_LIMIT
+        return self._result(now, following, change, status, n_iter)
 
 
 def _plan(now: State) -> StreamedPlan:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from fgwot.streamed.passes import Kernel, blocks, one_pass
+from fgwot.streamed.passes import Kernel, Pass, blocks, one_pass
 
 
 class LazyPlan:
@@ -71,7 +71,7 @@ class LazyPlan:
         same = all(torch.equal(ours, theirs) for ours, theirs in zip(self._at, at, strict=True))
         return replace(self._kernel, p=p) if same else None
 
-    def product(self, V: Tensor) -> Tensor:
+    def product(self, V: Tensor, one_pass: Callable[[Kernel, Tensor], Pass] = one_pass) -> Tensor:
         """T V (n, k) in float64, for V (m, k), without gradients."""
         rows, columns = self._at
         found = one_pass(self._kernel, V[columns].to(torch.float64)).products * self._mass

@@ -25,14 +25,13 @@ from fgwot.structure import LowRank
 _ROUNDINGS = 8  # of a column, below which another says nothing new
 
 
-def basis(factors: list[Tensor], rounding: float) -> Tensor:
-    """Orthonormal basis (n, r + 1) of the columns of some matrices (n, k), which starts with a constant."""
-    n = len(factors[0])
-    constant = factors[0].new_full((n, 1), n**-0.5)
-    columns = torch.cat(factors, 1)
-    columns = columns - columns.mean(0)
+def basis(factors: Tensor, rounding: float) -> Tensor:
+    """Orthonormal basis (n, r + 1) of the columns of a matrix (n, k), which starts with a constant."""
+    n = len(factors)
+    constant = factors.new_full((n, 1), n**-0.5)
+    columns = factors - factors.mean(0)
     # Before they are centred: what is left of a constant column is rounding.
-    norms = torch.cat(factors, 1).norm(dim=0)
+    norms = factors.norm(dim=0)
     columns = columns / torch.where(norms > 0, norms, 1)
     vectors, values, _ = torch.linalg.svd(columns, full_matrices=False)
     return torch.cat([constant, vectors[:, values > _ROUNDINGS * rounding]], 1)
@@ -70,7 +69,10 @@ class Bases:
 
 
 class ReducedLinearisation(LowRankLinearisation):
-    """K -> G, for a batch of one; what the problem calls M is `linear`, the reduced one."""
+    """K -> G, for a batch of one; what the problem calls M is `linear`, the reduced one.
+
+    `sides` (n, k1), (m, k2) are the factors that the `bases` span.
+    """
 
     def __init__(self, problem: Problem, M: LowRank | None, rounding: float) -> None:
         C1, C2 = problem.low_rank
@@ -78,7 +80,8 @@ class ReducedLinearisation(LowRankLinearisation):
         sides = [[C.A[0], C.B[0]] for C in (C1, C2)]
         if M is not None:
             sides = [[factor, *side] for factor, side in zip((M.A, M.B), sides, strict=True)]
-        P, Q = (basis(side, rounding) for side in sides)
+        self.sides = tuple(torch.cat(side, 1) for side in sides)
+        P, Q = (basis(side, rounding) for side in self.sides)
         self.bases = Bases(P, Q)
         self._S1, self._S2 = ((X.T @ C.A) @ (X.T @ C.B).mT for X, C in ((P, C1), (Q, C2)))
         reduced = P.new_zeros(P.shape[1], Q.shape[1]) if M is None else (P.T @ M.A) @ (Q.T @ M.B).T

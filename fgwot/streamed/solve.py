@@ -10,13 +10,18 @@ from fgwot.inner.plan import Marginals
 from fgwot.iteration.result import Result, Start, Tolerance
 from fgwot.iteration.undamped import Limits, State
 from fgwot.problem import Problem
-from fgwot.solution import Solution
+from fgwot.solution import Solution, Status
+from fgwot.streamed.checkpoint import Checkpoint
+from fgwot.streamed.identity import identity, same
 from fgwot.streamed.iteration import Streamed
+from fgwot.streamed.lazy import Lazy
 from fgwot.streamed.passes import Kernel, one_pass
 from fgwot.streamed.plan import LazyPlan
+from fgwot.streamed.ranks import Ranks
 from fgwot.streamed.reduced import ReducedLinearisation
 from fgwot.streamed.sweeps import StreamedPlan, Sweeps
-from fgwot.streamed.values import Constants, moments_of, values
+from fgwot.streamed.values import Constants, Source, moments_of, values
+from fgwot.streamed.watch import Watch
 from fgwot.structure import LowRank
 
 _At = tuple[Tensor, Tensor]
@@ -33,10 +38,11 @@ def streamed_solve(call: Call, validate: bool) -> Solution:
         if M is not None and not bool(M.A.isfinite().all() and M.B.isfinite().all()):
             raise ValueError("M has entries that are not finite (NaN or infinite)")
     exact, M = _in_double(problem), None if M is None else M.map(Tensor.double)
+    ranks = Ranks.of(call.plan)
     with torch.no_grad():
-        result, plan, known = _solved(exact, M, call)
-    dtype = plan.dtype
-    value, cost, linear, quad = (v.to(dtype) for v in values(plan, known, exact, M))
+        result, plan, known = _solved(exact, M, call, ranks)
+    dtype, source = plan.dtype, Source(plan, ranks.one_pass if ranks else one_pass)
+    value, cost, linear, quad = (v.to(dtype) for v in values(source, known, exact, M))
     return Solution(
         plan=plan,  # type: ignore[arg-type]  # which offers some of what a tensor does
         potentials=(known.f.to(dtype), known.g.to(dtype)),
@@ -57,7 +63,7 @@ def _in_double(problem: Problem) -> Problem:
     return problem.of([M.new_zeros((), dtype=torch.float64).expand_as(M), *(t.double() for t in rest)])
 
 
-def _solved(problem: Problem, M: LowRank | None, call: Call) -> tuple[Result, LazyPlan, Constants]:
+def _solved(problem: Problem, M: LowRank | None, call: Call, ranks: Ranks | None) -> tuple[Result, LazyPlan, Constants]:
     """Iterate without the points that have no mass."""
     at = rows, columns = (problem.p[0] > 0).nonzero()[:, 0], (problem.q[0] > 0).nonzero()[:, 0]
     small = _part(problem, at)
@@ -65,12 +71,16 @@ def _solved(problem: Problem, M: LowRank | None, call: Call) -> tuple[Result, La
     dtype = call.C1.dtype
     linearise = ReducedLinearisation(small, inside, torch.finfo(dtype).eps)
     marginals = Marginals.of(small.p, small.q)
-    sweeps = Sweeps(linearise.bases, marginals, dtype)
-    start, change = _start(call, linearise, sweeps, at)
-    G = linearise(start.T)
-    now = State.at(start, G, Start(G, start.g, start.g, change))
-    limits = _limits(linearise.size(G, marginals), dtype, call.tol)
-    result, found = Streamed(linearise, marginals, sweeps, limits).solve(now, call.max_iter)
+    lazy = call.plan if isinstance(call.plan, Lazy) else Lazy()
+    this = identity(linearise, marginals, torch.cat([small.alpha, small.epsilon, small.p.sum(-1)]))
+    if ranks:
+        _compare(ranks, call, this)
+    checkpoint = Checkpoint(lazy.checkpoint, linearise, this, ranks)
+    sweeps = Sweeps(linearise.bases, marginals, dtype, Watch(lazy, ranks), checkpoint.potentials)
+    now, theta = checkpoint.load(sweeps) or (_begin(call, linearise, sweeps, at), 1.0)
+    limits = _limits(linearise.size(now.G, marginals), dtype, call.tol)
+    result, found = Streamed(linearise, marginals, sweeps, limits, checkpoint).solve(now, theta, call.max_iter)
+    sweeps.watch.ended(Status(int(result.status)))
     result = result.scaled(small)
     f, g = (_spread(x[0], i, k[0]) for x, i, k in ((result.f, rows, problem.p), (result.g, columns, problem.q)))
     mass = small.p.sum()
@@ -115,6 +125,25 @@ def _limits(size: Tensor, dtype: torch.dtype, tol: float | None) -> Limits:
     number = torch.zeros(1, 1, 1, dtype=dtype, device=size.device)
     found = Tolerance.at(number, number, tol, size.to(dtype))
     return Limits.within(Tolerance(found.noise.double(), found.allowed.double(), found.blurred))
+
+
+def _compare(ranks: Ranks, call: Call, this: Tensor) -> None:
+    """Check that all ranks were given the same call."""
+    shape = " x ".join(str(C.shape[-1]) for C in (call.C1, call.C2))
+    start = "no init" if call.init is None else "an init"
+    limit = None if not isinstance(call.plan, Lazy) else call.plan.time_limit
+    text = f"{shape} points, {call.C1.dtype}, {start}, max_iter {call.max_iter}, tol {call.tol}, time_limit {limit}"
+    theirs = ranks.all((text, this.cpu()))
+    for rank, (other, numbers) in enumerate(theirs):
+        if other != theirs[0][0] or not same(theirs[0][1], numbers):
+            what = "other costs, marginals, alpha or epsilon" if other == theirs[0][0] else f"{theirs[0][0]}; {other}"
+            raise ValueError(f"ranks 0 and {rank} were given different calls: {what}")
+
+
+def _begin(call: Call, linearise: ReducedLinearisation, sweeps: Sweeps, at: _At) -> State:
+    start, change = _start(call, linearise, sweeps, at)
+    G = linearise(start.T)
+    return State.at(start, G, Start(G, start.g, start.g, change))
 
 
 def _start(call: Call, linearise: ReducedLinearisation, sweeps: Sweeps, at: _At) -> tuple[StreamedPlan, float]:

@@ -9,6 +9,7 @@ with the differences of the last few passes. A pass whose error is much larger t
 from. What sweeps are too slow for is left to Newton's method, whose linear systems conjugate gradients solve.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite, log
 
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from fgwot.constants import FURTHEST
 from fgwot.inner.plan import Marginals, Plan
-from fgwot.streamed.passes import Kernel, one_pass
+from fgwot.streamed.passes import Kernel
 from fgwot.streamed.reduced import Bases
+from fgwot.streamed.watch import Watch
 
 _MEMORY = 6
 _RIDGE = 1e-10
@@ -56,34 +58,43 @@ class StreamedPlan(Plan):
 
 @dataclass(frozen=True)
 class Sweeps:
-    """Solves inner problems in some bases, computing entries in `dtype`."""
+    """Solves inner problems in some bases, computing entries in `dtype`.
+
+    Once the watch says that time is over, the best plan so far is returned; `keep` is given better potentials (1, m).
+    """
 
     bases: Bases
     marginals: Marginals
     dtype: torch.dtype
+    watch: Watch
+    keep: Callable[[Tensor], None]
 
     def __call__(self, X: Tensor, g: Tensor, tol: Tensor) -> StreamedPlan:
         """Plan for the costs P X Q^T, X (1, r1 + 1, r2 + 1), with a column error of `tol` (1,), if rounding allows it.
 
         `g` (1, m) is a warm start.
         """
-        U, V, p = self.bases.U, self.bases.exponent(X[0]), self.marginals.p[0]
-        plan, limit = self.plan(Kernel(U, V, g[0], p, self.dtype), X[0]), float(tol)
+        plan, limit = self.at(X[0], g[0]), float(tol)
         plan = self._swept(plan, limit)
-        return plan if float(plan.error) <= limit else self._newton(plan, limit)
+        return plan if float(plan.error) <= limit or self.watch.over else self._newton(plan, limit)
+
+    def at(self, X: Tensor, b: Tensor) -> StreamedPlan:
+        """Plan for the costs X (r1 + 1, r2 + 1) with the potentials b (m,), its column error as it is."""
+        return self.plan(Kernel(self.bases.U, self.bases.exponent(X), b, self.marginals.p[0], self.dtype), X)
 
     def _swept(self, best: StreamedPlan, limit: float) -> StreamedPlan:
         """Sweep until the limit is met, or the last passes show that it is far."""
         q, b = self.marginals.q[0], best.g[0]
         history, errors = _History(q), [float(best.error)]
         step = history.step(b, (q / best.columns).log())
-        while float(best.error) > limit and not _slow(errors, limit):
+        while float(best.error) > limit and not self.watch.over and not _slow(errors, limit):
             plan = self.plan(best.kernel.at(b := b + step), best.X)
             error = float(plan.error)
             if not error < _FURTHER * float(best.error) or self._value(plan) < self._value(best) - self._rounding(best):
                 history, b, plan = _History(q), best.g[0], best
             elif error < float(best.error):
                 best = plan
+                self.keep(best.g)
             errors.append(float(best.error))
             step = history.step(b, (q / plan.columns).log())
         return best
@@ -95,17 +106,18 @@ class Sweeps:
             error = float(plan.error)
             if not error > limit:
                 break
-            step = newton_step(plan, q)
+            step = newton_step(plan, q, self.watch)
             slope, enough = step @ (q - plan.columns), self._value(plan) - self._rounding(plan)
             size = min(1.0, _LONGEST / float(step.abs().max().clamp_min(1)))
             for _ in range(_BACKTRACKS):
                 new = self.plan(plan.kernel.at(plan.g[0] + size * step), plan.X)
-                if bool(self._value(new) >= enough + 1e-4 * size * slope):
+                if self.watch.over or bool(self._value(new) >= enough + 1e-4 * size * slope):
                     break
                 size /= 3
-            if not float(new.error) < _SETTLED * error and error < _SHORT:
+            if self.watch.over or (not float(new.error) < _SETTLED * error and error < _SHORT):
                 break
             plan = new
+            self.keep(plan.g)
         return plan
 
     def _value(self, plan: StreamedPlan) -> Tensor:
@@ -118,7 +130,7 @@ class Sweeps:
 
     def plan(self, kernel: Kernel, X: Tensor | None) -> StreamedPlan:
         """Describe the plan of a kernel, whose costs in the bases are X if they are in these."""
-        done = one_pass(kernel, self.bases.Q[:, 1:])
+        done = self.watch.one_pass(kernel, self.bases.Q[:, 1:])
         K = self.bases.core(done.products, kernel.p, done.columns)
         error = torch.linalg.vector_norm(self.marginals.q[0] - done.columns, 1)[None]
         return StreamedPlan(K[None], kernel.b[None], error, kernel, done.a, done.columns, X)
@@ -134,7 +146,7 @@ def _slow(errors: list[float], limit: float) -> bool:
     return rate >= 1 or log(limit / errors[-1]) < _WORTH * log(rate)
 
 
-def newton_step(plan: StreamedPlan, q: Tensor) -> Tensor:
+def newton_step(plan: StreamedPlan, q: Tensor, watch: Watch) -> Tensor:
     """Solve S d = q - c by conjugate gradients, S = diag(c) - T' diag(1/p) T: two passes for a product.
 
     In the scaling that makes the diagonal about one, as `fgwot.inner.sinkhorn` does it; sqrt(c) spans the null space.
@@ -144,8 +156,8 @@ def newton_step(plan: StreamedPlan, q: Tensor) -> Tensor:
     root = c.sqrt()
 
     def product(y: Tensor) -> Tensor:
-        inside = one_pass(kernel, (y / root)[:, None]).products
-        return y - one_pass(turned, inside / kernel.p[:, None]).products[:, 0] / root
+        inside = watch.one_pass(kernel, (y / root)[:, None]).products
+        return y - watch.one_pass(turned, inside / kernel.p[:, None]).products[:, 0] / root
 
     residual = (q - plan.columns) / root
     residual = residual - root * (root @ residual) / c.sum()
@@ -159,7 +171,7 @@ def newton_step(plan: StreamedPlan, q: Tensor) -> Tensor:
         y = y + norm / curvature * direction
         residual = residual - norm / curvature * image
         before, norm = norm, residual @ residual
-        if norm <= enough:
+        if norm <= enough or watch.over:
             break
         direction = residual + norm / before * direction
     return y / root

@@ -8,9 +8,9 @@ its derivatives are T Z2 and T^T Z1, two passes. The rest is autograd's: with th
 of which the last two terms count for their derivatives only, as dJ/dp = f and dJ/dq = g.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,25 +18,33 @@ from torch import Tensor
 from fgwot.adjoint import ENVELOPE_ONCE
 from fgwot.operations import once
 from fgwot.problem import Problem
+from fgwot.streamed.passes import Kernel, Pass
 from fgwot.streamed.plan import LazyPlan
 from fgwot.structure import LowRank
+
+
+class Source(NamedTuple):
+    """A plan, and who makes passes over it."""
+
+    plan: LazyPlan
+    one_pass: Callable[[Kernel, Tensor], Pass]
 
 
 class _Moments(torch.autograd.Function):
     """Z1^T T Z2; T Z2 is computed only for a backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, plan: LazyPlan, moments: Tensor, Z1: Tensor, Z2: Tensor) -> Tensor:
-        ctx.plan = plan
+    def forward(ctx: Any, lazy: Source, moments: Tensor, Z1: Tensor, Z2: Tensor) -> Tensor:
+        ctx.lazy = lazy
         ctx.save_for_backward(Z1, Z2)
         return moments.clone()
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[None, None, Tensor | None, Tensor | None]:
         Z1, Z2 = ctx.saved_tensors
-        plan, (_, _, first, second) = ctx.plan, ctx.needs_input_grad
-        left = plan.product(Z2) @ d.T if first else None
-        right = plan.T.product(Z1) @ d if second else None
+        (plan, one_pass), (_, _, first, second) = ctx.lazy, ctx.needs_input_grad
+        left = plan.product(Z2, one_pass) @ d.T if first else None
+        right = plan.T.product(Z1, one_pass) @ d if second else None
         return None, None, left, right
 
 
@@ -44,10 +52,10 @@ class _Values(torch.autograd.Function):
     """The function below, whose gradients are not differentiated again."""
 
     @staticmethod
-    def forward(ctx: Any, plan: LazyPlan, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        ctx.plan = plan
+    def forward(ctx: Any, lazy: Source, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.lazy = lazy
         ctx.save_for_backward(*tensors)
-        return _values(plan, tensors)
+        return _values(lazy, tensors)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
@@ -57,7 +65,7 @@ class _Values(torch.autograd.Function):
             leaves = [
                 None if t is None else t.detach().requires_grad_(asked) for t, asked in zip(inputs, wanted, strict=True)
             ]
-            values = _values(ctx.plan, [*constants, *leaves])
+            values = _values(ctx.lazy, [*constants, *leaves])
             asked = [t for t in leaves if t is not None and t.requires_grad]
             live = [(v, c) for v, c in zip(values, cotangents, strict=True) if v.requires_grad]
             found = torch.autograd.grad([v for v, _ in live], asked, [c for _, c in live], allow_unused=True)
@@ -76,11 +84,11 @@ class Constants:
     g: Tensor
 
 
-def values(plan: LazyPlan, known: Constants, problem: Problem, M: LowRank | None) -> tuple[Tensor, ...]:
+def values(lazy: Source, known: Constants, problem: Problem, M: LowRank | None) -> tuple[Tensor, ...]:
     """Value, cost, linear and quadratic part of one problem in float64; M is its linear cost."""
     factors = (None, None) if M is None else (M.A, M.B)
     constants = known.moments, known.entropy, known.f, known.g
-    found: tuple[Tensor, ...] = _Values.apply(plan, *constants, *factors, *(t[0] for t in problem.tensors[1:]))
+    found: tuple[Tensor, ...] = _Values.apply(lazy, *constants, *factors, *(t[0] for t in problem.tensors[1:]))
     return found
 
 
@@ -98,9 +106,9 @@ def _sides(
     return torch.cat([*first, A1, B1], 1), torch.cat([*second, A2, B2], 1)
 
 
-def _values(plan: LazyPlan, tensors: Sequence[Any]) -> tuple[Tensor, ...]:
+def _values(lazy: Source, tensors: Sequence[Any]) -> tuple[Tensor, ...]:
     moments, entropy, f, g, MA, MB, A1, B1, A2, B2, p, q, alpha, epsilon = tensors
-    moments = _Moments.apply(plan, moments, *_sides(MA, MB, A1, B1, A2, B2))
+    moments = _Moments.apply(lazy, moments, *_sides(MA, MB, A1, B1, A2, B2))
     r0, r1, r2 = 0 if MA is None else MA.shape[1], A1.shape[1], A2.shape[1]
     linear = moments[:r0, :r0].diagonal().sum()
     crossed = (moments[r0 : r0 + r1, r0 : r0 + r2] * moments[r0 + r1 :, r0 + r2 :]).sum()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import fgwot
 from fgwot import LowRank
+from fgwot.structure import low_rank_quadratic
 
 fgw = fgwot.fused_gromov_wasserstein
 
@@ -104,3 +105,49 @@ def test_what_does_not_fit_is_refused(change, error, message):
     M, C1, C2, *_ = problem(6, "distances")
     with pytest.raises(error, match=message):
         fgw(**change({"M": M, "C1": C1, "C2": C2}))
+
+
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 40), d=st.integers(1, 4), rank=st.integers(1, 45))
+@settings(max_examples=40)
+def test_distances_of_some_rank_say_how_wrong_they_are(seed, n, d, rank):
+    x = torch.from_numpy(np.random.default_rng(seed).normal(size=(n, d)) * 10.0 ** (seed % 7 - 3)) + 5
+    D = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    C, error = LowRank.distances(x, rank)
+    assert C.shape == D.shape
+    assert C.A.shape[1] == min(rank, n)
+    torch.testing.assert_close((C.to_dense() - D).square().mean().sqrt(), error, rtol=1e-6, atol=1e-6 * float(D.max()))
+
+
+def test_distances_of_some_rank_are_nearly_the_best():
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(300, 3)))
+    eigenvalues = torch.linalg.eigvalsh(torch.cdist(x, x)).abs().sort(descending=True).values
+    for rank in (1, 8, 32):
+        best = eigenvalues[rank:].square().sum().sqrt() / 300
+        assert best <= LowRank.distances(x, rank)[1] <= 1.1 * best
+
+
+def test_the_error_of_distances_bounds_that_of_the_quadratic_term():
+    rng = np.random.default_rng(1)
+    x, y = (torch.from_numpy(rng.normal(size=(k, 2))) for k in (30, 20))
+    (C1, e1), (C2, e2) = (LowRank.distances(points, 5) for points in (x, y))
+    dense = fgwot.gromov_wasserstein(torch.cdist(x, x), torch.cdist(y, y), epsilon=0.1)
+    lazy = fgwot.gromov_wasserstein(C1, C2, epsilon=0.1, plan="lazy")
+    for T in (dense.plan, lazy.plan.to_dense()):
+        exact = low_rank_quadratic(*(LowRank(torch.cdist(z, z), torch.eye(len(z)).double()) for z in (x, y)), T)
+        assert (exact.sqrt() - low_rank_quadratic(C1, C2, T).sqrt()).abs() <= e1 + e2
+    assert dense.converged
+    assert lazy.converged
+
+
+@pytest.mark.parametrize(
+    ("x", "rank", "message"),
+    [
+        (torch.ones(3), 2, r"needs points \(n, d\) of floating point, got torch.float32 of shape \(3,\)"),
+        (torch.ones(3, 2, dtype=torch.int64), 2, "got torch.int64"),
+        (torch.ones(3, 2, requires_grad=True), 2, "no gradients in the points"),
+        (torch.ones(3, 2), 0, "rank must be positive, got 0"),
+    ],
+)
+def test_distances_refuse(x, rank, message):
+    with pytest.raises(ValueError, match=message):
+        LowRank.distances(x, rank)

@@ -325,7 +325,7 @@ M, C1, C2 = clouds(5, 4)
         ({"init": fgwot.MultiInit(2)}, ValueError, "init with a dense plan"),
         ({"p": torch.full((2, 5), 0.2).double()}, ValueError, "batches"),
         ({"C1": C1.map(torch.Tensor.half)}, ValueError, "not for torch.float16: use float32 or float64"),
-        ({"plan": "sparse"}, ValueError, "plan must be 'dense', 'lazy' or None"),
+        ({"plan": "sparse"}, ValueError, "plan must be 'dense', 'lazy', a fgwot.Lazy or None"),
         ({"M": M.map(torch.Tensor.float)}, TypeError, "all tensors must have one dtype"),
         ({"M": LowRank(M.A, M.B[:, :2])}, ValueError, "A B' needs A"),
         ({"M": LowRank(M.A[:3], M.B)}, ValueError, "M must have shape"),
@@ -340,7 +340,8 @@ def test_what_does_not_fit_is_refused(change, error, message):
         fgw(**({"M": M, "C1": C1, "C2": C2, "plan": "lazy", "epsilon": 0.1} | q | change))
 
 
-def test_the_examples_of_the_documentation(capsys):
+def test_the_examples_of_the_documentation(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "clouds.md").read_text()
     names = {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
