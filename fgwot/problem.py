@@ -205,12 +205,15 @@ def _check_structures(C1: Structure, C2: Structure, loss: GroundLoss) -> None:
 def _check_types(given: dict[str, Tensor]) -> None:
     for name, t in given.items():
         if not isinstance(t, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}; convert it with torch.as_tensor")
+            raise TypeError(
+                f"{name} must be a torch.Tensor, or an array of NumPy, CuPy or JAX, got {type(t).__name__}; "
+                "convert it with torch.as_tensor"
+            )
         if not t.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {t.dtype}; convert it with .double() or .float()")
     dtypes = {name: t.dtype for name, t in given.items()}
     if len(set(dtypes.values())) > 1:
-        raise TypeError(f"all tensors must have one dtype, got {dtypes}; convert them with .to(dtype)")
+        raise TypeError(f"all tensors must have one dtype, got {dtypes}; convert them with .to(dtype) (arrays: .astype)")
     devices = {name: str(t.device) for name, t in given.items()}
     if len(set(devices.values())) > 1:
         raise ValueError(f"all tensors must be on one device, got {devices}; move them with .to(device)")

@@ -1,9 +1,9 @@
 """What a solve returns."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-import torch
 from torch import Tensor
 
 
@@ -39,6 +39,8 @@ class ConvergenceWarning(UserWarning):
 @dataclass(frozen=True)
 class Solution:
     r"""The stationary point that was found, with the caller's batch shape (written ... below).
+
+    Tensors, or arrays of another library if the caller's were.
 
     Attributes
     ----------
@@ -81,12 +83,12 @@ class Solution:
 
     def detach(self) -> "Solution":
         """Return the same solution without gradients."""
-        live = ("plan", "value", "cost", "value_linear", "value_quad")
-        return replace(self, **{name: getattr(self, name).detach() for name in live})
+        live = {name: getattr(self, name) for name in ("plan", "value", "cost", "value_linear", "value_quad")}
+        return replace(self, **{name: t.detach() for name, t in live.items() if isinstance(t, Tensor)})
 
     def __repr__(self) -> str:
         batch = tuple(self.status.shape)
-        counts = torch.bincount(self.status.flatten(), minlength=len(Status)).tolist()
-        ended = ", ".join(f"{count} {status.name}" for status, count in zip(Status, counts, strict=True) if count)
+        counts = Counter(self.status.reshape(-1).tolist())
+        ended = ", ".join(f"{counts[status]} {status.name}" for status in Status if counts[status])
         n, m = self.plan.shape[-2:]
         return f"Solution({n} x {m}, batch {batch}: {ended})"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fgwot.arrays import any_array
 from fgwot.operations import folded, once, without_autocast
 
 _PROBE_ROUNDING = 256  # times eps: by how much C v and C' v may differ for a symmetric C
@@ -38,6 +39,7 @@ class LowRank:
     B: Tensor
 
     @staticmethod
+    @any_array
     def squared_distances(x: Tensor, y: Tensor | None = None) -> "LowRank":
         """Return the squared Euclidean distances of points, which have rank d + 2.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fgwot.adjoint import envelope_values, with_quadratic
+from fgwot.arrays import any_array
 from fgwot.batch import Batch
 from fgwot.constants import COARSEST, PATIENCE, SMALLEST_THETA
 from fgwot.functional import fused_gromov_wasserstein, warn
@@ -26,6 +27,7 @@ from fgwot.tensor_term import tensor_term
 
 
 @outside_graphs
+@any_array
 @without_autocast
 def unbalanced_fused_gromov_wasserstein(
     M: Tensor | None,
