@@ -7,6 +7,7 @@ from fgwot.functional import fused_gromov_wasserstein, gromov_wasserstein
 from fgwot.iteration.initial import MultiInit
 from fgwot.losses import Factors, GroundLoss, huber
 from fgwot.modules import FGWLoss
+from fgwot.pot.solve import GromovResult, solve_gromov
 from fgwot.solution import ConvergenceWarning, Solution, Status
 from fgwot.solvers import MirrorDescent, ProximalPoint
 from fgwot.streamed.plan import LazyPlan
@@ -21,6 +22,7 @@ __all__ = [
     "Explanation",
     "FGWLoss",
     "Factors",
+    "GromovResult",
     "GroundLoss",
     "Implicit",
     "LazyPlan",
@@ -36,6 +38,7 @@ __all__ = [
     "fused_gromov_wasserstein",
     "gromov_wasserstein",
     "huber",
+    "solve_gromov",
     "tensor_term",
     "unbalanced_fused_gromov_wasserstein",
 ]

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass, replace
 from types import ModuleType, NoneType
 from typing import Any, ParamSpec, TypeVar
@@ -39,7 +39,7 @@ def any_array(function: Callable[_P, _R]) -> Callable[_P, _R]:
             _OWN.issuperset(map(type, args)) and _OWN.issuperset(map(type, kwargs.values()))
         ):
             return function(*args, **kwargs)
-        if not any(_is_foreign(leaf) for leaf in _leaves((*args, *kwargs.values()))):
+        if not any(map(_is_foreign, _leaves((*args, *kwargs.values())))):
             return function(*args, **kwargs)
         given = signature.bind(*args, **kwargs)
         library = _library(given.arguments)
@@ -54,21 +54,25 @@ def any_array(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def _is_foreign(leaf: Any) -> bool:
-    return hasattr(leaf, "__dlpack__") and not isinstance(leaf, Tensor)
+    return type(leaf) not in _OWN and hasattr(leaf, "__dlpack__") and not isinstance(leaf, Tensor)
 
 
 def _is_record(value: Any) -> bool:
     return is_dataclass(value) and not isinstance(value, type)
 
 
-def _leaves(values: Iterable[Any]) -> Iterator[Any]:
+def _leaves(values: Iterable[Any]) -> list[Any]:
+    found = []
     for value in values:
-        if isinstance(value, tuple | list):
-            yield from _leaves(value)
+        if type(value) in _OWN:
+            found.append(value)
+        elif isinstance(value, tuple | list):
+            found += _leaves(value)
         elif _is_record(value):
-            yield from _leaves(getattr(value, field.name) for field in fields(value))
+            found += _leaves(vars(value).values())
         else:
-            yield value
+            found.append(value)
+    return found
 
 
 def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
@@ -122,7 +126,7 @@ def _tensor(name: str, value: Any) -> Any:
     if not value.ndim:
         return float(value)
     try:
-        tensor = torch.from_dlpack(value)
+        tensor = torch.utils.dlpack.from_dlpack(value)
     except (BufferError, RuntimeError):  # negative strides, or read-only before NumPy 2.1
         tensor = _copied(name, value)
     if not tensor.is_floating_point():
@@ -132,7 +136,7 @@ def _tensor(name: str, value: Any) -> Any:
 
 def _copied(name: str, value: Any) -> Tensor:
     try:
-        return torch.from_dlpack(value.copy())
+        return torch.utils.dlpack.from_dlpack(value.copy())
     except (BufferError, RuntimeError, TypeError) as error:
         raise TypeError(f"{name} of {value.dtype} cannot be shared with torch ({error}); use .astype(float)") from error
 
@@ -144,4 +148,4 @@ def _array(library: ModuleType, value: Any) -> Any:
     # JAX takes no other strides, and no entry of a result is to be another's.
     tensor = value.detach().contiguous()
     # Before 2.1 NumPy's from_dlpack made arrays read-only.
-    return tensor.numpy() if library.__name__ == "numpy" else library.from_dlpack(tensor)  # type: ignore[attr-defined]
+    return tensor.numpy() if library.__name__ == "numpy" else library.from_dlpack(tensor)

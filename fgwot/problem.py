@@ -213,7 +213,9 @@ def _check_types(given: dict[str, Tensor]) -> None:
             raise TypeError(f"{name} must be floating point, got {t.dtype}; convert it with .double() or .float()")
     dtypes = {name: t.dtype for name, t in given.items()}
     if len(set(dtypes.values())) > 1:
-        raise TypeError(f"all tensors must have one dtype, got {dtypes}; convert them with .to(dtype) (arrays: .astype)")
+        raise TypeError(
+            f"all tensors must have one dtype, got {dtypes}; convert them with .to(dtype) (arrays: .astype)"
+        )
     devices = {name: str(t.device) for name, t in given.items()}
     if len(set(devices.values())) > 1:
         raise ValueError(f"all tensors must be on one device, got {devices}; move them with .to(device)")

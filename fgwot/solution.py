@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 from torch import Tensor
 
@@ -83,8 +84,9 @@ class Solution:
 
     def detach(self) -> "Solution":
         """Return the same solution without gradients."""
-        live = {name: getattr(self, name) for name in ("plan", "value", "cost", "value_linear", "value_quad")}
-        return replace(self, **{name: t.detach() for name, t in live.items() if isinstance(t, Tensor)})
+        live = ("plan", "value", "cost", "value_linear", "value_quad")
+        tensors: dict[str, Any] = {name: t for name in live if isinstance(t := getattr(self, name), Tensor)}
+        return replace(self, **{name: t.detach() for name, t in tensors.items()})
 
     def __repr__(self) -> str:
         batch = tuple(self.status.shape)
