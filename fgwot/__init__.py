@@ -4,6 +4,7 @@ from fgwot.adjoint import Adjoint, Envelope, Implicit, Unrolled
 from fgwot.backend import backend
 from fgwot.drivers import Explanation, explain
 from fgwot.functional import fused_gromov_wasserstein, gromov_wasserstein
+from fgwot.geodesic import geodesic
 from fgwot.iteration.initial import MultiInit
 from fgwot.losses import Factors, GroundLoss, huber
 from fgwot.modules import FGWLoss
@@ -36,6 +37,7 @@ __all__ = [
     "backend",
     "explain",
     "fused_gromov_wasserstein",
+    "geodesic",
     "gromov_wasserstein",
     "huber",
     "solve_gromov",

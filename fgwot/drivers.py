@@ -20,7 +20,7 @@ from fgwot.problem import Weight, computed_in
 from fgwot.solution import Solution
 from fgwot.solvers import MirrorDescent, Solver
 from fgwot.streamed.plan import stored
-from fgwot.structure import LowRank, Structure
+from fgwot.structure import LowRank, Structure, refuse_sparse
 
 _log = logging.getLogger("fgwot")
 LARGEST = 200  # points of a side that the loops take; above, torch's matrix products and threads win
@@ -84,6 +84,7 @@ class Call:
             raise ValueError(f"tol must be positive, got {tol}")
         if plan not in (None, "dense", "lazy"):
             raise ValueError(f"plan must be 'dense', 'lazy' or None, got {plan!r}")
+        refuse_sparse(M=M, C1=C1, C2=C2)
         low_rank = None
         if isinstance(M, LowRank):
             low_rank, M = _checked(M), None

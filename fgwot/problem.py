@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fgwot.batch import Selectable, broadcast, flatten, take
 from fgwot.losses import GroundLoss, ground_loss
-from fgwot.structure import LowRank, Structure
+from fgwot.structure import LowRank, Structure, refuse_sparse
 
 Weight = float | Tensor
 
@@ -64,6 +64,7 @@ class Problem(Selectable):
     ) -> "Problem":
         """Check types and shapes, broadcast the leading shapes and flatten them to one batch dimension."""
         loss = ground_loss(loss)
+        refuse_sparse(M=M, C1=C1, C2=C2)
         _check_structures(C1, C2, loss)
         given = {name: t for name, t in {"M": M, "p": p, "q": q}.items() if t is not None} | _parts(C1, C2)
         _check_types(given)

@@ -114,6 +114,16 @@ class LowRank:
 Structure = Tensor | LowRank
 
 
+def refuse_sparse(**matrices: Any) -> None:
+    """Raise a TypeError that says what to do, if one is sparse: tensors of torch or matrices of SciPy."""
+    for name, C in matrices.items():
+        if C.layout is not torch.strided if isinstance(C, Tensor) else hasattr(C, "tocsr"):
+            raise TypeError(
+                f"{name} is sparse, and is not built unasked: use {name}.to_dense() (SciPy: {name}.toarray()) where "
+                f"what is not stored is zero, or fgwot.geodesic({name}), the shortest paths in that graph"
+            )
+
+
 class _Quadratic(torch.autograd.Function):
     generate_vmap_rule = True
 
