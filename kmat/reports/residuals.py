@@ -1,4 +1,4 @@
-"""Look into finished runs of residual transport: ``python -m kmat.residuals FOLDER``, of a grid or of runs.
+"""Look into finished runs of residual transport: ``python -m kmat.reports.residuals FOLDER``, of a grid or of runs.
 
 For each task and backbone, means over the runs found: the coupling as shares of each low-end class, how long residuals
 are, how much of them is common to all classes, and how alike those of each pair of classes are.
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from kmat.grids.rows import describe
 from kmat.methods import ResidualConfig
-from kmat.prompts import HIGH
-from kmat.rows import describe
-from kmat.rundir import RunDir
+from kmat.modalities import HIGH
+from kmat.runs.folder import RunDir
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
