@@ -46,7 +46,7 @@ lowest: .venv-lowest/.done
 
 .venv-lowest/.done: Makefile pyproject.toml
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet torch==$(LOWEST_TORCH) numba numpy scipy jax POT hypothesis pytest pytest-benchmark pytest-timeout pytest-xdist
+	.venv-lowest/bin/pip install --quiet torch==$(LOWEST_TORCH) numba numpy scipy jax matplotlib POT hypothesis pytest pytest-benchmark pytest-timeout pytest-xdist
 	touch $@
 
 bench: $(VENV)/.dev
