@@ -22,7 +22,7 @@ except ImportError as error:
 
 FIRST, SECOND, LINES = "#2f7fc1", "#e07a2f", "#8a929c"
 _MASS = LinearSegmentedColormap.from_list(
-    "mass", [(0.18, 0.5, 0.76, 0.0), (0.18, 0.5, 0.76, 0.75), (0.88, 0.48, 0.18, 1.0)]
+    "mass", [(0.18, 0.5, 0.76, 0.0), (0.42, 0.36, 0.76, 0.85), (0.91, 0.35, 0.25, 1.0)]
 )
 
 
@@ -127,15 +127,8 @@ def matching(
                 LineCollection(list(points[pairs].numpy()), colors=colour, alpha=0.55, linewidths=1.2, zorder=2)
             )
         size = 30 * (weight / weight.mean()).clamp(0.05, 4)
-        ax.scatter(
-            points[:, 0].numpy(),
-            points[:, 1].numpy(),
-            s=size.numpy(),
-            color=colour,
-            edgecolors="white",
-            linewidths=0.5,
-            zorder=3,
-        )
+        horizontal, vertical = points.T.numpy()
+        ax.scatter(horizontal, vertical, s=size.numpy(), color=colour, edgecolors="white", linewidths=0.5, zorder=3)
     ax.autoscale()
     ax.set_aspect("equal")
     ax.set_axis_off()
