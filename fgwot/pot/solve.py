@@ -36,8 +36,8 @@ class GromovResult:
     plan : Tensor (n, m)
         The coupling.
     value : Tensor ()
-        Objective with POT's entropy: ``value_linear + value_quad + reg * sum(T log T)``, and the price of relaxed
-        marginals.
+        The minimised objective, ``value_linear + value_quad + reg * sum(T log T)`` as in POT; with prices for the
+        marginals their cost is in it, and the entropy is ``sum(T (log T - 1))``, as the mass is not fixed.
     value_linear, value_quad : Tensor ()
         (1 - alpha) <M, T> and alpha <L (x) T, T>: weighted, as POT's, unlike those of `fgwot.Solution`.
     solution : Solution
@@ -198,14 +198,15 @@ def solve_gromov(
                 f"unbalanced={unbalanced!r} and unbalanced_type={unbalanced_type!r} need reg > 0 and no method: the "
                 "problem is solved with entropy"
             )
-        rho = (float("inf"), 0.0) if kind == "semirelaxed" else unbalanced
-        solution = problem.relaxed(rho)
-        result = problem.result(solution, entropic=True)
+        if grad == "autodiff":
+            raise NotImplementedError("grad='autodiff' is for balanced problems: use 'envelope', the gradient of value")
+        semi = kind == "semirelaxed"
+        result = problem.result(problem.relaxed((float("inf"), 0.0) if semi else unbalanced), of_fixed_mass=semi)
     else:
         if method is not None and not regularised:
             raise NotImplementedError(f"method={method!r} needs reg; without it proximal steps are used")
         solver = ProximalPoint() if not regularised else chosen_method(method or "PGD")
-        result = problem.result(problem.balanced(solver, adjoint), entropic=solver.entropic)
+        result = problem.result(problem.balanced(solver, adjoint), of_fixed_mass=solver.entropic)
     if verbose:
         print(f"{result.status}: {result.log}")
     return _detached(result) if grad == "detach" else result
@@ -281,10 +282,9 @@ class Given(NamedTuple):
         step = _STEP * (G.amax(1) - G.amin(1))
         return problem.restore(torch.where(step > 0, step, 1)).to(computed_in(self.C1.dtype))
 
-    def result(self, solution: Solution, entropic: bool) -> GromovResult:
-        """Translate what was found: POT weighs both values, and its entropy is T log T."""
-        mass = solution.plan.sum((-2, -1))
-        value = solution.value + self._entropy * mass if entropic else solution.value
+    def result(self, solution: Solution, of_fixed_mass: bool) -> GromovResult:
+        """Translate what was found: POT weighs both values, and its entropy is T log T where that is the same."""
+        value = solution.value + self._entropy * solution.plan.sum((-2, -1)) if of_fixed_mass else solution.value
         linear, quad = (1 - self.alpha) * solution.value_linear, self.alpha * solution.value_quad
         return GromovResult(solution.plan, value, linear, quad, solution)
 

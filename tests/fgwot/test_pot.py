@@ -95,7 +95,7 @@ def test_relaxed_marginals():
         return (x * np.log(x / y) - x + y).sum()
 
     energy = 0.6 * (M * T).sum() + 0.4 * (fgwot.tensor_term(C1, C2, T) * T).sum()
-    entropy = 0.2 * (T * np.log(T)).sum()
+    entropy = 0.2 * (T * (np.log(T) - 1)).sum()
     paid = 0.7 * (divergence(T.sum(1), a) + divergence(T.sum(0), 2 * b))
     np.testing.assert_allclose(result.value, energy + entropy + paid)
 
@@ -146,6 +146,7 @@ def test_verbose_says_how_it_ended(capsys):
         ({"unbalanced": 0.5, "unbalanced_type": "L2"}, "use 'KL'"),
         ({"unbalanced": 0.5, "unbalanced_type": "partial"}, "price the marginals"),
         ({"potentials_init": (1, 2)}, r"init=solution"),
+        ({"unbalanced": 0.5, "reg": 1.0, "grad": "autodiff"}, "use 'envelope'"),
         ({"grad": "last_step"}, "use 'envelope' or 'autodiff'"),
     ],
     ids=lambda option: str(option) if isinstance(option, dict) else "",
