@@ -61,4 +61,4 @@ docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) .venv-lowest .cache docs/_build runs
+	rm -rf $(VENV) .venv-lowest .cache docs/_build docs/auto_gallery runs

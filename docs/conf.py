@@ -1,4 +1,7 @@
-import matplotlib as mpl
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "fgwot and kmat"
 author = "The fgwot and kmat developers"
@@ -18,28 +21,14 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = False
 
-
-def neutral(*_):
-    """Pictures that read on light and on dark pages."""
-    grey = "#7d858f"
-    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")
-    transparent = {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none"}
-    mpl.rcParams.update(dict.fromkeys(names, grey) | transparent | {"font.size": 10, "axes.titlesize": 11})
-
-
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
     "abort_on_example_error": True,
-    "reset_modules": ("matplotlib", neutral),
-    "matplotlib_animations": False,
-    "image_scrapers": ("matplotlib",),
+    "reset_modules": ("matplotlib", "gallery_style.neutral"),
     "capture_repr": (),
     "remove_config_comments": True,
     "show_memory": False,
-    "plot_gallery": True,
     "download_all_examples": False,
     "show_signature": False,
-    "within_subsection_order": "FileNameSortKey",
-    "min_reported_time": 0,
 }
