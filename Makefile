@@ -46,7 +46,7 @@ lowest: .venv-lowest/.done
 
 .venv-lowest/.done: Makefile pyproject.toml
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet torch==$(LOWEST_TORCH) numba numpy POT hypothesis pytest pytest-benchmark pytest-timeout pytest-xdist
+	.venv-lowest/bin/pip install --quiet torch==$(LOWEST_TORCH) numba numpy scipy jax matplotlib POT hypothesis pytest pytest-benchmark pytest-timeout pytest-xdist
 	touch $@
 
 bench: $(VENV)/.dev
@@ -61,4 +61,4 @@ docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) .venv-lowest .cache docs/_build runs
+	rm -rf $(VENV) .venv-lowest .cache docs/_build docs/auto_gallery runs

@@ -5,9 +5,11 @@ from fgwot.adjoint import Adjoint, Envelope, Implicit, Unrolled
 from fgwot.backend import backend
 from fgwot.drivers import Explanation, explain
 from fgwot.functional import fused_gromov_wasserstein, gromov_wasserstein
+from fgwot.geodesic import geodesic
 from fgwot.iteration.initial import MultiInit
 from fgwot.losses import Factors, GroundLoss, huber
 from fgwot.modules import FGWLoss
+from fgwot.pot.solve import GromovResult, solve_gromov
 from fgwot.sets.barycenters import Barycenter, barycenter
 from fgwot.sets.pairs import Pairwise, pairwise
 from fgwot.solution import ConvergenceWarning, Solution, Status
@@ -25,6 +27,7 @@ __all__ = [
     "Explanation",
     "FGWLoss",
     "Factors",
+    "GromovResult",
     "GroundLoss",
     "Implicit",
     "Lazy",
@@ -43,10 +46,12 @@ __all__ = [
     "barycenter",
     "explain",
     "fused_gromov_wasserstein",
+    "geodesic",
     "gromov_wasserstein",
     "huber",
     "nn",
     "pairwise",
+    "solve_gromov",
     "tensor_term",
 ]
 __version__ = "0.1.0"

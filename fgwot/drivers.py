@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fgwot.adjoint import Adjoint, Envelope
+from fgwot.arrays import any_array
 from fgwot.backend import forced, uses_triton
 from fgwot.batch import broadcast, flatten
 from fgwot.iteration.initial import Init, MultiInit
@@ -20,7 +21,7 @@ from fgwot.solution import Solution
 from fgwot.solvers import MirrorDescent, Solver
 from fgwot.streamed.lazy import Lazy
 from fgwot.streamed.plan import stored
-from fgwot.structure import LowRank, Structure
+from fgwot.structure import LowRank, Structure, refuse_sparse
 
 _log = logging.getLogger("fgwot")
 LARGEST = 200  # points of a side that the loops take; above, torch's matrix products and threads win
@@ -90,6 +91,7 @@ class Call:
         plan = Lazy() if isinstance(plan, str) and plan == "lazy" else plan
         if not isinstance(plan, Lazy) and plan not in (None, "dense"):
             raise ValueError(f"plan must be 'dense', 'lazy', a fgwot.Lazy or None, got {plan!r}")
+        refuse_sparse(M=M, C1=C1, C2=C2)
         low_rank = None
         if isinstance(M, LowRank):
             low_rank, M = _checked(M), None
@@ -212,14 +214,24 @@ class Explanation(NamedTuple):
         return "\n".join([self.driver, *(f"  {name}: {reason}" for name, reason in self.declined.items())])
 
 
-def explain(*arguments: Any, validate: bool = True, **options: Any) -> Explanation:  # noqa: ARG001 - no part in it
+@any_array
+def explain(
+    M: Structure | None,
+    C1: Structure,
+    C2: Structure,
+    p: Tensor | None = None,
+    q: Tensor | None = None,
+    *,
+    validate: bool = True,  # noqa: ARG001 - no part in it
+    **options: Any,
+) -> Explanation:
     """Say which driver `fused_gromov_wasserstein` would use for these arguments, and why no faster one.
 
     The log "fgwot" has the same at level DEBUG for every call. Problems that a driver leaves open go on in torch.
 
     Parameters
     ----------
-    *arguments, validate, **options
+    M, C1, C2, p, q, validate, **options
         Those of `fgwot.fused_gromov_wasserstein`.
 
     Returns
@@ -236,7 +248,7 @@ def explain(*arguments: Any, validate: bool = True, **options: Any) -> Explanati
       triton: the tensors are on cpu
       numba: 300 points; the loops take at most 200
     """
-    return choose(Call.of(*arguments, **options))
+    return choose(Call.of(M, C1, C2, p, q, **options))
 
 
 def choose(call: Call) -> Explanation:

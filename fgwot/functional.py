@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fgwot.adjoint import Adjoint, differentiable, envelope_values, with_quadratic
+from fgwot.arrays import any_array
 from fgwot.batch import take
 from fgwot.drivers import Call, against_streaming
 from fgwot.iteration.initial import Init, MultiInit, random_starts, start_from, tensors_of
@@ -28,6 +29,7 @@ from fgwot.whole.solve import is_final, whole_solve
 
 
 @outside_graphs
+@any_array
 @without_autocast
 def fused_gromov_wasserstein(
     M: Structure | None,

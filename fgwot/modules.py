@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
+from fgwot.arrays import any_array
 from fgwot.batch import broadcast
 from fgwot.functional import fused_gromov_wasserstein
 from fgwot.losses import GroundLoss
@@ -73,6 +74,7 @@ class FGWLoss(nn.Module):
         """Plan of the last call, detached; None before the first."""
         return None if self.solution is None else self.solution.plan
 
+    @any_array
     def forward(
         self, M: Structure | None, C1: Structure, C2: Structure, p: Tensor | None = None, q: Tensor | None = None
     ) -> Tensor:

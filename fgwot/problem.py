@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fgwot.batch import Selectable, broadcast, flatten, take
 from fgwot.losses import GroundLoss, ground_loss
-from fgwot.structure import LowRank, Structure
+from fgwot.structure import LowRank, Structure, refuse_sparse
 
 Weight = float | Tensor
 
@@ -72,6 +72,7 @@ class Problem(Selectable):
     ) -> "Problem":
         """Check types and shapes, broadcast the leading shapes and flatten them to one batch dimension."""
         loss = ground_loss(loss)
+        refuse_sparse(M=M, C1=C1, C2=C2)
         _check_structures(C1, C2, loss)
         given = {name: t for name, t in {"M": M, "p": p, "q": q}.items() if t is not None} | _parts(C1, C2)
         _check_types(given)
@@ -236,12 +237,17 @@ def _check_structures(C1: Structure, C2: Structure, loss: GroundLoss) -> None:
 def _check_types(given: dict[str, Tensor]) -> None:
     for name, t in given.items():
         if not isinstance(t, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}; convert it with torch.as_tensor")
+            raise TypeError(
+                f"{name} must be a torch.Tensor, or an array of NumPy, CuPy or JAX, got {type(t).__name__}; "
+                "convert it with torch.as_tensor"
+            )
         if not t.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {t.dtype}; convert it with .double() or .float()")
     dtypes = {name: t.dtype for name, t in given.items()}
     if len(set(dtypes.values())) > 1:
-        raise TypeError(f"all tensors must have one dtype, got {dtypes}; convert them with .to(dtype)")
+        raise TypeError(
+            f"all tensors must have one dtype, got {dtypes}; convert them with .to(dtype) (arrays: .astype)"
+        )
     devices = {name: str(t.device) for name, t in given.items()}
     if len(set(devices.values())) > 1:
         raise ValueError(f"all tensors must be on one device, got {devices}; move them with .to(device)")

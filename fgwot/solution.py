@@ -1,9 +1,10 @@
 """What a solve returns."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -41,6 +42,8 @@ class ConvergenceWarning(UserWarning):
 @dataclass(frozen=True)
 class Solution:
     r"""The stationary point that was found, with the caller's batch shape (written ... below).
+
+    Tensors, or arrays of another library if the caller's were.
 
     Attributes
     ----------
@@ -84,11 +87,12 @@ class Solution:
     def detach(self) -> "Solution":
         """Return the same solution without gradients."""
         live = ("plan", "value", "cost", "value_linear", "value_quad")
-        return replace(self, **{name: getattr(self, name).detach() for name in live})
+        tensors: dict[str, Any] = {name: t for name in live if isinstance(t := getattr(self, name), Tensor)}
+        return replace(self, **{name: t.detach() for name, t in tensors.items()})
 
     def __repr__(self) -> str:
         batch = tuple(self.status.shape)
-        counts = torch.bincount(self.status.flatten(), minlength=len(Status)).tolist()
-        ended = ", ".join(f"{count} {status.name}" for status, count in zip(Status, counts, strict=True) if count)
+        counts = Counter(self.status.reshape(-1).tolist())
+        ended = ", ".join(f"{counts[status]} {status.name}" for status in Status if counts[status])
         n, m = self.plan.shape[-2:]
         return f"Solution({n} x {m}, batch {batch}: {ended})"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fgwot.arrays import any_array
 from fgwot.operations import folded, once, without_autocast
 
 _OVERSAMPLING = 8  # further columns of the subspace iteration for distances
@@ -40,6 +41,7 @@ class LowRank:
     B: Tensor
 
     @staticmethod
+    @any_array
     def squared_distances(x: Tensor, y: Tensor | None = None) -> "LowRank":
         """Return the squared Euclidean distances of points, which have rank d + 2.
 
@@ -180,6 +182,16 @@ def _distances_times(x: Tensor, V: Tensor) -> Tensor:
 
 
 Structure = Tensor | LowRank
+
+
+def refuse_sparse(**matrices: Any) -> None:
+    """Raise a TypeError that says what to do, if one is sparse: tensors of torch or matrices of SciPy."""
+    for name, C in matrices.items():
+        if C.layout is not torch.strided if isinstance(C, Tensor) else hasattr(C, "tocsr"):
+            raise TypeError(
+                f"{name} is sparse, and is not built unasked: use {name}.to_dense() (SciPy: {name}.toarray()) where "
+                f"what is not stored is zero, or fgwot.geodesic({name}), the shortest paths in that graph"
+            )
 
 
 class _Quadratic(torch.autograd.Function):

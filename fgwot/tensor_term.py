@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fgwot.arrays import any_array
 from fgwot.backend import precision, uses_triton
 from fgwot.gradient.fused import factored
 from fgwot.losses import BY_NAME, Factors, GroundLoss, Pairwise, ground_loss, huber
@@ -16,6 +17,7 @@ from fgwot.operations import folded, once, product, without_autocast
 _BLOCK_ENTRIES = 1 << 22
 
 
+@any_array
 def tensor_term(C1: Tensor, C2: Tensor, T: Tensor, loss: str | GroundLoss = "square") -> Tensor:
     r"""Contract the ground loss with a plan: sum_kl L(C1_ik, C2_jl) T_kl.
 

@@ -19,7 +19,7 @@ THIRD, QUARTER = torch.full((3,), 1 / 3), torch.full((4,), 1 / 4)
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"C1": np.ones((3, 3))}, TypeError, "C1 must be a torch.Tensor, got ndarray; convert it with torch.as_tensor"),
+        ({"C1": [[1.0] * 3] * 3}, TypeError, "C1 must be a torch.Tensor, or an array of .*, got list; convert it with"),
         ({"C1": torch.ones(3, 3, dtype=torch.int64)}, TypeError, "C1 must be floating point, got torch.int64"),
         ({"M": M.double()}, TypeError, "all tensors must have one dtype"),
         ({"M": M.to("meta")}, ValueError, "all tensors must be on one device"),
