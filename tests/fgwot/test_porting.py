@@ -31,7 +31,7 @@ def plan(found):
 
 
 def test_the_tables_were_found():
-    assert len(CALLS) == 13
+    assert len(CALLS) == 14
     assert len(FROM_OTT) == 4
 
 
