@@ -83,7 +83,13 @@ def main() -> None:
     """Print what was found, as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="searched for finished runs")
+    parser.add_argument("--figure", type=Path, help="SVG of the text features of both ends, before and after")
     args = parser.parse_args()
+    if args.figure:
+        from kmat import figures, finished  # here: matplotlib takes a second
+
+        runs = [run for _, members in finished.load(args.folders).values() for run in members if run.described]
+        args.figure.write_bytes(figures.svg(figures.residuals(runs)))
     groups: dict[str, list[Anatomy]] = defaultdict(list)
     for path in sorted(file.parent for folder in args.folders for file in folder.rglob("result.json")):
         run = RunDir(path)

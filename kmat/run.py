@@ -201,9 +201,9 @@ def evaluate(logits: Logits, task: Task, backbone: Backbone, cache: FeatureCache
         probabilities = spread(classify(logits, backbone, views, modality), own, n_classes)
         part = Predictions(tuple(records[index] for index in views.kept), probabilities)
         parts.append(part)
-        scores = score(part.predicted, part.labels, n_classes)
-        specificity = (value if label in own else None for label, value in enumerate(scores.specificity))
-        judged = replace(scores, specificity=tuple(specificity)), certainty(probabilities, part.labels)
+        plain = score(part.predicted, part.labels, n_classes)
+        specificity = (value if label in own else None for label, value in enumerate(plain.specificity))
+        judged = replace(plain, specificity=tuple(specificity)), certainty(probabilities, part.labels)
         table[modality][split] = {name: value for each in judged for name, value in asdict(each).items()}
         if split == "test":
             lowest[modality] = floors(torch.tensor([own.index(label) for label in part.labels.tolist()]), len(own))
