@@ -22,13 +22,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from benchmarks.machine import describe
 from kmat import phantom
-from kmat.backbone import BIOMEDBERT, BIOMEDCLIP_CONTEXT, Backbone, load_backbone, text_overrides
-from kmat.features import FeatureCache
 from kmat.methods.base import Batch, Setting
 from kmat.methods.kmat import KMaT, KMaTConfig
-from kmat.prompts import MODALITIES
+from kmat.modalities import MODALITIES
+from kmat.model.backbone import BIOMEDBERT, BIOMEDCLIP_CONTEXT, Backbone, load_backbone, text_overrides
+from kmat.model.features import FeatureCache
+from kmat.runs.training import Schedule
 from kmat.tasks.embedded import load_embedded
-from kmat.training import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable

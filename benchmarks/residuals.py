@@ -22,15 +22,15 @@ from torch.nn import functional as F  # noqa: N812
 
 import kmat
 from benchmarks.machine import describe
-from kmat.backbone import Backbone, load_backbone
-from kmat.evaluation import harmonic_mean, score
-from kmat.features import FeatureCache
+from kmat.grids.rows import BENCH
 from kmat.methods import CoOpConfig, KMaTConfig, MethodConfig, ResidualConfig
 from kmat.methods.base import Setting, prototypes
 from kmat.methods.residual import couple, transport
-from kmat.prompts import HIGH, LOW, MODALITIES
-from kmat.rows import BENCH
-from kmat.rundir import RunDir
+from kmat.modalities import HIGH, LOW, MODALITIES
+from kmat.model.backbone import Backbone, load_backbone
+from kmat.model.features import FeatureCache
+from kmat.runs.evaluation import harmonic_mean, score
+from kmat.runs.folder import RunDir
 from kmat.tasks import BACKBONES
 from kmat.tasks.base import Descriptions, Task
 

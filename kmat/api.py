@@ -22,21 +22,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from kmat.backbone import Backbone, find_device, load_backbone
-from kmat.config import RunConfig
 from kmat.errors import UserError
-from kmat.features import FeatureCache
 from kmat.methods import METHODS, MethodConfig
-from kmat.prompts import HIGH, LOW, MODALITIES
-from kmat.run import TrainedRun, classify, spread, train
-from kmat.run import load_run as load_trained
-from kmat.rundir import RunDir
+from kmat.modalities import HIGH, LOW, MODALITIES
+from kmat.model.backbone import Backbone, find_device, load_backbone
+from kmat.model.features import FeatureCache
+from kmat.runs.config import RunConfig
+from kmat.runs.folder import RunDir
+from kmat.runs.run import TrainedRun, classify, spread, train
+from kmat.runs.run import load_run as load_trained
+from kmat.runs.training import Schedule
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import SPLITS, Record, Task, absent_classes
 from kmat.tasks.descriptions import in_order
 from kmat.tasks.images import ArrayImages, LooseImages, as_rgb
 from kmat.tasks.window import Window
-from kmat.training import Schedule
 
 Images = NDArray[np.uint8] | Sequence[Image.Image | NDArray[np.uint8] | Path | str]
 Part = tuple[NDArray[np.uint8] | Sequence[NDArray[np.uint8]], Sequence[int]]

@@ -8,11 +8,11 @@ from typing import Annotated
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from kmat import run as runs
-from kmat.config import RunConfig
 from kmat.console import note, out, plain_table, show_banner
 from kmat.errors import UserError
-from kmat.prompts import HIGH, LOW, MODALITIES
+from kmat.modalities import HIGH, LOW, MODALITIES
+from kmat.runs import run as runs
+from kmat.runs.config import RunConfig
 from kmat.tasks import BUILT_IN, TaskConfig
 from kmat.tasks.base import SPLITS, Task
 from kmat.tasks.check import Inspection, inspect, write_findings

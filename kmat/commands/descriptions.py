@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from kmat.backbone import offline_tokenizer
 from kmat.console import note, out, plain_table
 from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
-from kmat.prompts import MODALITIES
+from kmat.modalities import MODALITIES
+from kmat.model.backbone import offline_tokenizer
 from kmat.tasks import BACKBONES, BUILT_IN
 from kmat.tasks.descriptions import described_classes, examine, load_descriptions
 from kmat.tasks.paper import shipped_sentences

@@ -8,15 +8,15 @@ from typing import Literal, get_args
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from kmat.bench import GridConfig, announce, run_grid
 from kmat.console import out, show_banner, tell
 from kmat.errors import UserError
-from kmat.grid import Resources
-from kmat.lock import Lock
+from kmat.grids.grid import GridConfig, announce, run_grid
+from kmat.grids.pool import Resources
+from kmat.grids.rows import ABLATION, BENCH, BEYOND
 from kmat.methods import METHODS, CoOpConfig, KMaTConfig, MethodConfig, ResidualConfig, ZeroShotConfig
-from kmat.rows import ABLATION, BENCH, BEYOND
-from kmat.tables import backbone_tables, main_tables
-from kmat.training import Schedule
+from kmat.reports.tables import backbone_tables, main_tables
+from kmat.runs.training import Schedule
+from kmat.storage.lock import Lock
 
 MethodName = Literal["zero-shot", "coop", "cocoop", "kgcoop", "biomedcoop", "kmat", "residual"]
 
@@ -107,7 +107,7 @@ class Shots:
             folder, grid = self.out / f"shots-{count}", replace(self.grid, shots=count)
             _run("bench", rows, grid, self.resources, folder, dry_run=self.dry_run)
         if not self.dry_run:
-            from kmat.report import write_shots
+            from kmat.reports.report import write_shots
 
             files = write_shots({count: self.out / f"shots-{count}" for count in sorted(self.counts)}, self.out)
             out.print(f"written to {self.out}: {', '.join(file.name for file in files)}")
@@ -146,7 +146,7 @@ class Report:
 
     def __call__(self) -> None:
         """Write it."""
-        from kmat.report import write_report  # here: not every command draws
+        from kmat.reports.report import write_report  # here: not every command draws
 
         files = write_report(self.folders, self.out)
         out.print(f"written to {self.out}: {', '.join(file.name for file in files)}")
@@ -170,7 +170,7 @@ def _run(
     published: bool = False,
     dry_run: bool = False,
 ) -> None:
-    from kmat.report import write_results
+    from kmat.reports.report import write_results
 
     if dry_run:
         tell(announce(rows, grid))

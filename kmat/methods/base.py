@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kmat.backbone import Backbone, PromptFrame
 from kmat.errors import UserError
-from kmat.features import FeatureCache
-from kmat.prompts import HIGH, LOW, MODALITIES, Contexts, start_from_words
+from kmat.modalities import HIGH, LOW, MODALITIES
+from kmat.model.backbone import Backbone, PromptFrame
+from kmat.model.features import FeatureCache
+from kmat.model.prompts import Contexts, start_from_words
 from kmat.tasks.base import Descriptions, Task
 
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F  # noqa: N812
 from kmat.errors import UserError
 from kmat.methods.base import Batch, Method, PromptLearner, Setting, required_descriptions
 from kmat.methods.losses import distillation_loss, typical
+from kmat.modalities import HIGH
 from kmat.options import check
-from kmat.prompts import HIGH
 
 
 @dataclass(frozen=True)

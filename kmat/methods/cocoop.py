@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kmat.backbone import PromptFrame
 from kmat.methods.base import Batch, Method, PromptLearner, Setting
+from kmat.modalities import HIGH
+from kmat.model.backbone import PromptFrame
 from kmat.options import check
-from kmat.prompts import HIGH
 
 HIDDEN = 32  # of the meta-net, as published: a sixteenth of CLIP's 512
 CHUNK = 32  # images whose prompts are encoded at once

@@ -7,8 +7,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from kmat.methods.base import Batch, Method, PromptLearner, Setting, prototypes, template_sentences
 from kmat.methods.losses import template_loss
+from kmat.modalities import HIGH, MODALITIES
 from kmat.options import check
-from kmat.prompts import HIGH, MODALITIES
 
 
 @dataclass(frozen=True)

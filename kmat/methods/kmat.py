@@ -22,8 +22,8 @@ from kmat.methods.base import (
     sentence_features,
 )
 from kmat.methods.losses import anchor_loss, fgw_cost, geometry, squared_error_of_mean
+from kmat.modalities import HIGH, LOW, MODALITIES
 from kmat.options import check
-from kmat.prompts import HIGH, LOW, MODALITIES
 
 # The fit of low_start "anchor", by Adam. Three times the steps brought it 3 to 14 % closer on the phantoms.
 FIT_STEPS = 100

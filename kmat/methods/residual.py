@@ -11,8 +11,8 @@ import fgwot
 from kmat.console import note
 from kmat.methods.base import Batch, Method, PromptLearner, Setting, prototypes, required_descriptions
 from kmat.methods.losses import anchor_loss, geometry
+from kmat.modalities import HIGH, MODALITIES
 from kmat.options import check
-from kmat.prompts import HIGH, MODALITIES
 
 
 @dataclass(frozen=True)

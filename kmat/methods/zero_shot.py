@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kmat.console import note
 from kmat.methods.base import Batch, Method, Setting, prototypes, template_sentences
-from kmat.prompts import MODALITIES
+from kmat.modalities import MODALITIES
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
-from kmat.prompts import HIGH, LOW
+from kmat.modalities import HIGH, LOW
 from kmat.tasks.base import Task
 from kmat.tasks.embedded import load_embedded
 from kmat.tasks.manifest import load_manifest

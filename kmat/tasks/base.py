@@ -7,7 +7,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from kmat.prompts import HIGH, LOW, MODALITIES
+from kmat.modalities import HIGH, LOW, MODALITIES
 
 SPLITS = ("train", "val", "test")
 

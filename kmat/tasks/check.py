@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from kmat import atomic
 from kmat.console import track
-from kmat.prompts import HIGH, LOW, MODALITIES
+from kmat.modalities import HIGH, LOW, MODALITIES
+from kmat.storage import atomic
 from kmat.tasks.base import ImageSource, Record, Skipped, Task, UnreadableImageError
 from kmat.tasks.splits import patients_in_several_splits
 

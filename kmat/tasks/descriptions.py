@@ -9,8 +9,8 @@ from typing import Any
 
 from kmat.console import is_text
 from kmat.errors import UserError
-from kmat.prompts import MODALITIES
-from kmat.schema import misfit, read_json
+from kmat.modalities import MODALITIES
+from kmat.storage.schema import misfit, read_json
 from kmat.tasks.base import Descriptions, present
 
 

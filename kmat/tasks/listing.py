@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kmat.console import is_text, note
 from kmat.errors import UserError
-from kmat.prompts import LOW
+from kmat.modalities import LOW
 from kmat.tasks.base import Skipped
 from kmat.tasks.tree import walk
 

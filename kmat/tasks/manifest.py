@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kmat import atomic
 from kmat.console import is_text, note
 from kmat.errors import UserError
-from kmat.prompts import HIGH, LOW
+from kmat.modalities import HIGH, LOW
+from kmat.storage import atomic
 from kmat.tasks.base import SPLITS, Record, Skipped, Task, UnreadableImageError, absent_classes
 from kmat.tasks.descriptions import load_descriptions
 from kmat.tasks.dicom import Header

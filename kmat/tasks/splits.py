@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kmat.prompts import HIGH, MODALITIES
+from kmat.modalities import HIGH, MODALITIES
 from kmat.tasks.base import SPLITS, Record, Skipped, Task, UnreadableImageError
 
 # Train and val, by modality; the rest is for testing. CoOp's convention for data without official splits.

@@ -142,7 +142,7 @@ class Embedded:
 
     @property
     def backbones(self) -> tuple[str, ...]:
-        """Names of its tiny CLIPs for `kmat.backbone.load_backbone`."""
+        """Names of its tiny CLIPs for `kmat.model.backbone.load_backbone`."""
         return tuple(f"{self.prefix}:{name}" for name in self.frozen.backbones)
 
     @property

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import kmat_step
-from kmat.backbone import load_backbone
+from kmat.model.backbone import load_backbone
 
 
 def test_the_parts_of_a_step_are_printed(monkeypatch, capsys):

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from kmat.backbone import Backbone, load_backbone
 from kmat.cli import main
-from kmat.features import FeatureCache
+from kmat.model.backbone import Backbone, load_backbone
+from kmat.model.features import FeatureCache
 from kmat.tasks import TaskConfig
 
 WORDS = [

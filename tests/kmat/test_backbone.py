@@ -9,9 +9,9 @@ import torch
 from conftest import write_backbone
 
 from benchmarks.kmat_step import random_biomedclip
-from kmat import backbone as module
-from kmat.backbone import Backbone, load_backbone
 from kmat.errors import UserError
+from kmat.model import backbone as module
+from kmat.model.backbone import Backbone, load_backbone
 
 NAMES = ("round shape.", "square.", "dark edge xyz.")
 TEXTS = ["round", "a photo of the square shape with an edge.", "xyz " * 6, "dark , bright."]

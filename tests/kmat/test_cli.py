@@ -374,7 +374,7 @@ def test_interruption_is_said(kmat, options, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kmat.run.train", interrupted)
+    monkeypatch.setattr("kmat.runs.run.train", interrupted)
     code, _, err = kmat("train", "coop", *options)
     assert code == 130
     assert "--resume" in err
@@ -385,7 +385,7 @@ def test_warnings_are_lines_too(kmat, options, monkeypatch, recwarn):
         warnings.warn("something is odd", UserWarning, stacklevel=1)
         raise UserError("stop")
 
-    monkeypatch.setattr("kmat.run.train", warning)
+    monkeypatch.setattr("kmat.runs.run.train", warning)
     warnings.simplefilter("always")
     code, _, err = kmat("train", "coop", *options)
     assert code == 1
@@ -497,8 +497,8 @@ def test_report_on_single_runs(kmat, trained, tmp_path):
 
 
 def test_report_on_damaged_folders_is_one_line(kmat, trained, tmp_path):
-    from kmat.report import write_results
-    from kmat.results import Entry, Results
+    from kmat.grids.results import Entry, Results
+    from kmat.reports.report import write_results
 
     (tmp_path / "empty").mkdir()
     assert "empty holds neither a finished grid nor a finished run" in one_line(kmat("report", "empty")[2])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from kmat import fit, load_run, load_task
 from kmat.errors import UserError
-from kmat.features import FeatureCache
+from kmat.model.features import FeatureCache
 from kmat.tasks import TaskConfig
 from kmat.tasks.images import LooseImages, decode
 from kmat.tasks.manifest import load_manifest

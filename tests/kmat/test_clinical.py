@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 
-from kmat.clinical import by_method, calibration_error, class_tables, confusion, reliability
-from kmat.config import RunConfig
-from kmat.evaluation import certainty, score
-from kmat.finished import FinishedRun
+from kmat.grids.results import Entry
 from kmat.methods import CoOpConfig
-from kmat.results import Entry
+from kmat.reports.clinical import by_method, calibration_error, class_tables, confusion, reliability
+from kmat.reports.finished import FinishedRun
+from kmat.runs.config import RunConfig
+from kmat.runs.evaluation import certainty, score
 
 LABELS = ("mole", "melanoma")
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmat.config import RunConfig
 from kmat.errors import UserError
+from kmat.runs.config import RunConfig
 from kmat.tasks import TaskConfig, paper
 from kmat.tasks.base import SPLITS, Record
 from kmat.tasks.datasets.cc_ccii import evenly

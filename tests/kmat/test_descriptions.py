@@ -6,7 +6,7 @@ import pytest
 
 from kmat.cli import main
 from kmat.embedded import EMBEDDED
-from kmat.prompts import MODALITIES
+from kmat.modalities import MODALITIES
 from kmat.tasks.descriptions import described_classes, examine, load_descriptions
 from kmat.tasks.paper import PAPER_TASKS, read_table, shipped_sentences
 

@@ -12,7 +12,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from kmat.evaluation import area_under_roc, certainty, floors, harmonic_mean, intervals, score
+from kmat.runs.evaluation import area_under_roc, certainty, floors, harmonic_mean, intervals, score
 
 pairs = st.integers(2, 6).flatmap(
     lambda c: st.tuples(

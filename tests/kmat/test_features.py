@@ -7,8 +7,8 @@ import torch
 from conftest import write_backbone
 from PIL import Image
 
-from kmat.backbone import Backbone, load_backbone
-from kmat.features import Crop, FeatureCache
+from kmat.model.backbone import Backbone, load_backbone
+from kmat.model.features import Crop, FeatureCache
 from kmat.tasks.images import FolderImages
 
 

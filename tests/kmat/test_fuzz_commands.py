@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from kmat import run as runs
-from kmat.backbone import load_backbone
 from kmat.cli import main
+from kmat.model.backbone import load_backbone
+from kmat.runs import run as runs
 
 CASES, PARTS = 100, 8
 EVIL = [
@@ -238,7 +238,7 @@ def snapshot(folder):
 def test_damaged_input_is_an_answer_or_one_line(world, tiny_dir, tmp_path, monkeypatch, capsys, part):
     monkeypatch.setenv("COLUMNS", "200")
     cached = lru_cache(load_backbone)
-    for module in ("cli", "run", "grid"):
+    for module in ("commands.runs", "runs.run", "grids.pool"):
         monkeypatch.setattr(f"kmat.{module}.load_backbone", cached)
     for seed in range(part, CASES, PARTS):
         rng = random.Random(seed)  # noqa: S311

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from kmat import grid
-from kmat.bench import GridConfig, run_grid
-from kmat.config import RunConfig
 from kmat.errors import UserError
-from kmat.grid import Job, Resources, run_all
+from kmat.grids import pool as grid
+from kmat.grids.grid import GridConfig, run_grid
+from kmat.grids.pool import Job, Resources, run_all
 from kmat.methods import CoOpConfig, KMaTConfig, ZeroShotConfig
+from kmat.runs.config import RunConfig
+from kmat.runs.training import Schedule
 from kmat.tasks import DataOptions
-from kmat.training import Schedule
 
 execute_there = grid._execute_there
 

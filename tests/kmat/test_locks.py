@@ -15,20 +15,20 @@ import textwrap
 import pytest
 from safetensors.torch import load_file
 
-from kmat import atomic, lock
 from kmat.cli import main
-from kmat.config import RunConfig
 from kmat.errors import UserError
-from kmat.features import FeatureCache
-from kmat.lock import Lock
 from kmat.methods import CoOpConfig
-from kmat.run import train
-from kmat.training import Schedule
+from kmat.model.features import FeatureCache
+from kmat.runs.config import RunConfig
+from kmat.runs.run import train
+from kmat.runs.training import Schedule
+from kmat.storage import atomic, lock
+from kmat.storage.lock import Lock
 
 HOLDER = """
     import sys, time
     from pathlib import Path
-    from kmat.lock import Lock
+    from kmat.storage.lock import Lock
 
     with Lock(Path(sys.argv[1])):
         print("held", flush=True)
@@ -243,7 +243,7 @@ def test_names_that_are_no_utf8_are_written_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "does", "line"),
     [
-        (("train", "zero-shot"), "kmat.run.train", "interrupted; the same command with --resume goes on"),
+        (("train", "zero-shot"), "kmat.runs.run.train", "interrupted; the same command with --resume goes on"),
         (("demo", "--workers", "1"), "kmat.commands.grids.run_grid", "interrupted; the same command goes on"),
         (("tasks",), "kmat.commands.data.plain_table", "interrupted"),
     ],

@@ -10,7 +10,7 @@ from kmat.methods import BiomedCoOpConfig, CoCoOpConfig, CoOpConfig, KgCoOpConfi
 from kmat.methods.base import Batch, Setting
 from kmat.methods.kmat import discrepancy_weight, transport_plan
 from kmat.methods.losses import anchor_loss
-from kmat.prompts import MODALITIES
+from kmat.modalities import MODALITIES
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import LABELS, one_line, shape, write_backbone, write_descriptions, write_shapes
 
-from kmat import run as runs
+from kmat.runs import run as runs
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from kmat.methods import BiomedCoOpConfig, CoCoOpConfig, CoOpConfig, KgCoOpConfi
 from kmat.methods import ZeroShotConfig as ZeroShot
 from kmat.methods.base import Batch, Setting
 from kmat.methods.residual import couple, transport
-from kmat.run import evaluate, load_run, spread
+from kmat.runs.run import evaluate, load_run, spread
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import absent_classes, present
 

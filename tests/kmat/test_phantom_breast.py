@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from kmat.backbone import load_backbone
 from kmat.cli import main
 from kmat.levels import MODALITIES, measure
+from kmat.model.backbone import load_backbone
 from kmat.phantom import BANNER, generate
 from kmat.phantom.breast import BREAST, CLASSES, CLINICAL_NAMES, FROZEN, anatomy, factors, language, load_breast, render
 from kmat.phantom.descriptions import write_all

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kmat.errors import UserError
-from kmat.prompts import Contexts, start_from_words
+from kmat.model.prompts import Contexts, start_from_words
 
 
 @pytest.mark.parametrize(("csc", "msc"), [(False, False), (True, False), (False, True), (True, True)])

@@ -8,15 +8,15 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 import fgwot
-from kmat import residuals
 from kmat.errors import UserError
 from kmat.methods import CoOpConfig, KMaTConfig, ResidualConfig
 from kmat.methods.base import Batch, Setting
 from kmat.methods.kmat import transport_plan
 from kmat.methods.residual import couple, transport
-from kmat.prompts import MODALITIES
-from kmat.rundir import RunDir
-from kmat.training import Schedule, fit
+from kmat.modalities import MODALITIES
+from kmat.reports import residuals
+from kmat.runs.folder import RunDir
+from kmat.runs.training import Schedule, fit
 
 
 def unit(*shape, seed=0):
@@ -189,7 +189,7 @@ def test_a_finished_run_is_taken_apart(kmat, options, tmp_path, monkeypatch, cap
         assert (
             kmat("train", *arguments, *options, "--cache", tmp_path / "cache", "--out", tmp_path / arguments[0])[0] == 0
         )
-    arguments = ["kmat.residuals", str(tmp_path / "residual"), str(tmp_path / "coop")]
+    arguments = ["kmat.reports.residuals", str(tmp_path / "residual"), str(tmp_path / "coop")]
     monkeypatch.setattr("sys.argv", arguments)
     residuals.main()
     out = capsys.readouterr().out

@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from kmat import paper
 from kmat.errors import UserError
-from kmat.evaluation import harmonic_mean
+from kmat.grids.results import ALL, AVERAGE, METRICS, Cell, Entry, Results
+from kmat.grids.rows import ABLATION, BENCH, BEYOND, WITHOUT_FGW
 from kmat.methods import KMaTConfig
-from kmat.report import write_results
-from kmat.results import ALL, AVERAGE, METRICS, Cell, Entry, Results
-from kmat.rows import ABLATION, BENCH, BEYOND, WITHOUT_FGW
-from kmat.tables import backbone_tables, main_tables
+from kmat.reports import printed as paper
+from kmat.reports.report import write_results
+from kmat.reports.tables import backbone_tables, main_tables
+from kmat.runs.evaluation import harmonic_mean
 
 
 def entry(method, backbone, seed, high, low, task="t_1"):

@@ -18,14 +18,14 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from kmat import atomic
 from kmat.cli import main
 from kmat.errors import UserError, WriteError
-from kmat.features import FeatureCache
+from kmat.model.features import FeatureCache
+from kmat.storage import atomic
+from kmat.storage.tensors import load_tensors, save_tensors
 from kmat.tasks.images import FolderImages, decode
 from kmat.tasks.manifest import load_manifest
 from kmat.tasks.tree import LINKED_OUT
-from kmat.tensors import load_tensors, save_tensors
 
 LATIN_1 = os.fsdecode(b"f\xfcnf.png")
 
@@ -263,7 +263,7 @@ def test_a_disk_that_fills_up_in_training_loses_nothing(kmat, options, monkeypat
     assert "run/" in one_line(err)
     assert "--resume" not in err, "no epoch was finished"
     with monkeypatch.context() as patch:
-        patch.setattr("kmat.run.save_tensors", lambda *_: save_tensors(Path("/dev/full"), {}))
+        patch.setattr("kmat.runs.run.save_tensors", lambda *_: save_tensors(Path("/dev/full"), {}))
         code, _, err = kmat("train", *options, "--out", "run", "--resume")
     assert code == 1
     assert "No space left on device: free some space; what was learned is kept: go on with --resume" in one_line(err)

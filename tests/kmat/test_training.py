@@ -8,7 +8,6 @@ import torch
 from conftest import write_shapes
 from safetensors.torch import load_file
 
-from kmat.config import RunConfig
 from kmat.errors import UserError
 from kmat.methods import (
     BiomedCoOpConfig,
@@ -19,9 +18,10 @@ from kmat.methods import (
     ResidualConfig,
     ZeroShotConfig,
 )
-from kmat.run import train
+from kmat.runs.config import RunConfig
+from kmat.runs.run import train
+from kmat.runs.training import Schedule
 from kmat.tasks import TaskConfig
-from kmat.training import Schedule
 
 
 class InterruptionError(Exception):

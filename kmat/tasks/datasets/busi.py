@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from kmat.errors import UserError
-from kmat.schema import read_json
+from kmat.storage.schema import read_json
 from kmat.tasks.base import SPLITS, Skipped
 from kmat.tasks.datasets.base import Dataset, Download, Folder, Row
 from kmat.tasks.files import NOT_AN_IMAGE, SUFFIXES

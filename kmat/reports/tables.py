@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from rich.table import Table as RichTable
 
-from kmat import paper
 from kmat.console import plain_table
-from kmat.results import ALL, AVERAGE, FLOOR, MEASURED, METRICS, OF_MEANS, Results
-from kmat.rows import ABLATION, NO_FGW, OURS, TRANSPORT, WITHOUT_FGW, Switches
+from kmat.grids.results import ALL, AVERAGE, FLOOR, MEASURED, METRICS, OF_MEANS, Results
+from kmat.grids.rows import ABLATION, NO_FGW, OURS, TRANSPORT, WITHOUT_FGW, Switches
+from kmat.reports import printed as paper
 
 RELATIVE = ("H acc %", "H F1 %")
 

@@ -9,13 +9,14 @@ from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor
 
-from kmat import atomic, lock
-from kmat.config import RunConfig
+from kmat.storage import atomic
+from kmat.storage import lock
+from kmat.runs.config import RunConfig
 from kmat.errors import UserError
-from kmat.prompts import HIGH, LOW, MODALITIES
-from kmat.schema import misfit, read_json
+from kmat.modalities import HIGH, LOW, MODALITIES
+from kmat.storage.schema import misfit, read_json
 from kmat.tasks.base import Skipped
-from kmat.tensors import load_tensors
+from kmat.storage.tensors import load_tensors
 
 # What --overwrite deletes, and nothing else. Not config.json, which is replaced: half a run without it would be no run.
 FILES = (

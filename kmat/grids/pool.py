@@ -19,20 +19,20 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from kmat.backbone import Backbone, find_device, load_backbone
-from kmat.config import RunConfig
 from kmat.console import counted, note, tell
 from kmat.errors import UserError, explain
-from kmat.features import FeatureCache
-from kmat.run import train
-from kmat.rundir import RunDir
+from kmat.model.backbone import Backbone, find_device, load_backbone
+from kmat.model.features import FeatureCache
+from kmat.runs.config import RunConfig
+from kmat.runs.folder import RunDir
+from kmat.runs.run import train
 from kmat.signals import deaf_to_ctrl_c, end_with_parent
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Task
 
 T = TypeVar("T")
 
-Result = dict[str, Any]  # as kmat.run.train returns it
+Result = dict[str, Any]  # as kmat.runs.run.train returns it
 
 ATTEMPTS = 3  # at a run whose worker died: a killed worker is replaced, a run that kills each of its workers is not
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from kmat.tables import Table, TableCell
+from kmat.reports.tables import Table, TableCell
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1d2733; --soft: #66717e; --line: #d9dee4; --best: #e3f1e6;

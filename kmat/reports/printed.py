@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kmat.results import AVERAGE, MEASURED, METRICS, Results
+from kmat.grids.results import AVERAGE, MEASURED, METRICS, Results
 
 TASKS = {"skin1", "skin2", "chest", "breast"}
 

@@ -1,4 +1,4 @@
-"""Look into finished runs of residual transport: ``python -m kmat.residuals FOLDER``, of a grid or of runs.
+"""Look into finished runs of residual transport: ``python -m kmat.reports.residuals FOLDER``, of a grid or of runs.
 
 For each task and backbone, means over the runs found: the coupling as shares of each low-end class, how long residuals
 are, how much of them is common to all classes, and how alike those of each pair of classes are.
@@ -16,10 +16,10 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from kmat.errors import UserError
+from kmat.grids.rows import describe
 from kmat.methods import ResidualConfig
-from kmat.prompts import HIGH, MODALITIES
-from kmat.rows import describe
-from kmat.rundir import RunDir, absent_in
+from kmat.modalities import HIGH, MODALITIES
+from kmat.runs.folder import RunDir, absent_in
 from kmat.tasks.base import present
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="SVG of the text features of both ends, before and after")
     args = parser.parse_args()
     if args.figure:
-        from kmat import figures, finished  # here: matplotlib takes a second
+        from kmat.reports import figures, finished  # here: matplotlib takes a second
 
         runs = [run for _, members in finished.load(args.folders).values() for run in members if run.described]
         args.figure.write_bytes(figures.svg(figures.residuals(runs)))

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from kmat.finished import FinishedRun
-from kmat.prompts import HIGH, LOW, MODALITIES
-from kmat.tables import Table, TableCell
+from kmat.modalities import HIGH, LOW, MODALITIES
+from kmat.reports.finished import FinishedRun
+from kmat.reports.tables import Table, TableCell
 
 ENDS = {HIGH: "high end", LOW: "low end"}
 COLUMNS = {"per_class": "sensitivity", "specificity": "specificity", "precision": "precision", "auc": "AUC"}

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kmat import atomic
+from kmat.storage import atomic
 from kmat.errors import UserError
 from kmat.methods.base import Batch, Method
 from kmat.options import check
-from kmat.tensors import load_tensors, save_tensors
+from kmat.storage.tensors import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from kmat.atomic import make_folder, naming
 from kmat.console import note
 from kmat.errors import UserError
+from kmat.storage.atomic import make_folder, naming
 
 if sys.platform != "win32":
     import fcntl

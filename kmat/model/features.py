@@ -24,13 +24,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kmat.atomic import make_folder
-from kmat.backbone import Backbone
 from kmat.console import counted, note
 from kmat.errors import UserError, WriteError
+from kmat.model.backbone import Backbone
 from kmat.options import check
+from kmat.storage.atomic import make_folder
+from kmat.storage.tensors import load_tensors, save_tensors
 from kmat.tasks.base import ImageSource, Skipped, UnreadableImageError
-from kmat.tensors import load_tensors, save_tensors
 
 BATCH = 64
 

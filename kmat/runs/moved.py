@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kmat.errors import UserError
-from kmat.rundir import RunDir
+from kmat.runs.folder import RunDir
 from kmat.tasks import BUILT_IN, TaskConfig
 from kmat.tasks.base import Task, UnreadableImageError
 

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
-from kmat.clinical import ENDS, by_method, calibration_error, confusion, reliability
-from kmat.finished import FinishedRun, Pair
+from kmat.grids.results import FLOOR, Results
 from kmat.methods import KMaTConfig
 from kmat.methods.kmat import transport_plan
-from kmat.prompts import HIGH, LOW
-from kmat.results import FLOOR, Results
+from kmat.modalities import HIGH, LOW
+from kmat.reports.clinical import ENDS, by_method, calibration_error, confusion, reliability
+from kmat.reports.finished import FinishedRun, Pair
 
 HIGH_COLOUR, LOW_COLOUR = "#4477aa", "#ee6677"
 OFF_COLOUR, ON_COLOUR = "#bbbbbb", "#228833"

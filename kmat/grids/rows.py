@@ -21,7 +21,7 @@ NO_FGW = "K-MaT no FGW"
 TRANSPORT = "Residual transport"
 
 # The paper's Table 2, beside each of its rows the ones that tell what the difference is due to, and the method that is
-# not the paper's. In rows with an anchor its weight is chosen by kmat.bench.
+# not the paper's. In rows with an anchor its weight is chosen by kmat.grids.grid.
 BENCH: dict[str, MethodConfig] = {
     "zero-shot template": ZeroShotConfig("template"),
     "zero-shot descriptions": ZeroShotConfig("descriptions"),

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from kmat import atomic
+from kmat.storage import atomic
 from kmat.errors import UserError
-from kmat.features import FeatureCache
-from kmat.run import TrainedRun, classify
+from kmat.model.features import FeatureCache
+from kmat.runs.run import TrainedRun, classify
 from kmat.tasks.base import Skipped, UnreadableImageError
 from kmat.tasks.files import NOT_AN_IMAGE, images_in, kind, split_ref
 from kmat.tasks.images import LooseImages

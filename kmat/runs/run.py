@@ -13,24 +13,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kmat import atomic
-from kmat.backbone import SHIPPED, Backbone, load_backbone
-from kmat.config import RunConfig
+from kmat.storage import atomic
+from kmat.model.backbone import SHIPPED, Backbone, load_backbone
+from kmat.runs.config import RunConfig
 from kmat.console import note
 from kmat.errors import UserError
-from kmat.evaluation import certainty, floors, harmonic_mean, score
-from kmat.features import FeatureCache, Views
+from kmat.runs.evaluation import certainty, floors, harmonic_mean, score
+from kmat.model.features import FeatureCache, Views
 from kmat.methods.base import Method, Setting
-from kmat.predictions import Predictions, as_csv
-from kmat.prompts import HIGH, LOW, MODALITIES
-from kmat.rundir import RunDir, absent_in
+from kmat.runs.predictions import Predictions, as_csv
+from kmat.modalities import HIGH, LOW, MODALITIES
+from kmat.runs.folder import RunDir, absent_in
 from kmat.tasks.base import Skipped, Task, present
 from kmat.tasks.files import NOT_AN_IMAGE, ignored
 from kmat.tasks.images import LooseImages
 from kmat.tasks.manifest import write_manifest
 from kmat.tasks.splits import Draw, draw_few_shot
-from kmat.tensors import save_tensors
-from kmat.training import fit
+from kmat.storage.tensors import save_tensors
+from kmat.runs.training import fit
 
 # Low-end images are for testing only; the high-end validation set is where settings may be chosen.
 EVALUATED = ((HIGH, "val"), (HIGH, "test"), (LOW, "test"))
@@ -168,9 +168,9 @@ class Evaluation(NamedTuple):
     Attributes
     ----------
     scores : dict
-        ``scores``: by modality and split the fields of :class:`kmat.evaluation.Scores` and
-        :class:`kmat.evaluation.Certainty`, None where there are no images; ``harmonic``: of both test sets' accuracy
-        and macro-F1, None if one is missing; ``floors``: by modality what :func:`kmat.evaluation.floors` says of the
+        ``scores``: by modality and split the fields of :class:`kmat.runs.evaluation.Scores` and
+        :class:`kmat.runs.evaluation.Certainty`, None where there are no images; ``harmonic``: of both test sets' accuracy
+        and macro-F1, None if one is missing; ``floors``: by modality what :func:`kmat.runs.evaluation.floors` says of the
         test set.
     predictions : tuple of Predictions
         Of each part that has images.

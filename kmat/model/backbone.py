@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
-from kmat.schema import read_json
-from kmat.tensors import content_digest
-from kmat.text_towers import TextTower, text_tower
+from kmat.model.text_towers import TextTower, text_tower
+from kmat.storage.schema import read_json
+from kmat.storage.tensors import content_digest
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 BIOMEDBERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"

@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kmat import atomic
 from kmat.errors import UserError
-from kmat.schema import misfit
+from kmat.storage import atomic
+from kmat.storage.schema import misfit
 
 _ENTRY = "kmat"  # one, as the order of several would differ from file to file
 
@@ -38,7 +38,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises
     ------
     WriteError
-        As :func:`kmat.atomic.write`.
+        As :func:`kmat.storage.atomic.write`.
     """
     whole = {name: value.contiguous() for name, value in tensors.items()}
     known = dict(metadata or {})

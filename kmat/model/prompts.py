@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from kmat.backbone import Backbone
 from kmat.errors import UserError
-
-HIGH, LOW = "high", "low"
-MODALITIES = (HIGH, LOW)
+from kmat.modalities import MODALITIES
+from kmat.model.backbone import Backbone
 
 INIT_STD = 0.02  # CoOp's; the K-MaT paper says only "randomly initialised"
 

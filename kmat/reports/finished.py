@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from kmat.config import RunConfig
 from kmat.console import note
 from kmat.errors import UserError
+from kmat.grids.results import Entry, Results
+from kmat.grids.rows import describe
 from kmat.methods import KMaTConfig
-from kmat.prompts import LOW, MODALITIES
-from kmat.results import Entry, Results
-from kmat.rows import describe
-from kmat.rundir import RunDir, absent_in
+from kmat.modalities import LOW, MODALITIES
+from kmat.runs.config import RunConfig
+from kmat.runs.folder import RunDir, absent_in
 from kmat.tasks.base import present
 
 

@@ -8,9 +8,9 @@ from statistics import fmean, stdev
 from typing import Any, Literal, TypedDict
 
 from kmat.errors import UserError
-from kmat.evaluation import harmonic_mean
-from kmat.prompts import MODALITIES
-from kmat.schema import misfit, read_json
+from kmat.modalities import MODALITIES
+from kmat.runs.evaluation import harmonic_mean
+from kmat.storage.schema import misfit, read_json
 
 FLOORS = ("chance", "largest class")
 FLOOR = "floor: "

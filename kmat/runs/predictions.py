@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kmat.atomic import csv_text
+from kmat.storage.atomic import csv_text
 from kmat.tasks.base import Record
 
 COLUMNS = ("modality", "split", "path", "patient", "label", "predicted")

@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kmat.backbone import at_home
+from kmat.model.backbone import at_home
 from kmat.errors import UserError
-from kmat.features import Crop
+from kmat.model.features import Crop
 from kmat.methods import METHODS, KMaTConfig, MethodConfig
 from kmat.options import check
-from kmat.schema import misfit
+from kmat.storage.schema import misfit
 from kmat.tasks import BUILT_IN, TaskConfig
-from kmat.training import Schedule
+from kmat.runs.training import Schedule
 
 # `kmat train METHOD --published`: the few-shot schedules of BiomedCoOp's repository, the one that has every baseline
 # on BiomedCLIP. The default is the K-MaT paper's, for every method.

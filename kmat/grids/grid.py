@@ -8,17 +8,17 @@ from typing import NamedTuple, TypeGuard
 
 from tyro.conf import OmitArgPrefixes
 
-from kmat.config import PUBLISHED, RunConfig
 from kmat.errors import UserError
-from kmat.grid import Job, Pool, Resources, Result, run_all
+from kmat.grids.pool import Job, Pool, Resources, Result, run_all
+from kmat.grids.results import FLOOR, FLOORS, Entry, Results
+from kmat.grids.rows import describe
 from kmat.methods import KMaTConfig, MethodConfig, ResidualConfig
-from kmat.prompts import HIGH, MODALITIES
-from kmat.results import FLOOR, FLOORS, Entry, Results
-from kmat.rows import describe
-from kmat.rundir import slug
+from kmat.modalities import HIGH, MODALITIES
+from kmat.runs.config import PUBLISHED, RunConfig
+from kmat.runs.folder import slug
+from kmat.runs.training import Schedule
 from kmat.tasks import BACKBONES, TASKS, DataOptions, TaskConfig
 from kmat.tasks.base import Task
-from kmat.training import Schedule
 
 # Chosen per task and backbone by mean high-end validation accuracy over seeds of K-MaT without FGW, whose high end all
 # anchored rows share; a tie goes to the first. lambda_fgw cannot be chosen that way, high-end predictions do not depend
@@ -98,7 +98,7 @@ def run_grid(
     Parameters
     ----------
     kind : str
-        As in :class:`kmat.results.Results`.
+        As in :class:`kmat.grids.results.Results`.
     rows : mapping
         Methods by the names of their rows. Where one has an anchor, its weight is chosen.
     grid : GridConfig

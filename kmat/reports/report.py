@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from kmat import atomic, figures, paper
-from kmat.clinical import by_method, class_tables
-from kmat.finished import FinishedRun, load, pairs
-from kmat.page import Picture, Section, render
-from kmat.results import ALL, AVERAGE, MEASURED, METRICS, Results
-from kmat.tables import backbone_tables, main_tables, pairings
+from kmat.grids.results import ALL, AVERAGE, MEASURED, METRICS, Results
+from kmat.reports import figures
+from kmat.reports import printed as paper
+from kmat.reports.clinical import by_method, class_tables
+from kmat.reports.finished import FinishedRun, load, pairs
+from kmat.reports.page import Picture, Section, render
+from kmat.reports.tables import backbone_tables, main_tables, pairings
+from kmat.storage import atomic
 
 TITLES = {
     "bench": "Methods (the paper's Table 2)",
@@ -77,7 +79,7 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
     Raises
     ------
     UserError
-        As :func:`kmat.finished.load`.
+        As :func:`kmat.reports.finished.load`.
     """
     found = load(folders)
     files = [file for kind, (results, _) in found.items() for file in write_tables(results, out, kind)]

@@ -1,0 +1,1 @@
+"""Many runs, wherever they are done, and the numbers made of them."""

@@ -1,0 +1,1 @@
+"""Tables, figures and pages on finished runs and grids, beside what the paper prints."""
