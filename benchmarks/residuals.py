@@ -22,6 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import kmat
 from benchmarks.machine import describe
+from kmat.embedded import EMBEDDED
 from kmat.grids.rows import BENCH
 from kmat.methods import CoOpConfig, KMaTConfig, MethodConfig, ResidualConfig
 from kmat.methods.base import Setting, prototypes
@@ -31,7 +32,6 @@ from kmat.model.backbone import Backbone, load_backbone
 from kmat.model.features import FeatureCache
 from kmat.runs.evaluation import harmonic_mean, score
 from kmat.runs.folder import RunDir
-from kmat.tasks import BACKBONES
 from kmat.tasks.base import Descriptions, Task
 
 # What the low end calls several classes of the high end, in words that the backbones know; and what it does not have.
@@ -258,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, help="folder of the feature cache")
     args = parser.parse_args(arguments)
     task, cache = kmat.load_task(args.task), FeatureCache(args.cache)
-    names = args.backbone or BACKBONES[args.task]
+    names = args.backbone or EMBEDDED[args.task].backbones
     backbones = [load_backbone(name) for name in names]
     places = [Place(task, each, seed, args.epochs, cache) for each in backbones for seed in args.seeds]
     machine = describe(torch.get_num_threads(), f"python -m benchmarks.residuals {args.study}")
