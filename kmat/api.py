@@ -29,11 +29,11 @@ from kmat.model.backbone import Backbone, find_device, load_backbone
 from kmat.model.features import FeatureCache
 from kmat.runs.config import RunConfig
 from kmat.runs.folder import RunDir
-from kmat.runs.run import TrainedRun, classify, train
+from kmat.runs.run import TrainedRun, classify, spread, train
 from kmat.runs.run import load_run as load_trained
 from kmat.runs.training import Schedule
 from kmat.tasks import TaskConfig
-from kmat.tasks.base import SPLITS, Record, Task
+from kmat.tasks.base import SPLITS, Record, Task, absent_classes
 from kmat.tasks.descriptions import in_order
 from kmat.tasks.images import ArrayImages, LooseImages, as_rgb
 from kmat.tasks.window import Window
@@ -114,6 +114,7 @@ def task_from_arrays(
             owner = owners[index] if owners is not None else f"{modality}-{split}-{index}"
             records.append(Record(str(len(images)), int(label), modality, split, str(owner)))
             images.append(np.asarray(picture))
+    absent = absent_classes(((record.modality, record.label) for record in records), len(classes))
     return Task(
         name=name,
         labels=tuple(classes),
@@ -121,7 +122,8 @@ def task_from_arrays(
         modality_names=modality_names or {HIGH: HIGH, LOW: LOW},
         records=tuple(records),
         images=ArrayImages(images),
-        descriptions=in_order(descriptions, classes, name) if descriptions else None,
+        descriptions=in_order(descriptions, classes, name, absent) if descriptions else None,
+        absent=absent,
     )
 
 
@@ -152,6 +154,8 @@ class Run:
     def predict(self, images: Images, modality: str = LOW) -> Tensor:
         """Class probabilities (N, C) of images: Pillow's, uint8 arrays, or paths of files, of slices too.
 
+        Of a class that the modality lacks it is 0.
+
         Grey values of more than 8 bits are shown as in training.
 
         Raises
@@ -164,10 +168,11 @@ class Run:
         views = self._cache.images(self._trained.backbone, source, refs)
         if views.skipped:
             raise UserError(f"image {views.skipped[0].ref}: {views.skipped[0].reason}")
-        return classify(self._trained.logits, self._trained.backbone, views, modality)
+        probabilities = classify(self._trained.logits, self._trained.backbone, views, modality)
+        return spread(probabilities, self._trained.present(modality), len(self.labels))
 
     def text_features(self, modality: str) -> Tensor:
-        """Unit text features (C, D) of the classes; CoCoOp, whose depend on the image, has none.
+        """Unit text features (C, D) of the modality's classes; CoCoOp, whose depend on the image, has none.
 
         Raises
         ------

@@ -33,6 +33,8 @@ class Tasks:
         task = self.data.load()
         show_banner(task.banner)
         out.print(_count_table(task))
+        if one_sided := task.one_sided():
+            note(f"classes {one_sided}")
         runs.say_skipped(task.skipped)
         if obstacles := "; ".join(Inspection(task, ()).obstacles()):
             raise UserError(f"{task.name} cannot be run: {obstacles}")
@@ -68,6 +70,8 @@ class CheckData(TaskConfig):
                 out.print(f"  {ref}: {detail}".removesuffix(": "), highlight=False)
         if strange := ignored(task.skipped):
             note(strange)
+        if one_sided := task.one_sided():
+            note(f"classes {one_sided}")
         for shortage in found.shortages(self.shots):
             note(shortage)
         if self.write:
@@ -86,6 +90,9 @@ def _count_table(task: Task) -> Table:
         for split in SPLITS:
             table.add_column(f"{modality} {split}", justify="right")
     counts = [task.count(modality, split) for modality in MODALITIES for split in SPLITS]
-    for label, row in zip(task.labels, zip(*counts, strict=True), strict=True):
-        table.add_row(label, *map(str, row))
+    for number, label in enumerate(task.labels):
+        lacking = {modality for modality in MODALITIES if number not in task.present(modality)}
+        columns = [modality for modality in MODALITIES for _ in SPLITS]
+        cells = ("-" if m in lacking else str(row[number]) for m, row in zip(columns, counts, strict=True))
+        table.add_row(label, *cells)
     return table

@@ -109,7 +109,7 @@ class Evaluate:
             task = self.data.shown_like(own).load()
         else:
             task = own_task(self.run, own, root) if root else own.load()
-        task = _with_labels(task, trained.labels)
+        task = _with_labels(task, trained)
         found = runs.evaluate(trained.logits, task, trained.backbone, FeatureCache(self.cache))
         runs.say_skipped((*task.skipped, *found.unreadable))
         show_banner(task.banner or trained.banner)
@@ -171,12 +171,20 @@ def _as_published(config: RunConfig) -> RunConfig:
     return replace(config, schedule=PUBLISHED[config.method_name])
 
 
-def _with_labels(task: Task, labels: tuple[str, ...]) -> Task:
-    """Number a task's classes as a run does."""
+def _with_labels(task: Task, run: runs.TrainedRun) -> Task:
+    """Number a task's classes as a run does, and let each modality have those that it has in the run."""
+    labels = run.labels
     if unknown := sorted(set(task.labels) - set(labels)):
         raise UserError(f"{task.name} has classes that the run does not know: {', '.join(unknown)}")
     records = tuple(replace(record, label=labels.index(task.labels[record.label])) for record in task.records)
-    return replace(task, labels=labels, classes=labels, records=records)
+    for modality in MODALITIES:
+        there = {record.label for record in records if record.modality == modality}
+        if strange := sorted(there - set(run.present(modality))):
+            named = ", ".join(labels[label] for label in strange)
+            raise UserError(
+                f"{task.name} has {modality}-end images of classes that the run does not know there: {named}"
+            )
+    return replace(task, labels=labels, classes=labels, records=records, absent=run.absent)
 
 
 def _show_intervals(found: Evaluation, task: Task) -> None:
@@ -214,6 +222,8 @@ def _show_scores(result: dict[str, Any], task: Task) -> None:
         recalls = [scores["per_class"][index] for scores in parts.values()]
         table.add_row(f"accuracy in {label!r}", *("-" if r is None else f"{100 * r:.1f}" for r in recalls))
     out.print(table)
+    if one_sided := task.one_sided():
+        out.print(f"classes {one_sided}", highlight=False)
     if harmonic := result["harmonic"]:
         accuracy, f1 = (100 * harmonic[name] for name in ("accuracy", "macro_f1"))
         out.print(f"harmonic mean of both test sets: accuracy {accuracy:.1f}, macro-f1 {f1:.1f}", highlight=False)

@@ -18,6 +18,7 @@ from kmat.runs.config import PUBLISHED, RunConfig
 from kmat.runs.folder import slug
 from kmat.runs.training import Schedule
 from kmat.tasks import BACKBONES, TASKS, DataOptions, TaskConfig
+from kmat.tasks.base import Task
 
 # Chosen per task and backbone by mean high-end validation accuracy over seeds of K-MaT without FGW, whose high end all
 # anchored rows share; a tie goes to the first. lambda_fgw cannot be chosen that way, high-end predictions do not depend
@@ -120,15 +121,12 @@ def run_grid(
     base = RunConfig(shots=grid.shots, schedule=Schedule(epochs=grid.epochs))
     runs = _Runs(base, out, published)
     places = grid.places()
-    for task in {place.task for place in places}:
-        task.load()  # what was mistyped is refused before a worker starts
+    tasks = {task: task.load() for task in {place.task for place in places}}  # refused before a worker starts
     fixed = [method for method in rows.values() if not _has_anchor(method)]
-    candidates = (
-        [KMaTConfig(lambda_anc=weight, lambda_fgw=0) for weight in LAMBDA_ANC] if len(fixed) < len(rows) else []
-    )
+    candidates = {place: _candidates(tasks[place.task]) for place in places if len(fixed) < len(rows)}
     with resources.open() as pool:
-        runs.do(pool, [(place, seed, m) for place in places for seed in grid.seeds for m in (*fixed, *candidates)])
-        weights = {place: _choose(runs, candidates, place, grid.seeds) for place in places if candidates}
+        runs.do(pool, [(p, seed, m) for p in places for seed in grid.seeds for m in (*fixed, *candidates.get(p, ()))])
+        weights = {place: _choose(runs, some, place, grid.seeds) for place, some in candidates.items()}
         chosen = {place: weight for place, weight in weights.items() if weight is not None}
         methods = {
             (name, place): replace(row, lambda_anc=chosen[place]) if _has_anchor(row) else row
@@ -211,7 +209,16 @@ def _has_anchor(method: MethodConfig) -> TypeGuard[KMaTConfig | ResidualConfig]:
     return isinstance(method, KMaTConfig | ResidualConfig) and method.lambda_anc > 0
 
 
-def _choose(runs: _Runs, candidates: Sequence[KMaTConfig], place: Place, seeds: Sequence[int]) -> float | None:
+def _candidates(task: Task) -> list[KMaTConfig | ResidualConfig]:
+    """K-MaT without FGW at each weight; where the ends differ in classes residual transport, whose high end is that."""
+    if task.absent:
+        return [ResidualConfig(lambda_anc=weight) for weight in LAMBDA_ANC]
+    return [KMaTConfig(lambda_anc=weight, lambda_fgw=0) for weight in LAMBDA_ANC]
+
+
+def _choose(
+    runs: _Runs, candidates: Sequence[KMaTConfig | ResidualConfig], place: Place, seeds: Sequence[int]
+) -> float | None:
     """Return the lambda_anc of the best mean high-end validation accuracy, the first of equals.
 
     None if a run failed that it would have to be chosen by.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kmat.errors import UserError
-from kmat.modalities import HIGH, MODALITIES
+from kmat.modalities import HIGH, LOW, MODALITIES
 from kmat.model.backbone import Backbone, PromptFrame
 from kmat.model.features import FeatureCache
 from kmat.model.prompts import Contexts, start_from_words
@@ -17,7 +17,7 @@ from kmat.tasks.base import Descriptions, Task
 
 
 class Batch(NamedTuple):
-    """High-end training images: unit features (B, D) and labels (B,)."""
+    """High-end training images: unit features (B, D) and labels (B,), counted among the high end's classes."""
 
     images: Tensor
     labels: Tensor
@@ -51,7 +51,7 @@ class Method(nn.Module):
         self.backbone = setting.backbone
 
     def text_features(self, modality: str) -> Tensor:
-        """Unit text features of one modality's prompts, shape (C, D)."""
+        """Unit text features of one modality's prompts, shape (C, D), of the classes that it has."""
         raise NotImplementedError
 
     def logits(self, images: Tensor, modality: str) -> Tensor:
@@ -83,9 +83,17 @@ class PromptLearner(Method):
         prompt: str,
         init_words: str | None,
         same_start: bool = False,
+        both_ends: bool = True,
     ) -> None:
+        """Set up the prompts; ``both_ends`` tells whether they classify the low end, too."""
         super().__init__(setting)
         backbone, classes = setting.backbone, setting.task.classes
+        if both_ends and csc and (unlearned := setting.task.absent.get(HIGH)):
+            names = ", ".join(setting.task.labels[label] for label in sorted(unlearned))
+            raise UserError(
+                f"class-specific contexts learn from high-end images, and {setting.task.name} has none of {names}: "
+                "take shared ones (--no-csc), or residual transport"
+            )
         self.contexts = Contexts(
             len(classes),
             n_ctx,
@@ -99,18 +107,25 @@ class PromptLearner(Method):
         texts = class_texts(setting.task, prompt)
         # One frame for both modalities, so that their prompts can be encoded as one batch.
         self._frame = backbone.frame([text for modality in MODALITIES for text in texts[modality]], n_ctx)
+        self._classes = {modality: list(setting.task.present(modality)) for modality in MODALITIES}
 
     def frame(self, modalities: Sequence[str]) -> PromptFrame:
-        """Fixed part of the prompts of some modalities, C of each."""
-        n_classes = self.contexts.n_classes
-        rows = torch.cat([torch.arange(n_classes) + MODALITIES.index(m) * n_classes for m in modalities])
+        """Fixed part of the prompts of some modalities, as many of each as it has classes."""
+        first = {HIGH: 0, LOW: len(self._classes[HIGH])}
+        rows = torch.cat([torch.arange(len(self._classes[m])) + first[m] for m in modalities])
         return PromptFrame(self._frame.ids[rows], self._frame.embeddings[rows], self._frame.n_ctx)
 
+    def own_contexts(self, modality: str) -> Tensor:
+        """Context vectors (C, n_ctx, width) of the classes that a modality has."""
+        vectors: Tensor = self.contexts(modality)
+        own = self._classes[modality]
+        return vectors if len(own) == len(vectors) else vectors[own]
+
     def encode(self, modalities: Sequence[str]) -> Tensor:
-        """Raw text features of the prompts of some modalities, shape (len(modalities), C, D)."""
-        contexts = torch.cat([self.contexts(modality) for modality in modalities])
+        """Raw text features of the prompts of modalities with equally many classes: (len(modalities), C, D)."""
+        contexts = torch.cat([self.own_contexts(modality) for modality in modalities])
         features = self.backbone.encode_context(contexts, self.frame(modalities))
-        return features.view(len(modalities), self.contexts.n_classes, -1)
+        return features.view(len(modalities), len(contexts) // len(modalities), -1)
 
     def text_features(self, modality: str) -> Tensor:
         """Unit text features of one modality's prompts, shape (C, D)."""
@@ -126,11 +141,11 @@ class PromptLearner(Method):
 
 
 def class_texts(task: Task, template: str) -> dict[str, tuple[str, ...]]:
-    """Fill ``{name}`` and ``{modality}`` of a template for every class, by modality."""
+    """Fill ``{name}`` and ``{modality}`` of a template for every class, by modality that has it."""
     return {
         modality: tuple(
-            template.replace("{name}", name).replace("{modality}", task.modality_names[modality])
-            for name in task.classes
+            template.replace("{name}", task.classes[label]).replace("{modality}", task.modality_names[modality])
+            for label in task.present(modality)
         )
         for modality in MODALITIES
     }
@@ -139,6 +154,21 @@ def class_texts(task: Task, template: str) -> dict[str, tuple[str, ...]]:
 def template_sentences(task: Task, template: str) -> Descriptions:
     """One sentence per class and modality: the template, filled."""
     return {modality: tuple((text,) for text in texts) for modality, texts in class_texts(task, template).items()}
+
+
+def require_same_classes(task: Task, who: str) -> None:
+    """Refuse a task whose modalities differ in classes.
+
+    Raises
+    ------
+    UserError
+        If they do: that ``who`` needs the same ones.
+    """
+    if task.absent:
+        raise UserError(
+            f"{who} needs the same classes at both ends, and {task.name} has some {task.one_sided()}; residual "
+            "transport (kmat train residual) does not"
+        )
 
 
 def required_descriptions(task: Task, who: str, remedy: str = "") -> Descriptions:
@@ -156,8 +186,10 @@ def required_descriptions(task: Task, who: str, remedy: str = "") -> Description
     return task.descriptions
 
 
-def prototypes(setting: Setting, sentences: Descriptions, *, normalise: bool, renormalise: bool) -> Tensor:
-    r"""Mean text feature of each class's sentences, :math:`\bar p_{i,m}`, shape (2, C, D), high-end first.
+def prototypes(
+    setting: Setting, sentences: Descriptions, *, normalise: bool, renormalise: bool
+) -> tuple[Tensor, Tensor]:
+    r"""Mean text feature of each class's sentences, :math:`\bar p_{i,m}`, high-end first: (C, D), of its classes.
 
     Parameters
     ----------
@@ -169,13 +201,13 @@ def prototypes(setting: Setting, sentences: Descriptions, *, normalise: bool, re
     renormalise : bool
         Bring the mean to unit length.
     """
-    means = torch.stack(
-        [
-            torch.stack([features.mean(dim=0) for features in sentence_features(setting, sentences[m], normalise)])
-            for m in MODALITIES
-        ]
-    )
-    return F.normalize(means, dim=-1) if renormalise else means
+
+    def of(modality: str) -> Tensor:
+        found = sentence_features(setting, sentences[modality], normalise)
+        means = torch.stack([features.mean(dim=0) for features in found])
+        return F.normalize(means, dim=-1) if renormalise else means
+
+    return of(HIGH), of(LOW)
 
 
 def sentence_features(setting: Setting, sentences: Sequence[Sequence[str]], normalise: bool) -> list[Tensor]:

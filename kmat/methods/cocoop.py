@@ -65,10 +65,10 @@ class CoCoOp(PromptLearner):
         with :math:`x` the unit image feature. All B times C prompts are encoded as one batch.
         """
         shifts = self.meta_net(images)[:, None, None]
-        contexts = (self.contexts(modality) + shifts).flatten(0, 1)
+        contexts = (self.own_contexts(modality) + shifts).flatten(0, 1)
         frame = self.frame((modality,))
         frame = PromptFrame(frame.ids.repeat(len(images), 1), frame.embeddings.repeat(len(images), 1, 1), frame.n_ctx)
-        features = self.backbone.encode_context(contexts, frame).view(len(images), self.contexts.n_classes, -1)
+        features = self.backbone.encode_context(contexts, frame).view(len(images), len(frame.ids) // len(images), -1)
         return F.normalize(features, dim=-1)
 
     def logits(self, images: Tensor, modality: str) -> Tensor:

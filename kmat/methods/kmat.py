@@ -17,6 +17,7 @@ from kmat.methods.base import (
     PromptLearner,
     Setting,
     prototypes,
+    require_same_classes,
     required_descriptions,
     sentence_features,
 )
@@ -108,6 +109,7 @@ class KMaT(PromptLearner):
     low_stage: Tensor
 
     def __init__(self, config: KMaTConfig, setting: Setting) -> None:
+        require_same_classes(setting.task, "K-MaT")
         super().__init__(
             setting,
             n_ctx=config.n_ctx,
@@ -124,7 +126,7 @@ class KMaT(PromptLearner):
             means = prototypes(
                 setting, sentences, normalise=config.normalise, renormalise=config.renormalise_prototypes
             )
-            self.register_buffer("prototypes", means, persistent=False)
+            self.register_buffer("prototypes", torch.stack(means), persistent=False)
         self._unconverged = 0
         self.fgw = _fgw(config) if config.lambda_fgw else None
         by_rule = config.fgw_unit == "discrepancy" and config.lambda_fgw > 0

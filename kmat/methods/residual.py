@@ -20,7 +20,8 @@ class ResidualConfig:
     """Learn the high end as K-MaT does, by L = L_ce + lambda_anc L_anc; the low end follows from it by one coupling.
 
     To each low-end class's descriptions is added how far the high end has moved from its own descriptions, averaged
-    over the high-end classes that FGW couples it with. Ours, not the paper's; nothing of the low end is trained.
+    over the high-end classes that FGW couples it with, be they the same classes or not. Ours, not the paper's; nothing
+    of the low end is trained.
     """
 
     lambda_anc: float = 10.0
@@ -54,7 +55,8 @@ class ResidualConfig:
 class ResidualTransport(PromptLearner):
     """See :class:`ResidualConfig`."""
 
-    prototypes: Tensor
+    described_high: Tensor
+    described_low: Tensor
     coupling: Tensor
 
     def __init__(self, config: ResidualConfig, setting: Setting) -> None:
@@ -66,13 +68,15 @@ class ResidualTransport(PromptLearner):
             msc=False,
             prompt=config.prompt,
             init_words=config.init_words,
+            both_ends=False,
         )
         self.config = config
         sentences = required_descriptions(setting.task, "Residual transport")
-        means = prototypes(setting, sentences, normalise=True, renormalise=False)
+        high, low = prototypes(setting, sentences, normalise=True, renormalise=False)
         # Kept with the run, which can then be taken apart without its backbone.
-        self.register_buffer("prototypes", means)
-        high, low = F.normalize(means, dim=-1)
+        self.register_buffer("described_high", high)
+        self.register_buffer("described_low", low)
+        high, low = F.normalize(high, dim=-1), F.normalize(low, dim=-1)
         self.register_buffer("coupling", couple(high, low, config.alpha, config.epsilon))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -80,7 +84,7 @@ class ResidualTransport(PromptLearner):
         w = F.normalize(self.encode((HIGH,)), dim=-1)
         losses = {"ce": self.cross_entropy(batch, w[0])}
         if self.config.lambda_anc:
-            losses["anc"] = self.config.lambda_anc * anchor_loss(w, self.prototypes[:1]) / len(MODALITIES)
+            losses["anc"] = self.config.lambda_anc * anchor_loss(w, self.described_high[None]) / len(MODALITIES)
         return losses
 
     def text_features(self, modality: str) -> Tensor:
@@ -88,8 +92,8 @@ class ResidualTransport(PromptLearner):
         high = super().text_features(HIGH)
         if modality == HIGH:
             return high
-        described_high, described_low = F.normalize(self.prototypes, dim=-1)
-        return transport(high - described_high, described_low, self.coupling, self.config.scale)
+        residuals = high - F.normalize(self.described_high, dim=-1)
+        return transport(residuals, F.normalize(self.described_low, dim=-1), self.coupling, self.config.scale)
 
 
 def couple(high: Tensor, low: Tensor, alpha: float, epsilon: float) -> Tensor:

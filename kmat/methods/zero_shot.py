@@ -27,8 +27,6 @@ class ZeroShotConfig:
 class ZeroShot(Method):
     """Fixed text features, computed once."""
 
-    features: Tensor
-
     def __init__(self, config: ZeroShotConfig, setting: Setting) -> None:
         super().__init__(setting)
         sentences = setting.task.descriptions if config.text == "descriptions" else None
@@ -36,13 +34,13 @@ class ZeroShot(Method):
             if config.text == "descriptions":
                 note(f"{setting.task.name} has no descriptions: using the template {config.template!r} instead")
             sentences = template_sentences(setting.task, config.template)
-        self.register_buffer(
-            "features", prototypes(setting, sentences, normalise=True, renormalise=True), persistent=False
-        )
+        features = prototypes(setting, sentences, normalise=True, renormalise=True)
+        for modality, each in zip(MODALITIES, features, strict=True):
+            self.register_buffer(modality, each, persistent=False)
 
     def text_features(self, modality: str) -> Tensor:
-        """Unit text features of one modality, shape (C, D)."""
-        return self.features[MODALITIES.index(modality)]
+        """Unit text features of one modality, shape (C, D), of the classes that it has."""
+        return self.get_buffer(modality)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
         """Return no terms: there is nothing to learn."""

@@ -225,10 +225,10 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
     Parameters
     ----------
     name : str
-        ``biomedclip``; ``phantom:NAME``, ``breast-phantom:NAME`` or ``digits:NAME`` for a tiny model shipped with kmat;
-        ``local-dir:DIR`` for a folder in
-        open_clip's layout; ``hf-hub:OWNER/REPO``; or ``ARCHITECTURE:TAG`` for any other open_clip model, TAG being a
-        pretrained tag or a checkpoint file (``ViT-B-32:openai``).
+        ``biomedclip``; ``phantom:NAME``, ``breast-phantom:NAME``, ``skin-phantom:NAME`` or ``digits:NAME`` for a tiny
+        model shipped with kmat; ``local-dir:DIR`` for a folder in open_clip's layout; ``hf-hub:OWNER/REPO``; or
+        ``ARCHITECTURE:TAG`` for any other open_clip model, TAG being a pretrained tag or a checkpoint file
+        (``ViT-B-32:openai``).
     device : str or torch.device
         Where the model runs.
 

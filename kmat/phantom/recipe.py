@@ -68,6 +68,8 @@ class Recipe:
         Factors that a description may mention in its finding.
     extras : mapping
         Modality to phrases beside the finding, by factor and value.
+    noise_bits : int
+        How many of the last bits of the frozen images are cleared: they are noise, and a fifth of the file each.
     """
 
     bench: Embedded
@@ -91,6 +93,7 @@ class Recipe:
     openers: Mapping[str, tuple[str, ...]]
     told: tuple[str, ...]
     extras: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]]
+    noise_bits: int = 1
 
     def value_names(self, drawn: Factors) -> list[dict[str, str]]:
         """Return the values of every patient by name."""
@@ -172,6 +175,7 @@ SKIN = Recipe(
     openers=skin_language.OPENERS,
     told=tuple(name for name in skin_factors.VALUES if name != "skin"),
     extras={"high": skin_language.EXTRAS, "low": skin_language.EXTRAS},
+    noise_bits=2,
 )
 
 RECIPES: dict[str, Recipe] = {"chest": CHEST, "breast": BREAST, "skin": SKIN}

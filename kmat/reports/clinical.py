@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 from kmat.modalities import HIGH, LOW, MODALITIES
 from kmat.reports.finished import FinishedRun
@@ -70,7 +69,8 @@ def _cell(runs: Iterable[FinishedRun], modality: str, field: str, index: int) ->
 
 
 def _sizes(run: FinishedRun) -> str:
-    def of(tested: Mapping[str, Any]) -> str:
-        return ", ".join(f"{sum(row)} {label}" for label, row in zip(run.labels, tested["confusion"], strict=True))
+    def of(modality: str) -> str:
+        counts = [sum(row) for row in run.tested[modality]["confusion"]]
+        return ", ".join(f"{counts[label]} {run.labels[label]}" for label in run.present(modality))
 
-    return "; ".join(f"{ENDS[modality]} {of(run.tested[modality])}" for modality in MODALITIES)
+    return "; ".join(f"{ENDS[modality]} {of(modality)}" for modality in MODALITIES)

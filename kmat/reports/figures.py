@@ -168,7 +168,8 @@ def residuals(runs: Sequence[FinishedRun]) -> Figure:
         plane = torch.linalg.svd(points - centre, full_matrices=False).Vh[:2].T
         for run, modality in product(members, MARKERS):
             start, end = ((each[modality].double() - centre) @ plane for each in (run.described, run.text))
-            for label, ((x0, y0), (x1, y1)) in enumerate(zip(start.tolist(), end.tolist(), strict=True)):
+            own = run.present(modality)
+            for label, (x0, y0), (x1, y1) in zip(own, start.tolist(), end.tolist(), strict=True):
                 colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
                 axes.plot([x0, x1], [y0, y1], color=colour, lw=0.8, alpha=0.6)
                 axes.plot(x0, y0, MARKERS[modality], color=colour, markerfacecolor="none", markersize=9)

@@ -16,7 +16,8 @@ from kmat.grids.rows import describe
 from kmat.methods import KMaTConfig
 from kmat.modalities import LOW, MODALITIES
 from kmat.runs.config import RunConfig
-from kmat.runs.folder import RunDir
+from kmat.runs.folder import RunDir, absent_in
+from kmat.tasks.base import present
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class FinishedRun:
     entry : Entry
     config : RunConfig
     labels : tuple of str
+    absent : mapping
+        Classes that a modality lacks, by modality, where the two do not have the same.
     tested : mapping of str to mapping
         By modality the scores of its test set, as in ``result.json``.
     text : mapping of str to Tensor, shape (C, D)
-        Unit text features by modality; empty if they depend on the image.
+        Unit text features by modality, of its classes; empty if they depend on the image.
     described : mapping of str to Tensor, shape (C, D)
         Those of the descriptions, where the run has kept them; residual transport does.
     epochs : tuple of mapping
@@ -41,10 +44,15 @@ class FinishedRun:
     entry: Entry
     config: RunConfig
     labels: tuple[str, ...]
+    absent: Mapping[str, frozenset[int]]
     tested: Mapping[str, Mapping[str, Any]]
     text: Mapping[str, Tensor]
     described: Mapping[str, Tensor]
     epochs: tuple[Mapping[str, Any], ...]
+
+    def present(self, modality: str) -> tuple[int, ...]:
+        """Numbers of the classes that a modality has."""
+        return present(len(self.labels), self.absent, modality)
 
     @property
     def low_per_class(self) -> tuple[float | None, ...]:
@@ -146,17 +154,17 @@ def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
 def _run(run: RunDir, entry: Entry) -> FinishedRun:
     result, tensors = run.result(), run.tensors()
     text = {m: tensors[f"text_features.{m}"] for m in MODALITIES if f"text_features.{m}" in tensors}
-    means = tensors.get("prototypes", ())
-    described = {m: F.normalize(each, dim=-1) for m, each in zip(MODALITIES, means, strict=False)}
+    described = {m: F.normalize(tensors[f"described_{m}"], dim=-1) for m in MODALITIES if f"described_{m}" in tensors}
     tested = {modality: result["scores"][modality]["test"] for modality in MODALITIES}
-    if None in tested.values() or any(
-        len(features) != len(result["labels"]) for features in (*text.values(), *described.values())
-    ):
+    absent = absent_in(result)
+    expected = {modality: len(present(len(result["labels"]), absent, modality)) for modality in MODALITIES}
+    if None in tested.values() or any(len(each[m]) != expected[m] for each in (text, described) for m in each):
         raise UserError(f"{run.path} is not a complete run: its result.json does not belong to it")
     return FinishedRun(
         entry=entry,
         config=run.config(),
         labels=tuple(result["labels"]),
+        absent=absent,
         tested=tested,
         text=text,
         described=described,

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from kmat.errors import UserError
 from kmat.grids.rows import describe
 from kmat.methods import ResidualConfig
-from kmat.modalities import HIGH
-from kmat.runs.folder import RunDir
+from kmat.modalities import HIGH, MODALITIES
+from kmat.runs.folder import RunDir, absent_in
+from kmat.tasks.base import present
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +33,8 @@ class Anatomy(NamedTuple):
 
     Attributes
     ----------
-    labels : tuple of str
+    labels, low : tuple of str
+        Classes of the high end and of the low one.
     shares : Tensor, shape (n, m)
         What each high-end class (row) contributes to each low-end one; columns sum to 1.
     length : float
@@ -46,6 +49,7 @@ class Anatomy(NamedTuple):
     """
 
     labels: tuple[str, ...]
+    low: tuple[str, ...]
     shares: Tensor
     length: float
     common: float
@@ -55,13 +59,18 @@ class Anatomy(NamedTuple):
 
 def dissect(run: RunDir) -> Anatomy:
     """Take one finished run apart."""
-    tensors = run.tensors()
+    tensors, result = run.tensors(), run.result()
+    if "described_high" not in tensors:
+        raise UserError(f"{run.path} is of an earlier version, which kept other tensors: train it again")
     coupling = tensors["coupling"]
-    high, low = F.normalize(tensors["prototypes"], dim=-1)
+    high, low = (F.normalize(tensors[f"described_{modality}"], dim=-1) for modality in MODALITIES)
     residuals = tensors[f"text_features.{HIGH}"] - high
     squared = residuals.square().sum(-1).mean()
+    labels, absent = result["labels"], absent_in(result)
+    of_high, of_low = (tuple(labels[c] for c in present(len(labels), absent, m)) for m in MODALITIES)
     return Anatomy(
-        tuple(run.result()["labels"]),
+        of_high,
+        of_low,
         coupling / coupling.sum(dim=0),
         float(squared.sqrt()),
         float(residuals.mean(dim=0).square().sum() / squared),
@@ -74,7 +83,13 @@ def main() -> None:
     """Print what was found, as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="searched for finished runs")
+    parser.add_argument("--figure", type=Path, help="SVG of the text features of both ends, before and after")
     args = parser.parse_args()
+    if args.figure:
+        from kmat.reports import figures, finished  # here: matplotlib takes a second
+
+        runs = [run for _, members in finished.load(args.folders).values() for run in members if run.described]
+        args.figure.write_bytes(figures.svg(figures.residuals(runs)))
     groups: dict[str, list[Anatomy]] = defaultdict(list)
     for path in sorted(file.parent for folder in args.folders for file in folder.rglob("result.json")):
         run = RunDir(path)
@@ -91,7 +106,8 @@ def summary(members: Sequence[Anatomy]) -> str:
     labels = members[0].labels
     shares = torch.stack([each.shares for each in members]).mean(dim=0)
     alike = torch.stack([each.alike for each in members]).mean(dim=0)
-    lines = ["| class | its part in each low-end class | cosine of its residual with the others' |", "|---|---|---|"]
+    to = "each low-end class" if members[0].low == labels else ", ".join(members[0].low)
+    lines = [f"| class | its part in {to} | cosine of its residual with the others' |", "|---|---|---|"]
     for label, row, cosines in zip(labels, shares.tolist(), alike.tolist(), strict=True):
         lines.append(f"| {label} | {_numbers(row)} | {_numbers(cosines)} |")
     length, common, spread = (fmean(getattr(each, name) for each in members) for name in ("length", "common", "spread"))

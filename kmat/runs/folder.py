@@ -3,9 +3,9 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -96,6 +96,7 @@ class Result(TypedDict):
     labels: list[str]
     classes: list[str]
     modality_names: dict[str, str]
+    absent: NotRequired[dict[str, list[str]]]
     scores: Parts
     harmonic: Means | None
     floors: dict[str, Floors]
@@ -255,6 +256,12 @@ class RunDir:
         atomic.write_csv(self.path / "skipped.csv", ("path", "reason"), ((item.ref, item.reason) for item in skipped))
 
 
+def absent_in(result: Mapping[str, Any]) -> dict[str, frozenset[int]]:
+    """Numbers of the classes that a modality lacks, by modality; none in results of earlier versions."""
+    labels = result["labels"]
+    return {modality: frozenset(map(labels.index, some)) for modality, some in result.get("absent", {}).items()}
+
+
 def _contradiction(result: dict[str, Any]) -> str | None:
     """Say in what a result does not fit itself."""
     n_classes = len(result["labels"])
@@ -262,6 +269,8 @@ def _contradiction(result: dict[str, Any]) -> str | None:
         return f"{n_classes} labels for {len(result['classes'])} classes"
     if missing := [modality for modality in MODALITIES if modality not in result["modality_names"]]:
         return f"no name for modality {missing[0]}"
+    if unknown := {label for some in result.get("absent", {}).values() for label in some} - set(result["labels"]):
+        return f"no class {min(unknown)!r}"
     tested = [scores for splits in result["scores"].values() for scores in splits.values() if scores]
     if any(len(scores["per_class"]) != n_classes for scores in tested):
         return f"scores that are not of {n_classes} classes"

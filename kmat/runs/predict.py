@@ -63,7 +63,7 @@ def predict(
     Returns
     -------
     str
-        CSV with ``path, predicted`` and a probability per class for each readable image.
+        CSV with ``path, predicted`` and a probability per class of the modality for each readable image.
     list of Skipped
         The unreadable ones.
 
@@ -77,8 +77,9 @@ def predict(
     if len(views.skipped) == len(files):
         raise UserError(f"none of the {len(files)} images can be read; the first: {views.skipped[0].reason}")
     probabilities = classify(run.logits, run.backbone, views, modality)
+    labels = [run.labels[label] for label in run.present(modality)]
     rows = (
-        (files[index], run.labels[int(row.argmax())], *(f"{value:.6f}" for value in row.tolist()))
+        (files[index], labels[int(row.argmax())], *(f"{value:.6f}" for value in row.tolist()))
         for index, row in zip(views.kept, probabilities, strict=True)
     )
-    return atomic.csv_text(("path", "predicted", *run.labels), rows), list(views.skipped)
+    return atomic.csv_text(("path", "predicted", *labels), rows), list(views.skipped)

@@ -5,7 +5,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +23,8 @@ from kmat.model.features import FeatureCache, Views
 from kmat.methods.base import Method, Setting
 from kmat.runs.predictions import Predictions, as_csv
 from kmat.modalities import HIGH, LOW, MODALITIES
-from kmat.runs.folder import RunDir
-from kmat.tasks.base import Skipped, Task
+from kmat.runs.folder import RunDir, absent_in
+from kmat.tasks.base import Skipped, Task, present
 from kmat.tasks.files import NOT_AN_IMAGE, ignored
 from kmat.tasks.images import LooseImages
 from kmat.tasks.manifest import write_manifest
@@ -115,7 +115,8 @@ def _learn(
         seed=config.seed,
         epochs=config.schedule.epochs,
     )
-    labels = torch.tensor([record.label for record in draw.records], device=backbone.device)
+    number = {label: position for position, label in enumerate(task.present(HIGH))}
+    labels = torch.tensor([number[record.label] for record in draw.records], device=backbone.device)
     fit(
         method,
         views.features.to(backbone.device),
@@ -149,6 +150,7 @@ def _learn(
         "labels": list(task.labels),
         "classes": list(task.classes),
         "modality_names": dict(task.modality_names),
+        "absent": {modality: [task.labels[c] for c in sorted(some)] for modality, some in task.absent.items()},
         "augmented": augmented,
         "train_images": len(draw.records),
         "skipped": len(skipped),
@@ -195,13 +197,16 @@ def evaluate(logits: Logits, task: Task, backbone: Backbone, cache: FeatureCache
         if not views.kept:
             table[modality][split] = None
             continue
-        probabilities = classify(logits, backbone, views, modality)
+        own = task.present(modality)
+        probabilities = spread(classify(logits, backbone, views, modality), own, n_classes)
         part = Predictions(tuple(records[index] for index in views.kept), probabilities)
         parts.append(part)
-        judged = score(part.predicted, part.labels, n_classes), certainty(probabilities, part.labels)
+        plain = score(part.predicted, part.labels, n_classes)
+        specificity = (value if label in own else None for label, value in enumerate(plain.specificity))
+        judged = replace(plain, specificity=tuple(specificity)), certainty(probabilities, part.labels)
         table[modality][split] = {name: value for each in judged for name, value in asdict(each).items()}
         if split == "test":
-            lowest[modality] = floors(part.labels, n_classes)
+            lowest[modality] = floors(torch.tensor([own.index(label) for label in part.labels.tolist()]), len(own))
     high, low = table[HIGH]["test"], table[LOW]["test"]
     names = ("accuracy", "macro_f1")
     scores = {
@@ -213,9 +218,22 @@ def evaluate(logits: Logits, task: Task, backbone: Backbone, cache: FeatureCache
 
 
 def classify(logits: Logits, backbone: Backbone, views: Views, modality: str) -> Tensor:
-    """Class probabilities (N, C) of images, without crops, on the CPU."""
+    """Probabilities (N, C) of the classes that the modality has, of images without crops, on the CPU."""
     with torch.no_grad():
         return logits(views.features[0].to(backbone.device), modality).softmax(dim=1).cpu()
+
+
+def spread(probabilities: Tensor, own: Sequence[int], n_classes: int) -> Tensor:
+    """Put probabilities of some classes into columns of all; the others' are 0.
+
+    Examples
+    --------
+    >>> spread(torch.tensor([[0.25, 0.75]]), (0, 2), 3).tolist()
+    [[0.25, 0.0, 0.75]]
+    """
+    whole = probabilities.new_zeros(len(probabilities), n_classes)
+    whole[:, list(own)] = probabilities
+    return whole
 
 
 @dataclass(frozen=True)
@@ -226,20 +244,27 @@ class TrainedRun:
     ----------
     config : RunConfig
     labels : tuple of str
+    absent : mapping
+        Classes that a modality lacks, by modality, where the two do not have the same.
     banner : str
     backbone : Backbone
     logits : callable
-        Scores (B, C) of unit image features (B, D) of a modality.
+        Scores (B, C) of unit image features (B, D) of a modality, of the classes that it has.
     text : mapping, optional
-        Unit text features (C, D) by modality; None if they depend on the image.
+        Unit text features (C, D) by modality, of its classes; None if they depend on the image.
     """
 
     config: RunConfig
     labels: tuple[str, ...]
+    absent: Mapping[str, frozenset[int]]
     banner: str
     backbone: Backbone
     logits: Logits
     text: Mapping[str, Tensor] | None
+
+    def present(self, modality: str) -> tuple[int, ...]:
+        """Numbers of the classes that a modality has."""
+        return present(len(self.labels), self.absent, modality)
 
 
 def load_run(folder: Path, on: str | torch.device | Backbone = "cpu") -> TrainedRun:
@@ -261,7 +286,7 @@ def load_run(folder: Path, on: str | torch.device | Backbone = "cpu") -> Trained
         text, logits = _classifier(config, backbone, result, run.tensors())
     except (KeyError, RuntimeError) as error:  # whole, but of another configuration
         raise UserError(f"{run.prompts} does not belong to {folder / 'config.json'} ({error})") from error
-    return TrainedRun(config, tuple(result["labels"]), result["banner"], backbone, logits, text)
+    return TrainedRun(config, tuple(result["labels"]), absent_in(result), result["banner"], backbone, logits, text)
 
 
 def _classifier(
@@ -270,8 +295,9 @@ def _classifier(
     """Classify by the stored text features; without them, by the method itself, rebuilt from its state."""
     if f"text_features.{HIGH}" in tensors:
         text = {modality: tensors[f"text_features.{modality}"].to(backbone.device) for modality in MODALITIES}
-        if any(len(features) != len(result["labels"]) for features in text.values()):
-            raise RuntimeError(f"text features that are not of {len(result['labels'])} classes")
+        for modality, features in text.items():
+            if len(features) != (n := len(present(len(result["labels"]), absent_in(result), modality))):
+                raise RuntimeError(f"text features that are not of {n} classes")
         return text, lambda images, modality: backbone.logit_scale * images @ text[modality].T
     task = Task(
         name=result["task"],
@@ -280,6 +306,7 @@ def _classifier(
         modality_names=result["modality_names"],
         records=(),
         images=LooseImages(),
+        absent=absent_in(result),
     )
     method = config.method.build(Setting(backbone, task, FeatureCache(), config.seed)).to(backbone.device)
     method.load_state_dict(tensors)

@@ -72,7 +72,9 @@ def _parts(value: Any, kind: Any, origin: Any, arguments: tuple[Any, ...]) -> It
         return () if value in arguments else None
     if is_typeddict(kind):
         keys = get_type_hints(kind).items()
-        return ((key, value.get(key, _MISSING), hint) for key, hint in keys) if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            return None
+        return ((k, value.get(k, _MISSING), hint) for k, hint in keys if k in value or k in kind.__required_keys__)
     if not isinstance(value, _plain(origin or kind)) or (isinstance(value, bool) and kind is not bool):
         return None
     if isinstance(value, int | float):

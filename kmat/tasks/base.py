@@ -1,11 +1,13 @@
 """What a task is: two modalities under one class list."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from PIL import Image
+
+from kmat.modalities import HIGH, LOW, MODALITIES
 
 SPLITS = ("train", "val", "test")
 
@@ -15,7 +17,7 @@ MAX_PIXELS = 100_000_000
 MAX_SLICES = 10_000
 """Of one file; what a damaged header says may be without end."""
 
-# Sentences by modality, then by class in the task's order.
+# Sentences by modality, then by class in the task's order, of the classes that the modality has.
 Descriptions = Mapping[str, tuple[tuple[str, ...], ...]]
 
 
@@ -91,6 +93,8 @@ class Task:
         Level and width that grey values are shown through, of those modalities that have one given.
     tags : mapping
         What DICOM files call their modality, by reference.
+    absent : mapping
+        Classes that a modality lacks, by modality, where the two do not have the same: their numbers.
     """
 
     name: str
@@ -105,6 +109,19 @@ class Task:
     skipped: tuple[Skipped, ...] = ()
     windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+    def present(self, modality: str) -> tuple[int, ...]:
+        """Numbers of the classes that a modality has."""
+        return present(len(self.classes), self.absent, modality)
+
+    def one_sided(self) -> str:
+        """Say which classes only one modality has; empty if both have the same."""
+        return "; ".join(
+            f"only in {self.modality_names[other]}: {', '.join(self.labels[c] for c in sorted(self.absent[modality]))}"
+            for modality, other in ((LOW, HIGH), (HIGH, LOW))
+            if self.absent.get(modality)
+        )
 
     def select(self, modality: str, split: str) -> tuple[Record, ...]:
         """Records of one modality and split, in the task's order."""
@@ -122,4 +139,41 @@ class Task:
         digest.update(repr(sorted(self.descriptions.items()) if self.descriptions else None).encode())
         if self.windows:
             digest.update(repr(sorted(self.windows.items())).encode())
+        if self.absent:
+            digest.update(repr(sorted((modality, sorted(some)) for modality, some in self.absent.items())).encode())
         return digest.hexdigest()
+
+
+def present(n_classes: int, absent: Mapping[str, frozenset[int]], modality: str) -> tuple[int, ...]:
+    """Numbers of the classes that a modality has.
+
+    Examples
+    --------
+    >>> present(3, {"low": frozenset({1})}, "low"), present(3, {"low": frozenset({1})}, "high")
+    ((0, 2), (0, 1, 2))
+    """
+    return tuple(label for label in range(n_classes) if label not in absent.get(modality, ()))
+
+
+def absent_classes(images: Iterable[tuple[str, int]], n_classes: int) -> dict[str, frozenset[int]]:
+    """Which classes a modality lacks: those without an image, unless it has no image at all.
+
+    Parameters
+    ----------
+    images : iterable of (str, int)
+        Modality and class of each.
+    n_classes : int
+
+    Examples
+    --------
+    >>> absent_classes([("high", 0), ("high", 1), ("low", 0)], 2), absent_classes([("high", 0), ("high", 1)], 2)
+    ({'low': frozenset({1})}, {})
+    """
+    found: dict[str, set[int]] = {modality: set() for modality in MODALITIES}
+    for modality, label in images:
+        found[modality].add(label)
+    return {
+        modality: frozenset(range(n_classes)) - some
+        for modality, some in found.items()
+        if some and len(some) < n_classes
+    }

@@ -44,7 +44,7 @@ class Inspection:
         """Why the task cannot be run: a class without images where they are needed."""
         for modality, split in NEEDED:
             counts = self.task.count(modality, split)
-            if empty := [repr(label) for label, count in zip(self.task.labels, counts, strict=True) if not count]:
+            if empty := [repr(self.task.labels[c]) for c in self.task.present(modality) if not counts[c]]:
                 yield f"no readable {self.task.modality_names[modality]} {split} image of {', '.join(empty)}"
 
     def shortages(self, shots: int) -> Iterator[str]:

@@ -11,21 +11,27 @@ from kmat.console import is_text
 from kmat.errors import UserError
 from kmat.modalities import MODALITIES
 from kmat.storage.schema import misfit, read_json
-from kmat.tasks.base import Descriptions
+from kmat.tasks.base import Descriptions, present
 
 
-def load_descriptions(path: Path, labels: Sequence[str]) -> Descriptions:
+def load_descriptions(
+    path: Path, labels: Sequence[str], absent: Mapping[str, frozenset[int]] | None = None
+) -> Descriptions:
     """Read ``{"descriptions": {CLASS: {"high": [...], "low": [...]}}}``, keyed by the data's class names.
+
+    A class that a modality lacks (``absent``) needs no sentences for it.
 
     Raises
     ------
     UserError
         If the file cannot be read, or a class or modality has no sentences.
     """
-    return in_order(_read(path), labels, str(path))
+    return in_order(_read(path), labels, str(path), absent)
 
 
-def in_order(table: Mapping[str, Any], labels: Sequence[str], where: str) -> Descriptions:
+def in_order(
+    table: Mapping[str, Any], labels: Sequence[str], where: str, absent: Mapping[str, frozenset[int]] | None = None
+) -> Descriptions:
     """Order sentences by class and modality as a task has them; errors say that they are from ``where``.
 
     Raises
@@ -42,7 +48,10 @@ def in_order(table: Mapping[str, Any], labels: Sequence[str], where: str) -> Des
             raise UserError(f"{where}: no sentences for class {label!r}, modality {modality!r}")
         return tuple(texts)
 
-    return {modality: tuple(sentences(label, modality) for label in labels) for modality in MODALITIES}
+    return {
+        modality: tuple(sentences(labels[index], modality) for index in present(len(labels), absent or {}, modality))
+        for modality in MODALITIES
+    }
 
 
 def described_classes(path: Path) -> tuple[str, ...]:

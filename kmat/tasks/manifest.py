@@ -13,7 +13,7 @@ from kmat.console import is_text, note
 from kmat.errors import UserError
 from kmat.modalities import HIGH, LOW
 from kmat.storage import atomic
-from kmat.tasks.base import SPLITS, Record, Skipped, Task, UnreadableImageError
+from kmat.tasks.base import SPLITS, Record, Skipped, Task, UnreadableImageError, absent_classes
 from kmat.tasks.descriptions import load_descriptions
 from kmat.tasks.dicom import Header
 from kmat.tasks.files import NOT_AN_IMAGE, images_in, kind, split_ref
@@ -120,6 +120,10 @@ def load_manifest(
             raise UserError(
                 f"--{modality} {name!r}: no usable image of {source}, whose modalities are {', '.join(there)}{first}"
             )
+    numbers = {label: number for number, label in enumerate(labels)}
+    # As listed: a class whose images are all unusable is not absent, but an obstacle.
+    listed = [row for row in rows if isinstance(row, Row) and row.label in numbers and row.modality in names]
+    absent = absent_classes(((names[row.modality], numbers[row.label]) for row in listed), len(labels))
     return Task(
         name=source.stem,
         labels=labels,
@@ -127,10 +131,11 @@ def load_manifest(
         modality_names={HIGH: high, LOW: low},
         records=records,
         images=FolderImages(root, follow=follow_links, windows=shown),
-        descriptions=load_descriptions(descriptions, labels) if descriptions else None,
+        descriptions=load_descriptions(descriptions, labels, absent) if descriptions else None,
         skipped=tuple(skipped),
         windows=windows,
         tags={image.ref: image.header.modality for image in usable if image.header and image.header.modality},
+        absent=absent,
     )
 
 

@@ -68,7 +68,7 @@ def draw_few_shot(task: Task, shots: int, seed: int) -> Draw:
     drawn: list[Record] = []
     short: list[tuple[int, int]] = []
     skipped: list[Skipped] = []
-    for label in range(len(task.classes)):
+    for label in task.present(HIGH):
         pool = [record for record in task.select(HIGH, "train") if record.label == label]
         random.Random(f"{seed} {label}").shuffle(pool)  # noqa: S311
         taken: list[Record] = []

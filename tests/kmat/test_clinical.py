@@ -27,7 +27,7 @@ def judged(predicted, labels, sure):
 def run(high, low, seed=1):
     parts = {"high": high, "low": low}
     entry = Entry.of("skin", "CoOp", "tiny", seed, "run", parts)
-    return FinishedRun(entry, RunConfig(method=CoOpConfig()), LABELS, parts, {}, {}, ())
+    return FinishedRun(entry, RunConfig(method=CoOpConfig()), LABELS, {}, parts, {}, {}, ())
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_table_per_method(two):
 
 def test_runs_of_earlier_versions_are_left_out(two):
     old = {modality: {"per_class": [1, 1], "confusion": [[1, 0], [0, 1]]} for modality in ("high", "low")}
-    assert by_method([FinishedRun(two[0].entry, two[0].config, LABELS, old, {}, {}, ())]) == {}
+    assert by_method([FinishedRun(two[0].entry, two[0].config, LABELS, {}, old, {}, {}, ())]) == {}
 
 
 def test_the_report_shows_them_where_runs_have_them(kmat, trained, tmp_path):

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from kmat.levels import MODALITIES
-from kmat.phantom import generate
+from kmat.cli import main
+from kmat.levels import MODALITIES, measure
+from kmat.phantom import BANNER, generate
 from kmat.phantom.descriptions import write_all
 from kmat.phantom.recipe import RECIPES
-from kmat.phantom.skin import CLASSES, CLINICAL_NAMES, SKIN, anatomy, factors, language, render
+from kmat.phantom.skin import CLASSES, CLINICAL_NAMES, FROZEN, SKIN, anatomy, factors, language, load_skin, render
+from kmat.tasks import BACKBONES, TaskConfig
 
 RECIPE = RECIPES["skin"]
 OTHERS = ("mole", "cancer", "carcinoma", "keratosis", "tumour", "tumor", "benign", "malignant", "solar", "seborrh")
@@ -173,3 +175,68 @@ def test_descriptions_are_the_seeded_ones_and_do_not_name_a_class():
         for sentences in by_modality.values():
             assert len(sentences) == len(set(sentences)) == 50
     assert not any(c in s.lower() for s in SENTENCES for c in CLASSES)
+
+
+def test_splits_by_patient():
+    skin = load_skin()
+    for split, (n, modalities) in generate.SPLITS.items():
+        assert set(skin.modality[skin.split == split]) == set(modalities)
+        for modality in modalities:
+            rows = (skin.split == split) & (skin.modality == modality)
+            assert np.bincount(skin.label[rows]).tolist() == [n] * len(CLASSES)
+            assert len(np.unique(skin.patient[rows])) == rows.sum()
+    for column in (skin.split, skin.label):
+        pairs = set(zip(skin.patient.tolist(), column.tolist(), strict=True))
+        assert len(pairs) == len(np.unique(skin.patient))
+    assert not (skin.images & 0b11).any(), "noise is not shipped"
+
+
+@pytest.mark.exhaustive
+def test_the_generator_draws_the_frozen_images():
+    """Up to rounding of the processor; a NumPy that changed its random stream would fail here, and the file remains."""
+    drawn, skin = generate.benchmark(RECIPE), load_skin()
+    for name in ("label", "patient", "modality", "split"):
+        assert np.array_equal(drawn[name], getattr(skin, name))
+    off = np.abs(drawn["images"].astype(int) - skin.images)
+    assert off.max() <= 4
+    assert (off > 0).mean() < 1e-3
+
+
+def test_the_backbones_know_every_word():
+    for name in FROZEN.backbones:
+        assert (FROZEN.backbone_dir(name) / "vocab.txt").read_text(encoding="utf-8").split() == language.vocabulary()
+
+
+#: Lowest and highest accuracy over backbones that the shipped files may show; docs/phantom.md has the measured ones.
+BANDS = {
+    "zero-shot, template": {"high": (20, 75), "low": (15, 70)},
+    "zero-shot, descriptions": {"high": (20, 75), "low": (20, 70)},
+    "linear probe": {"high": (45, 85), "low": (40, 80)},
+}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", FROZEN.backbones)
+def test_levels_of_the_shipped_files(name):
+    rows = measure(FROZEN.backbone_dir(name), load_skin(), {c: BOOK["descriptions"][c] for c in CLASSES})
+    for row, bands in BANDS.items():
+        for modality, (low, high) in bands.items():
+            assert low < rows[row][modality].accuracy < high, (row, modality)
+
+
+def test_task_and_one_epoch(tmp_path, capsys):
+    task = TaskConfig(task="skin-phantom").load()
+    assert task.labels == CLASSES
+    assert {r.modality for r in task.records if r.split != "test"} == {"high"}
+    assert BACKBONES["skin-phantom"] == tuple(f"skin-phantom:{name}" for name in FROZEN.backbones)
+    arguments = ["train", "coop", "--task", "skin-phantom", "--backbone", "skin-phantom:seed0", "--epochs", "1"]
+    arguments += ["--shots", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]) == 0
+    assert BANNER in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["scores"]["low"]["test"]["n"] == 900
+
+
+def test_sizes():
+    weights = [FROZEN.backbone_dir(n) / "open_clip_model.safetensors" for n in FROZEN.backbones]
+    assert sum(p.stat().st_size for p in weights) < 8e6
+    assert (FROZEN.folder / "skin.npz").stat().st_size < 8e6

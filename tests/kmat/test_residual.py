@@ -126,7 +126,7 @@ def test_nothing_of_the_low_end_is_learned(setting, batch):
     assert [tuple(p.shape) for p in method.parameters()] == [(2, 4, 32)], "the high end's contexts alone"
     sum(method.loss(batch).values()).backward()
     assert not method.coupling.requires_grad
-    assert not method.prototypes.requires_grad
+    assert not method.described_high.requires_grad
     # The loss sees nothing of the low end: with other sentences there the gradient is the same.
     other = dict(setting.task.descriptions) | {"low": (("a dark shape.",), ("a photo of the edge.",))}
     twin = ResidualConfig().build(
@@ -164,7 +164,12 @@ def test_a_coupling_that_does_not_converge_is_said(monkeypatch, capsys):
 
 
 def test_what_is_carried_is_kept_with_the_run(setting):
-    assert set(ResidualConfig().build(setting).state_dict()) == {"contexts.vectors.0", "prototypes", "coupling"}
+    assert set(ResidualConfig().build(setting).state_dict()) == {
+        "contexts.vectors.0",
+        "described_high",
+        "described_low",
+        "coupling",
+    }
 
 
 def test_it_needs_descriptions_even_without_an_anchor(setting):

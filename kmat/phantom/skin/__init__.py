@@ -25,7 +25,7 @@ CLINICAL_NAMES: tuple[str, ...] = (
     "seborrheic keratosis",
 )
 
-FROZEN = Frozen(Path(__file__).parent / "data", ("seed0", "seed1", "seed2"))
+FROZEN = Frozen(Path(__file__).parent / "data", ("seed0",))
 SKIN_FILE = "skin.npz"
 
 
