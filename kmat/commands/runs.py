@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
@@ -19,6 +19,7 @@ from kmat.runs.folder import RunDir, slug
 from kmat.runs.moved import own_task
 from kmat.runs.predict import find_images, predict
 from kmat.runs.predictions import as_csv
+from kmat.runs.result import Result
 from kmat.runs.run import Evaluation
 from kmat.runs.training import Schedule
 from kmat.storage import atomic
@@ -113,7 +114,7 @@ class Evaluate:
         found = runs.evaluate(trained.logits, task, trained.backbone, FeatureCache(self.cache))
         runs.say_skipped((*task.skipped, *found.unreadable))
         show_banner(task.banner or trained.banner)
-        _show_scores(found.scores, task)
+        _show_scores(found, task)
         _show_intervals(found, task)
         if self.out:
             atomic.write(self.out, as_csv(found.predictions, task.labels))
@@ -194,28 +195,29 @@ def _show_intervals(found: Evaluation, task: Task) -> None:
     out.print(table)
 
 
-def _show_scores(result: dict[str, Any], task: Task) -> None:
+def _show_scores(result: Result | Evaluation, task: Task) -> None:
     """Print one column per evaluated part and one row per metric and class."""
     parts = {
         f"{task.modality_names[modality]} {split}": scores
         for modality in MODALITIES
-        for split, scores in result["scores"][modality].items()
+        for split, scores in result.scores[modality].items()
         if scores is not None
     }
     table = plain_table(f"{task.name}: scores in %")
     table.add_column("")
     for name in parts:
         table.add_column(name, justify="right")
-    table.add_row("images", *(str(scores["n"]) for scores in parts.values()))
+    table.add_row("images", *(str(scores.n) for scores in parts.values()))
     for metric, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1"), ("macro_auc", "macro AUC")):
-        table.add_row(name, *("-" if (v := scores[metric]) is None else f"{100 * v:.1f}" for scores in parts.values()))
-    table.add_row("calibration error (ECE)", *(f"{100 * scores['ece']:.1f}" for scores in parts.values()))
+        values = [getattr(scores, metric) for scores in parts.values()]
+        table.add_row(name, *("-" if value is None else f"{100 * value:.1f}" for value in values))
+    table.add_row("calibration error (ECE)", *(f"{100 * scores.ece:.1f}" for scores in parts.values()))
     for index, label in enumerate(task.labels):
-        recalls = [scores["per_class"][index] for scores in parts.values()]
+        recalls = [scores.per_class[index] for scores in parts.values()]
         table.add_row(f"accuracy in {label!r}", *("-" if r is None else f"{100 * r:.1f}" for r in recalls))
     out.print(table)
-    if harmonic := result["harmonic"]:
-        accuracy, f1 = (100 * harmonic[name] for name in ("accuracy", "macro_f1"))
+    if result.harmonic:
+        accuracy, f1 = 100 * result.harmonic.accuracy, 100 * result.harmonic.macro_f1
         out.print(f"harmonic mean of both test sets: accuracy {accuracy:.1f}, macro-f1 {f1:.1f}", highlight=False)
     else:
         note("no low-end test images: no harmonic mean" if parts else "no images to evaluate on")

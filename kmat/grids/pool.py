@@ -25,14 +25,13 @@ from kmat.model.backbone import Backbone, find_device, load_backbone
 from kmat.model.features import FeatureCache
 from kmat.runs.config import RunConfig
 from kmat.runs.folder import RunDir
+from kmat.runs.result import Result
 from kmat.runs.run import train
 from kmat.signals import deaf_to_ctrl_c, end_with_parent
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Task
 
 T = TypeVar("T")
-
-Result = dict[str, Any]  # as kmat.runs.run.train returns it
 
 ATTEMPTS = 3  # at a run whose worker died: a killed worker is replaced, a run that kills each of its workers is not
 
@@ -130,8 +129,7 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
 def _outcome(outcome: Result | UserError) -> str:
     if isinstance(outcome, UserError):
         return f"failed, {outcome}"
-    harmonic = outcome["harmonic"]
-    return f"H accuracy {100 * harmonic['accuracy']:.1f}" if harmonic else "done"
+    return f"H accuracy {100 * outcome.harmonic.accuracy:.1f}" if outcome.harmonic else "done"
 
 
 def execute(job: Job, resources: Resources) -> Result:

@@ -17,6 +17,7 @@ from kmat.methods import KMaTConfig
 from kmat.modalities import LOW, MODALITIES
 from kmat.runs.config import RunConfig
 from kmat.runs.folder import RunDir
+from kmat.runs.result import PartScores
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class FinishedRun:
     entry : Entry
     config : RunConfig
     labels : tuple of str
-    tested : mapping of str to mapping
-        By modality the scores of its test set, as in ``result.json``.
+    tested : mapping of str to PartScores
+        By modality the scores of its test set.
     text : mapping of str to Tensor, shape (C, D)
         Unit text features by modality; empty if they depend on the image.
     described : mapping of str to Tensor, shape (C, D)
@@ -41,7 +42,7 @@ class FinishedRun:
     entry: Entry
     config: RunConfig
     labels: tuple[str, ...]
-    tested: Mapping[str, Mapping[str, Any]]
+    tested: Mapping[str, PartScores]
     text: Mapping[str, Tensor]
     described: Mapping[str, Tensor]
     epochs: tuple[Mapping[str, Any], ...]
@@ -49,7 +50,7 @@ class FinishedRun:
     @property
     def low_per_class(self) -> tuple[float | None, ...]:
         """Low-end test accuracy within each class, in percent; None for a class without images."""
-        return tuple(None if recall is None else 100 * recall for recall in self.tested[LOW]["per_class"])
+        return tuple(None if recall is None else 100 * recall for recall in self.tested[LOW].per_class)
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,13 @@ def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
         run = RunDir(path)
         try:
             result, config = run.result(), run.config()
-            if result["harmonic"] is None:
+            tested = result.both_tests()
+            if tested is None:
                 note(f"{path} was not tested on both modalities: left out")
                 continue
-            tested = {modality: result["scores"][modality]["test"] for modality in MODALITIES}
-            key = result["task"], describe(config.method), config.backbone, config.seed
+            key = result.task, describe(config.method), config.backbone, config.seed
             runs.append(_run(run, Entry.of(*key, str(path), tested)))
-            banners[result["task"]] = result["banner"]
+            banners[result.task] = result.banner
         except UserError as error:
             damaged.append(str(error))
     if not runs:
@@ -148,15 +149,13 @@ def _run(run: RunDir, entry: Entry) -> FinishedRun:
     text = {m: tensors[f"text_features.{m}"] for m in MODALITIES if f"text_features.{m}" in tensors}
     means = tensors.get("prototypes", ())
     described = {m: F.normalize(each, dim=-1) for m, each in zip(MODALITIES, means, strict=False)}
-    tested = {modality: result["scores"][modality]["test"] for modality in MODALITIES}
-    if None in tested.values() or any(
-        len(features) != len(result["labels"]) for features in (*text.values(), *described.values())
-    ):
+    tested = result.both_tests()
+    if tested is None or any(len(features) != len(result.labels) for features in (*text.values(), *described.values())):
         raise UserError(f"{run.path} is not a complete run: its result.json does not belong to it")
     return FinishedRun(
         entry=entry,
         config=run.config(),
-        labels=tuple(result["labels"]),
+        labels=result.labels,
         tested=tested,
         text=text,
         described=described,

@@ -61,7 +61,7 @@ def dissect(run: RunDir) -> Anatomy:
     residuals = tensors[f"text_features.{HIGH}"] - high
     squared = residuals.square().sum(-1).mean()
     return Anatomy(
-        tuple(run.result()["labels"]),
+        run.result().labels,
         coupling / coupling.sum(dim=0),
         float(squared.sqrt()),
         float(residuals.mean(dim=0).square().sum() / squared),
