@@ -7,7 +7,7 @@ from fgwot.functional import fused_gromov_wasserstein, gromov_wasserstein
 from fgwot.iteration.initial import MultiInit
 from fgwot.losses import Factors, GroundLoss, huber
 from fgwot.modules import FGWLoss
-from fgwot.solution import ConvergenceWarning, Solution, Status
+from fgwot.solution import ConvergenceWarning, Solution, Status, WarmStart
 from fgwot.solvers import MirrorDescent, ProximalPoint
 from fgwot.streamed.plan import LazyPlan
 from fgwot.structure import LowRank
@@ -31,6 +31,7 @@ __all__ = [
     "Solution",
     "Status",
     "Unrolled",
+    "WarmStart",
     "backend",
     "explain",
     "fused_gromov_wasserstein",

@@ -78,8 +78,8 @@ def fused_gromov_wasserstein(
     adjoint : str or Adjoint
         "envelope" (exact for value; the plan is detached), "implicit" (also differentiates the plan and all that
         is computed from it) or "unrolled".
-    init : Tensor, Solution or MultiInit, optional
-        First plan, or a previous solution to continue from; p q^T by default.
+    init : Tensor, WarmStart or MultiInit, optional
+        First plan, or a previous solution to continue from, or its plan and potentials; p q^T by default.
     max_iter : int
         Outer iterations.
     tol : float, optional

@@ -21,7 +21,7 @@ from fgwot.iteration.result import Result, Tolerance
 from fgwot.losses import GroundLoss
 from fgwot.operations import folded, outside_graphs, without_autocast
 from fgwot.problem import Problem, Weight
-from fgwot.solution import Solution, Status
+from fgwot.solution import Solution, Status, WarmStart
 from fgwot.tensor_term import tensor_term
 
 
@@ -38,7 +38,7 @@ def unbalanced_fused_gromov_wasserstein(
     alpha: Weight | None = None,
     epsilon: Weight = 0.05,
     loss: str | GroundLoss = "square",
-    init: Tensor | Solution | None = None,
+    init: Tensor | WarmStart | None = None,
     max_iter: int = 1000,
     tol: float | None = None,
     validate: bool = True,
@@ -379,11 +379,11 @@ def _check_prices(rho1: Tensor, rho2: Tensor, problem: Problem) -> None:
         raise ValueError("p and q must have equal mass where both marginals are exact")
 
 
-def _first_plan(init: Tensor | Solution | None, problem: Problem) -> Tensor:
+def _first_plan(init: Tensor | WarmStart | None, problem: Problem) -> Tensor:
     if init is not None:
-        if not isinstance(init, Tensor | Solution):
+        if not isinstance(init, Tensor | WarmStart):
             raise TypeError(f"init must be None, a plan or a Solution, got {type(init).__name__}")
-        return shaped_plan(init.plan if isinstance(init, Solution) else init, problem)
+        return shaped_plan(init.plan if isinstance(init, WarmStart) else init, problem)
     p, q = problem.p.detach(), problem.q.detach()
     mass = (p.sum(-1) * q.sum(-1)).sqrt()
     return p[:, :, None] * q[:, None, :] / mass[:, None, None]
