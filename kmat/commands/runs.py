@@ -35,6 +35,8 @@ class Train:
     """Train one method on one task and evaluate it on both modalities."""
 
     run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    config: Path | None = None
+    """Take all settings of the run from a config.json that another run left; none may be given beside it."""
     published: bool = False
     """Epochs, batch size and learning rate of the baseline's own publication instead of the K-MaT paper's, which are
     the defaults for every method."""
@@ -53,7 +55,13 @@ class Train:
         """Run it."""
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other")
-        config = _as_published(self.run) if self.published else self.run
+        config = self.run
+        if self.config:
+            if self.published or self.run != RunConfig():
+                raise UserError("--config has all settings of the run: leave out the others, or change a copy of it")
+            config = RunConfig.read(self.config)
+        elif self.published:
+            config = _as_published(self.run)
         task = config.data.load()
         folder = self.out or Path(
             "runs", slug(task.name), slug(config.backbone), f"{config.method_name}-seed{config.seed}"
@@ -122,12 +130,14 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Write the class probabilities of images as CSV, with the prompts of a trained run."""
+    """Write the class probabilities of images as CSV, with the prompts of a trained run, or the mean of several."""
 
     run: Positional[Path]
     """Folder of the run."""
     images: Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
+    also: tuple[Path, ...] = ()
+    """Folders of more runs, those of other seeds say: probabilities are the mean of all."""
     modality: Literal["high", "low"] = "low"
     """Which of the two the images are."""
     window: tuple[float, float] | None = None
@@ -146,8 +156,12 @@ class Predict:
         if self.window:
             check_window("window", self.window)
         files, left_out = find_images(self.images)
-        trained = _load(self.run, self.backbone, self.device)
-        show_banner(trained.banner, err)
+        trained: list[runs.TrainedRun] = []
+        for folder in (self.run, *self.also):
+            known = {run.config.backbone: run.backbone for run in trained}
+            loaded = known.get(RunDir(folder).config().backbone) if trained else None
+            trained.append(runs.load_run(folder, loaded) if loaded else _load(folder, self.backbone, self.device))
+        show_banner(". ".join(dict.fromkeys(run.banner for run in trained if run.banner)), err)
         table, skipped = predict(trained, files, self.modality, FeatureCache(self.cache), self.window)
         runs.say_skipped((*left_out, *skipped))
         if self.out:
