@@ -148,7 +148,7 @@ def test_a_run_that_cannot_be_done_does_not_keep_the_others_from_being_done(jobs
     first, second, third = (outcomes[job.folder] for job in jobs)
     assert isinstance(second, UserError)
     assert "holds files but no run" in str(second)
-    assert (first["seed"], third["seed"]) == (1, 3)
+    assert (first.seed, third.seed) == (1, 3)
 
 
 def test_a_backbone_out_of_reach_is_asked_for_once(jobs, cached, monkeypatch):
