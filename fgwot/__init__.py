@@ -12,7 +12,7 @@ from fgwot.modules import FGWLoss
 from fgwot.pot.solve import GromovResult, solve_gromov
 from fgwot.sets.barycenters import Barycenter, barycenter
 from fgwot.sets.pairs import Pairwise, pairwise
-from fgwot.solution import ConvergenceWarning, Solution, Status
+from fgwot.solution import ConvergenceWarning, Solution, Status, WarmStart
 from fgwot.solvers import MirrorDescent, ProximalPoint
 from fgwot.streamed.lazy import Lazy, Progress, ProgressLine
 from fgwot.streamed.plan import LazyPlan
@@ -42,6 +42,7 @@ __all__ = [
     "Solution",
     "Status",
     "Unrolled",
+    "WarmStart",
     "backend",
     "barycenter",
     "explain",

@@ -17,7 +17,7 @@ from fgwot.iteration.initial import Init, MultiInit
 from fgwot.losses import BY_NAME, GroundLoss
 from fgwot.operations import transformed
 from fgwot.problem import Problem, Weight, computed_in
-from fgwot.solution import Solution
+from fgwot.solution import WarmStart
 from fgwot.solvers import MirrorDescent, Solver
 from fgwot.streamed.lazy import Lazy
 from fgwot.streamed.plan import stored
@@ -116,7 +116,7 @@ class Call:
         call, init = self, self.init
         if call.low_rank is not None:
             call = replace(call, M=call.low_rank.to_dense(), low_rank=None)
-        if isinstance(init, Solution) and (plan := stored(init.plan)) is not init.plan:
+        if isinstance(init, WarmStart) and (plan := stored(init.plan)) is not init.plan:
             call = replace(call, init=replace(init, plan=plan))
         return call
 
@@ -152,7 +152,7 @@ class Call:
         init = self.init
         if init is None:
             return None, None
-        plan = init.plan if isinstance(init, Solution) else init
+        plan = init.plan if isinstance(init, WarmStart) else init
         if (
             not isinstance(plan, Tensor)
             or plan.dtype not in (self.C1.dtype, computed_in(self.C1.dtype))
@@ -161,7 +161,7 @@ class Call:
             raise TypeError
         plan = flatten(plan.detach().expand(*batch, n, m), 2, batch)
         potential = None
-        if isinstance(init, Solution):
+        if isinstance(init, WarmStart):
             potential = flatten(init.potentials[1].detach().to(plan.dtype).expand(*batch, m), 1, batch)
         return plan, potential
 
@@ -313,7 +313,7 @@ def _against_a_lazy_plan(call: Call) -> str | None:
         return f"{call.solver}: use MirrorDescent()"
     if adjoint not in ("envelope", Envelope()):
         return f"adjoint={adjoint!r}: use 'envelope'"
-    if init is not None and not (isinstance(init, Solution) and not isinstance(init.plan, Tensor)):
+    if init is not None and not (isinstance(init, WarmStart) and not isinstance(init.plan, Tensor)):
         return "an init with a dense plan: use None or a Solution with a lazy plan"
     parts = [C1.A, C1.B, C2.A, C2.B, call.p, call.q, call.alpha, call.epsilon]
     own = [2, 2, 2, 2, 1, 1, 0, 0]

@@ -93,9 +93,9 @@ def fused_gromov_wasserstein(
     adjoint : str or Adjoint
         "envelope" (exact for value; the plan is detached), "implicit" (also differentiates the plan and all that
         is computed from it) or "unrolled". With `rho` or `mass` only "envelope".
-    init : Tensor, Solution or MultiInit, optional
-        First plan, or a previous solution to continue from; p q^T by default, scaled to the mass of the plan or, with
-        `rho`, to the geometric mean of both masses.
+    init : Tensor, WarmStart or MultiInit, optional
+        First plan, or a previous solution to continue from, or its plan and potentials; p q^T by default, scaled to the
+        mass of the plan or, with `rho`, to the geometric mean of both masses.
     max_iter : int
         Outer iterations.
     tol : float, optional

@@ -1,5 +1,6 @@
 """FGW as a loss in a training loop."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from fgwot.batch import broadcast
 from fgwot.functional import fused_gromov_wasserstein
 from fgwot.losses import GroundLoss
 from fgwot.problem import Weight, computed_in
+from fgwot.solution import WarmStart
 from fgwot.solvers import Solver
 from fgwot.structure import Structure
 
@@ -34,6 +36,9 @@ class FGWLoss(nn.Module):
     ----------
     solution : Solution or None
         Result of the last call, detached.
+    start : WarmStart or None
+        What the next call starts from, if it fits: the last solution, or what :meth:`load_start` was given. It is no
+        part of ``state_dict``, whose keys do not depend on the calls so far.
 
     Examples
     --------
@@ -68,18 +73,62 @@ class FGWLoss(nn.Module):
         self.rho, self.mass = rho, mass
         self.returns, self.warm_start, self.max_iter, self.tol = returns, warm_start, max_iter, tol
         self.solution: Solution | None = None
+        self.start: WarmStart | None = None
 
     @property
     def plan(self) -> Tensor | None:
         """Plan of the last call, detached; None before the first."""
         return None if self.solution is None else self.solution.plan
 
+    def start_dict(self) -> dict[str, Tensor]:
+        """Return :attr:`start` as tensors for a checkpoint: ``plan`` (..., n, m), ``f`` (..., n), ``g`` (..., m).
+
+        It is empty before the first call. A training that goes on from it takes the same steps as one that was never
+        interrupted.
+
+        Examples
+        --------
+        >>> import torch
+        >>> M, C = torch.rand(3, 3), torch.rand(3, 3)
+        >>> criterion = FGWLoss()
+        >>> loss = criterion(M, C, C)
+        >>> again = FGWLoss()
+        >>> again.load_start(criterion.start_dict())
+        >>> torch.equal(again(M, C, C), criterion(M, C, C))
+        True
+        """
+        if self.start is None:
+            return {}
+        f, g = self.start.potentials
+        return {"plan": self.start.plan, "f": f, "g": g}
+
+    def load_start(self, state: Mapping[str, Tensor]) -> None:
+        """Let the next call start from what :meth:`start_dict` gave, on the tensors' own device.
+
+        Raises
+        ------
+        ValueError
+            If the tensors are others, or do not fit together.
+        """
+        if not state:
+            self.start = None
+            return
+        if set(state) != {"plan", "f", "g"}:
+            raise ValueError(f"expected tensors plan, f and g, or none, got {', '.join(sorted(state))}")
+        plan, f, g = state["plan"], state["f"], state["g"]
+        if plan.ndim < 2 or f.shape != plan.shape[:-1] or g.shape != (*plan.shape[:-2], plan.shape[-1]):
+            raise ValueError(
+                f"expected plan (..., n, m), f (..., n) and g (..., m), got {tuple(plan.shape)}, {tuple(f.shape)} and "
+                f"{tuple(g.shape)}"
+            )
+        self.start = WarmStart(plan, (f, g))
+
     @any_array
     def forward(
         self, M: Structure | None, C1: Structure, C2: Structure, p: Tensor | None = None, q: Tensor | None = None
     ) -> Tensor:
         """Return the loss, of the batch shape (a scalar for unbatched input)."""
-        previous = self.solution if self.warm_start else None
+        previous = self.start if self.warm_start else None
         fits = previous is not None and self._fits(previous.plan, M, C1, C2, p, q)
         solution = fused_gromov_wasserstein(
             M,
@@ -97,7 +146,7 @@ class FGWLoss(nn.Module):
             max_iter=self.max_iter,
             tol=self.tol,
         )
-        self.solution = solution.detach()
+        self.solution = self.start = solution.detach()
         return solution.value if self.returns == "value" else solution.cost
 
     def _fits(self, plan: Tensor, M: Structure | None, C1: Structure, C2: Structure, *marginals: Tensor | None) -> bool:

@@ -40,7 +40,21 @@ class ConvergenceWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Solution:
+class WarmStart:
+    """What another solve can start from: what it needs of a `Solution`, which is one.
+
+    Attributes
+    ----------
+    plan : Tensor (..., n, m)
+    potentials : tuple of Tensor (..., n), (..., m)
+    """
+
+    plan: Tensor
+    potentials: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Solution(WarmStart):
     r"""The stationary point that was found, with the caller's batch shape (written ... below).
 
     Tensors, or arrays of another library if the caller's were.
@@ -68,8 +82,6 @@ class Solution:
         Outer iterations.
     """
 
-    plan: Tensor
-    potentials: tuple[Tensor, Tensor]
     value: Tensor
     cost: Tensor
     value_linear: Tensor

@@ -29,6 +29,7 @@ from kmat.model.backbone import Backbone, find_device, load_backbone
 from kmat.model.features import FeatureCache
 from kmat.runs.config import RunConfig
 from kmat.runs.folder import RunDir
+from kmat.runs.result import Result
 from kmat.runs.run import TrainedRun, classify, spread, train
 from kmat.runs.run import load_run as load_trained
 from kmat.runs.training import Schedule
@@ -133,21 +134,22 @@ class Run:
     Attributes
     ----------
     labels : tuple of str
-    scores : dict
-        By modality and split, as in ``result.json``: accuracy, macro_f1, auc and more, None where there are no images.
-    harmonic : dict or None
+    scores : mapping
+        By modality and split a :class:`kmat.runs.result.PartScores`, with ``accuracy``, ``macro_f1``, ``auc`` and more;
+        None where there are no images.
+    harmonic : Means or None
         Harmonic means of both test sets.
     """
 
-    def __init__(self, trained: TrainedRun, result: Mapping[str, Any], cache: FeatureCache) -> None:
-        self._trained, self._cache, self._task = trained, cache, str(result["task"])
+    def __init__(self, trained: TrainedRun, result: Result, cache: FeatureCache) -> None:
+        self._trained, self._cache, self._task = trained, cache, result.task
         self.labels = trained.labels
-        self.scores: dict[str, Any] = result["scores"]
-        self.harmonic: dict[str, float] | None = result["harmonic"]
+        self.scores = result.scores
+        self.harmonic = result.harmonic
 
     def __repr__(self) -> str:
         config = self._trained.config
-        score = f"H accuracy {100 * self.harmonic['accuracy']:.1f}" if self.harmonic else "not tested on both ends"
+        score = f"H accuracy {100 * self.harmonic.accuracy:.1f}" if self.harmonic else "not tested on both ends"
         kind = type(config.method).__name__
         return f"Run({kind} on {self._task}, {config.backbone}, seed {config.seed}: {score})"
 

@@ -11,6 +11,7 @@ from tyro.conf import CascadeSubcommandArgs, OmitSubcommandPrefixes, subcommand
 
 from kmat.commands.data import CheckData, Tasks
 from kmat.commands.descriptions import Descriptions
+from kmat.commands.fetch import Fetch
 from kmat.commands.grids import Ablate, Bench, Demo, Report, Shots
 from kmat.commands.runs import Evaluate, Predict, Train
 from kmat.console import encode_with, err, note, one_line
@@ -25,6 +26,7 @@ Command = (
     | Annotated[Tasks, subcommand("tasks")]
     | Annotated[CheckData, subcommand("check-data")]
     | Annotated[Descriptions, subcommand("descriptions")]
+    | Annotated[Fetch, subcommand("fetch")]
     | Annotated[Bench, subcommand("bench")]
     | Annotated[Shots, subcommand("shots")]
     | Annotated[Ablate, subcommand("ablate")]
@@ -32,6 +34,7 @@ Command = (
 )
 
 _GOES_ON = {
+    Fetch: "; the same command goes on with what has come so far",
     Train: "; the same command with --resume goes on from the last finished epoch",
     **dict.fromkeys((Demo, Bench, Shots, Ablate), "; the same command goes on from the last finished epochs"),
 }

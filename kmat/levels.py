@@ -85,7 +85,7 @@ def measure(
     folder : Path
         In the layout of `kmat.tinyclip.layout`.
     data : LabelledImages
-        Tested on its split "test"; probes train on "train" (high) and "probe" (low).
+        PartScores on its split "test"; probes train on "train" (high) and "probe" (low).
     book : mapping of class to modality to sentences
         The descriptions, classes in the order of the labels.
 

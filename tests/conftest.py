@@ -41,14 +41,17 @@ class NetworkUsedError(AssertionError):
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
     """Fail any test that opens a connection to another machine."""
-    connect = socket.socket.connect
+    connect, lookup = socket.socket.connect, socket.getaddrinfo
+    here = ("127.0.0.1", "localhost", "::1")
 
     def guarded(self, address):
-        if self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "localhost", "::1"):
+        if self.family == socket.AF_UNIX or address[0] in here:
             return connect(self, address)
         raise NetworkUsedError(f"a test tried to connect to {address}")
 
-    def no_lookup(host, *_args, **_kwargs):
+    def no_lookup(host, *args, **kwargs):
+        if host in here:
+            return lookup(host, *args, **kwargs)
         raise NetworkUsedError(f"a test tried to look up {host}")
 
     monkeypatch.setattr(socket.socket, "connect", guarded)

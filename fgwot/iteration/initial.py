@@ -9,7 +9,7 @@ from fgwot.gradient.linearisation import linearisation
 from fgwot.inner.plan import Marginals
 from fgwot.iteration.result import Start
 from fgwot.problem import Problem
-from fgwot.solution import Solution
+from fgwot.solution import WarmStart
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class MultiInit:
             raise ValueError(f"MultiInit needs k >= 1, got {self.k}")
 
 
-Init = Tensor | Solution | MultiInit | None
+Init = Tensor | WarmStart | MultiInit | None
 
 
 def tensors_of(init: Init, problem: Problem) -> tuple[Tensor, ...]:
@@ -47,11 +47,11 @@ def tensors_of(init: Init, problem: Problem) -> tuple[Tensor, ...]:
     """
     if init is None or isinstance(init, MultiInit):
         return ()
-    plan = init.plan if isinstance(init, Solution) else init
+    plan = init.plan if isinstance(init, WarmStart) else init
     if not isinstance(plan, Tensor):
         raise TypeError(f"init must be None, a plan, a Solution or a MultiInit, got {type(init).__name__}")
     T = shaped_plan(plan, problem)
-    if not isinstance(init, Solution):
+    if not isinstance(init, WarmStart):
         return (T,)
     g = init.potentials[1].detach().to(T.dtype).expand(*problem.batch_shape, problem.q.shape[-1])
     return T, g.reshape(problem.q.shape)

@@ -10,7 +10,7 @@ from fgwot.inner.plan import Marginals
 from fgwot.iteration.result import Result, Start, Tolerance
 from fgwot.iteration.undamped import Limits, State
 from fgwot.problem import Problem
-from fgwot.solution import Solution, Status
+from fgwot.solution import Solution, Status, WarmStart
 from fgwot.streamed.checkpoint import Checkpoint
 from fgwot.streamed.identity import identity, same
 from fgwot.streamed.iteration import Streamed
@@ -150,7 +150,7 @@ def _start(call: Call, linearise: ReducedLinearisation, sweeps: Sweeps, at: _At)
     """First plan, p q' or that of a solution if the same points have mass; and how far the next may be."""
     marginals, bases = sweeps.marginals, linearise.bases
     p, q, U = marginals.p[0], marginals.q[0], bases.U
-    if isinstance(call.init, Solution):
+    if isinstance(call.init, WarmStart):
         plan: LazyPlan = call.init.plan  # type: ignore[assignment]  # as the driver was asked for
         if plan.shape != torch.Size([call.C1.shape[-1], call.C2.shape[-1]]):
             raise ValueError(

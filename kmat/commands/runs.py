@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
@@ -19,6 +19,7 @@ from kmat.runs.folder import RunDir, slug
 from kmat.runs.moved import own_task
 from kmat.runs.predict import find_images, predict
 from kmat.runs.predictions import as_csv
+from kmat.runs.result import Result
 from kmat.runs.run import Evaluation
 from kmat.runs.training import Schedule
 from kmat.storage import atomic
@@ -34,6 +35,8 @@ class Train:
     """Train one method on one task and evaluate it on both modalities."""
 
     run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    config: Path | None = None
+    """Take all settings of the run from a config.json that another run left; none may be given beside it."""
     published: bool = False
     """Epochs, batch size and learning rate of the baseline's own publication instead of the K-MaT paper's, which are
     the defaults for every method."""
@@ -52,7 +55,13 @@ class Train:
         """Run it."""
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other")
-        config = _as_published(self.run) if self.published else self.run
+        config = self.run
+        if self.config:
+            if self.published or self.run != RunConfig():
+                raise UserError("--config has all settings of the run: leave out the others, or change a copy of it")
+            config = RunConfig.read(self.config)
+        elif self.published:
+            config = _as_published(self.run)
         task = config.data.load()
         folder = self.out or Path(
             "runs", slug(task.name), slug(config.backbone), f"{config.method_name}-seed{config.seed}"
@@ -113,7 +122,7 @@ class Evaluate:
         found = runs.evaluate(trained.logits, task, trained.backbone, FeatureCache(self.cache))
         runs.say_skipped((*task.skipped, *found.unreadable))
         show_banner(task.banner or trained.banner)
-        _show_scores(found.scores, task)
+        _show_scores(found, task)
         _show_intervals(found, task)
         if self.out:
             atomic.write(self.out, as_csv(found.predictions, task.labels))
@@ -121,12 +130,14 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Write the class probabilities of images as CSV, with the prompts of a trained run."""
+    """Write the class probabilities of images as CSV, with the prompts of a trained run, or the mean of several."""
 
     run: Positional[Path]
     """Folder of the run."""
     images: Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
+    also: tuple[Path, ...] = ()
+    """Folders of more runs, those of other seeds say: probabilities are the mean of all."""
     modality: Literal["high", "low"] = "low"
     """Which of the two the images are."""
     window: tuple[float, float] | None = None
@@ -145,8 +156,12 @@ class Predict:
         if self.window:
             check_window("window", self.window)
         files, left_out = find_images(self.images)
-        trained = _load(self.run, self.backbone, self.device)
-        show_banner(trained.banner, err)
+        trained: list[runs.TrainedRun] = []
+        for folder in (self.run, *self.also):
+            known = {run.config.backbone: run.backbone for run in trained}
+            loaded = known.get(RunDir(folder).config().backbone) if trained else None
+            trained.append(runs.load_run(folder, loaded) if loaded else _load(folder, self.backbone, self.device))
+        show_banner(". ".join(dict.fromkeys(run.banner for run in trained if run.banner)), err)
         table, skipped = predict(trained, files, self.modality, FeatureCache(self.cache), self.window)
         runs.say_skipped((*left_out, *skipped))
         if self.out:
@@ -202,30 +217,31 @@ def _show_intervals(found: Evaluation, task: Task) -> None:
     out.print(table)
 
 
-def _show_scores(result: dict[str, Any], task: Task) -> None:
+def _show_scores(result: Result | Evaluation, task: Task) -> None:
     """Print one column per evaluated part and one row per metric and class."""
     parts = {
         f"{task.modality_names[modality]} {split}": scores
         for modality in MODALITIES
-        for split, scores in result["scores"][modality].items()
+        for split, scores in result.scores[modality].items()
         if scores is not None
     }
     table = plain_table(f"{task.name}: scores in %")
     table.add_column("")
     for name in parts:
         table.add_column(name, justify="right")
-    table.add_row("images", *(str(scores["n"]) for scores in parts.values()))
+    table.add_row("images", *(str(scores.n) for scores in parts.values()))
     for metric, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1"), ("macro_auc", "macro AUC")):
-        table.add_row(name, *("-" if (v := scores[metric]) is None else f"{100 * v:.1f}" for scores in parts.values()))
-    table.add_row("calibration error (ECE)", *(f"{100 * scores['ece']:.1f}" for scores in parts.values()))
+        values = [getattr(scores, metric) for scores in parts.values()]
+        table.add_row(name, *("-" if value is None else f"{100 * value:.1f}" for value in values))
+    table.add_row("calibration error (ECE)", *(f"{100 * scores.ece:.1f}" for scores in parts.values()))
     for index, label in enumerate(task.labels):
-        recalls = [scores["per_class"][index] for scores in parts.values()]
+        recalls = [scores.per_class[index] for scores in parts.values()]
         table.add_row(f"accuracy in {label!r}", *("-" if r is None else f"{100 * r:.1f}" for r in recalls))
     out.print(table)
     if one_sided := task.one_sided():
         out.print(f"classes {one_sided}", highlight=False)
-    if harmonic := result["harmonic"]:
-        accuracy, f1 = (100 * harmonic[name] for name in ("accuracy", "macro_f1"))
+    if result.harmonic:
+        accuracy, f1 = 100 * result.harmonic.accuracy, 100 * result.harmonic.macro_f1
         out.print(f"harmonic mean of both test sets: accuracy {accuracy:.1f}, macro-f1 {f1:.1f}", highlight=False)
     else:
         note("no low-end test images: no harmonic mean" if parts else "no images to evaluate on")

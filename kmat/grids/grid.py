@@ -9,13 +9,14 @@ from typing import NamedTuple, TypeGuard
 from tyro.conf import OmitArgPrefixes
 
 from kmat.errors import UserError
-from kmat.grids.pool import Job, Pool, Resources, Result, run_all
+from kmat.grids.pool import Job, Pool, Resources, run_all
 from kmat.grids.results import FLOOR, FLOORS, Entry, Results
 from kmat.grids.rows import describe
 from kmat.methods import KMaTConfig, MethodConfig, ResidualConfig
 from kmat.modalities import HIGH, MODALITIES
 from kmat.runs.config import PUBLISHED, RunConfig
 from kmat.runs.folder import slug
+from kmat.runs.result import Result
 from kmat.runs.training import Schedule
 from kmat.tasks import BACKBONES, TASKS, DataOptions, TaskConfig
 from kmat.tasks.base import Task
@@ -146,17 +147,17 @@ def run_grid(
             folder, result = runs.of(place, seed, method)
             if result is None:
                 continue
-            task = result["task"]
-            if result["harmonic"] is None:
-                raise UserError(f"{task} lacks readable test images of one modality: nothing to compare")
-            banners[task] = result["banner"]
-            tested = {modality: result["scores"][modality]["test"] for modality in MODALITIES}
+            tested = result.both_tests()
+            if tested is None:
+                raise UserError(f"{result.task} lacks readable test images of one modality: nothing to compare")
+            banners[result.task] = result.banner
             run = folder.relative_to(out).as_posix()
-            entries.setdefault(name, []).append(Entry.of(task, name, place.backbone, seed, run, tested))
+            key = place.backbone, seed
+            entries.setdefault(name, []).append(Entry.of(result.task, name, *key, run, tested))
             for floor in FLOORS if kind == "bench" and name == next(iter(rows)) else ():
-                scores = {modality: result["floors"][modality][floor] for modality in MODALITIES}
+                scores = {modality: result.floors[modality][floor] for modality in MODALITIES}
                 row = FLOOR + floor
-                entries.setdefault(row, []).append(Entry.of(task, row, place.backbone, seed, "", scores))
+                entries.setdefault(row, []).append(Entry.of(result.task, row, *key, "", scores))
     failed = runs.failed()
     if not entries:
         raise UserError("; ".join(failed))
@@ -228,10 +229,10 @@ def _choose(
         results = [result for seed in seeds if (result := runs.of(place, seed, method)[1])]
         if len(results) < len(seeds):
             return None
-        scores = [result["scores"][HIGH]["val"] for result in results]
-        if None in scores:
+        scores = [scores for result in results if (scores := result.scores[HIGH]["val"])]
+        if len(scores) < len(results):
             raise UserError(f"{place.task.task} has no high-end validation images to choose lambda_anc on")
-        accuracies[method.lambda_anc] = fmean(score["accuracy"] for score in scores)
+        accuracies[method.lambda_anc] = fmean(score.accuracy for score in scores)
     return max(accuracies, key=accuracies.__getitem__)
 
 

@@ -7,6 +7,7 @@ was stopped is started again with the same command, and a worker that dies takes
 import logging
 import multiprocessing
 import os
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,20 +20,19 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from kmat.console import counted, note, tell
+from kmat.console import counted, duration, note, tell
 from kmat.errors import UserError, explain
 from kmat.model.backbone import Backbone, find_device, load_backbone
 from kmat.model.features import FeatureCache
 from kmat.runs.config import RunConfig
 from kmat.runs.folder import RunDir
+from kmat.runs.result import Result
 from kmat.runs.run import train
 from kmat.signals import deaf_to_ctrl_c, end_with_parent
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import Task
 
 T = TypeVar("T")
-
-Result = dict[str, Any]  # as kmat.runs.run.train returns it
 
 ATTEMPTS = 3  # at a run whose worker died: a killed worker is replaced, a run that kills each of its workers is not
 
@@ -106,16 +106,19 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
     waiting = deque(jobs)
     deaths: Counter[Path] = Counter()
     results: dict[Path, Result | UserError] = {}
+    begin, given = time.monotonic(), 0
     with counted("runs", len(jobs)) as advance:
         while len(results) < len(jobs):
             while waiting and pool.idle:
                 pool.start(waiting.popleft())
+                given += 1
             job, outcome = pool.wait()
             if isinstance(outcome, WorkerDiedError):
                 deaths[job.folder] += 1
                 if deaths[job.folder] < ATTEMPTS:
                     note(f"{job.folder}: its worker died ({outcome}); the run goes on in another from its last epoch")
                     waiting.appendleft(job)
+                    given -= 1
                     continue
                 outcome = UserError(f"{ATTEMPTS} workers died in this run ({outcome}); out of memory?")
             if isinstance(outcome, Exception) and not isinstance(outcome, UserError):
@@ -123,15 +126,18 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
             results[job.folder] = outcome
             advance(1)
             if job.folder not in finished:
-                tell(f"{len(results)}/{len(jobs)} {job.folder}: {_outcome(outcome)}")
+                failed = sum(isinstance(each, UserError) for each in results.values())
+                fresh = len(results) - len(finished & results.keys())
+                left = (time.monotonic() - begin) / fresh * (len(jobs) - len(results))
+                state = f"{failed} failed, {given - len(results)} running, {duration(left)} left"
+                tell(f"{len(results)}/{len(jobs)} ({state}) {job.folder}: {_outcome(outcome)}")
     return results
 
 
 def _outcome(outcome: Result | UserError) -> str:
     if isinstance(outcome, UserError):
         return f"failed, {outcome}"
-    harmonic = outcome["harmonic"]
-    return f"H accuracy {100 * harmonic['accuracy']:.1f}" if harmonic else "done"
+    return f"H accuracy {100 * outcome.harmonic.accuracy:.1f}" if outcome.harmonic else "done"
 
 
 def execute(job: Job, resources: Resources) -> Result:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 
 from kmat.errors import UserError
 from kmat.modalities import MODALITIES
-from kmat.runs.evaluation import harmonic_mean
+from kmat.runs.evaluation import Means, Scores, harmonic_mean
 from kmat.storage.schema import misfit, read_json
 
 FLOORS = ("chance", "largest class")
@@ -51,12 +51,12 @@ class Entry:
 
     @classmethod
     def of(
-        cls, task: str, method: str, backbone: str, seed: int, run: str, scores: Mapping[str, Mapping[str, float]]
+        cls, task: str, method: str, backbone: str, seed: int, run: str, scores: Mapping[str, Means | Scores]
     ) -> "Entry":
-        """Take accuracy and macro-F1 in [0, 1] by modality."""
+        """Take accuracy and macro-F1, in [0, 1], by modality."""
         percent: dict[str, float] = {}
         for metric in ("accuracy", "macro_f1"):
-            high, low = (scores[modality][metric] for modality in MODALITIES)
+            high, low = (getattr(scores[modality], metric) for modality in MODALITIES)
             percent |= {f"high_{metric}": high, f"low_{metric}": low, f"h_{metric}": harmonic_mean(high, low)}
         return cls(task, method, backbone, seed, run, **{name: 100 * value for name, value in percent.items()})
 

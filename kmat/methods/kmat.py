@@ -170,28 +170,16 @@ class KMaT(PromptLearner):
 
     def get_extra_state(self) -> Tensor:
         """Return the last coupling and its potentials, rows of (C + 2, C): the next step starts from them."""
-        solution = self.fgw.solution if self.fgw else None
-        if solution is None:
+        start = self.fgw.start_dict() if self.fgw else {}
+        if not start:
             return torch.zeros(0, self.contexts.n_classes, dtype=torch.float64)
-        return torch.cat([solution.plan, torch.stack(solution.potentials)])
+        return torch.cat([start["plan"], start["f"][None], start["g"][None]])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take up a saved coupling."""
         if len(state) and self.fgw:
             state = state.to(self.contexts.vectors[0].device)
-            unknown, count = torch.full((), torch.nan), torch.zeros((), dtype=torch.int64)
-            self.fgw.solution = fgwot.Solution(
-                plan=state[:-2],
-                potentials=(state[-2], state[-1]),
-                value=unknown,
-                cost=unknown,
-                value_linear=unknown,
-                value_quad=unknown,
-                status=count,
-                residual=unknown,
-                marginal_error=unknown,
-                n_iter=count,
-            )
+            self.fgw.load_start({"plan": state[:-2], "f": state[-2], "g": state[-1]})
 
     def fgw_loss(self, w: Tensor) -> Tensor:
         """Transport cost between the two modalities' prompts (2, C, D), see :func:`kmat.methods.losses.fgw_cost`.

@@ -264,8 +264,8 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
             hint = ""
             if model_name.startswith("hf-hub:"):
                 hint = (
-                    "; where there is no network, copy the model's folder from a machine that has it (`hf download "
-                    f"{model_name.removeprefix('hf-hub:')} --local-dir DIR`) and pass --backbone local-dir:DIR"
+                    f"; where there is no network, copy the folder that `kmat fetch {name} --out DIR` makes on a "
+                    "machine that has it, and pass --backbone local-dir:DIR"
                 )
             raise UserError(f"cannot load backbone {name!r}: {reason}{hint}") from error
     return Backbone(name, model, preprocess, tokenizer, device)

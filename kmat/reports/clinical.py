@@ -34,21 +34,21 @@ def by_method(runs: Iterable[FinishedRun]) -> Mapping[str, list[FinishedRun]]:
     """Group runs whose scores have all that is shown here: those of earlier versions have not."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        if all(field in run.tested[modality] for modality in MODALITIES for field in (*COLUMNS, "reliability")):
+        if all(getattr(run.tested[modality], field) for modality in MODALITIES for field in (*COLUMNS, "reliability")):
             groups.setdefault(run.entry.method, []).append(run)
     return groups
 
 
 def confusion(runs: Iterable[FinishedRun], modality: str) -> list[list[float]]:
     """Share of each class's images (row) that is taken for each class (column), all runs together."""
-    counts = [run.tested[modality]["confusion"] for run in runs]
+    counts = [run.tested[modality].confusion for run in runs]
     total = [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*counts, strict=True)]
     return [[cell / (sum(row) or 1) for cell in row] for row in total]
 
 
 def reliability(runs: Iterable[FinishedRun], modality: str) -> list[tuple[float, float, int]]:
     """Mean confidence, accuracy and images of each bin that has any, all runs together."""
-    bins = zip(*(run.tested[modality]["reliability"] for run in runs), strict=True)
+    bins = zip(*(run.tested[modality].reliability for run in runs), strict=True)
     found = []
     for each in bins:
         count = sum(n for n, *_ in each)
@@ -60,17 +60,17 @@ def reliability(runs: Iterable[FinishedRun], modality: str) -> list[tuple[float,
 
 def calibration_error(runs: Sequence[FinishedRun], modality: str) -> float:
     """Mean of the runs' expected calibration errors."""
-    return fmean(run.tested[modality]["ece"] for run in runs)
+    return fmean(run.tested[modality].ece for run in runs)
 
 
 def _cell(runs: Iterable[FinishedRun], modality: str, field: str, index: int) -> TableCell:
-    values = [value for run in runs if (value := run.tested[modality][field][index]) is not None]
+    values = [value for run in runs if (value := getattr(run.tested[modality], field)[index]) is not None]
     return TableCell(f"{100 * fmean(values):.1f}" if values else "-")
 
 
 def _sizes(run: FinishedRun) -> str:
     def of(modality: str) -> str:
-        counts = [sum(row) for row in run.tested[modality]["confusion"]]
+        counts = [sum(row) for row in run.tested[modality].confusion]
         return ", ".join(f"{counts[label]} {run.labels[label]}" for label in run.present(modality))
 
     return "; ".join(f"{ENDS[modality]} {of(modality)}" for modality in MODALITIES)

@@ -16,7 +16,8 @@ from kmat.grids.rows import describe
 from kmat.methods import KMaTConfig
 from kmat.modalities import LOW, MODALITIES
 from kmat.runs.config import RunConfig
-from kmat.runs.folder import RunDir, absent_in
+from kmat.runs.folder import RunDir
+from kmat.runs.result import PartScores
 from kmat.tasks.base import present
 
 
@@ -31,8 +32,8 @@ class FinishedRun:
     labels : tuple of str
     absent : mapping
         Classes that a modality lacks, by modality, where the two do not have the same.
-    tested : mapping of str to mapping
-        By modality the scores of its test set, as in ``result.json``.
+    tested : mapping of str to PartScores
+        By modality the scores of its test set.
     text : mapping of str to Tensor, shape (C, D)
         Unit text features by modality, of its classes; empty if they depend on the image.
     described : mapping of str to Tensor, shape (C, D)
@@ -45,7 +46,7 @@ class FinishedRun:
     config: RunConfig
     labels: tuple[str, ...]
     absent: Mapping[str, frozenset[int]]
-    tested: Mapping[str, Mapping[str, Any]]
+    tested: Mapping[str, PartScores]
     text: Mapping[str, Tensor]
     described: Mapping[str, Tensor]
     epochs: tuple[Mapping[str, Any], ...]
@@ -57,7 +58,7 @@ class FinishedRun:
     @property
     def low_per_class(self) -> tuple[float | None, ...]:
         """Low-end test accuracy within each class, in percent; None for a class without images."""
-        return tuple(None if recall is None else 100 * recall for recall in self.tested[LOW]["per_class"])
+        return tuple(None if recall is None else 100 * recall for recall in self.tested[LOW].per_class)
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,13 @@ def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
         run = RunDir(path)
         try:
             result, config = run.result(), run.config()
-            if result["harmonic"] is None:
+            tested = result.both_tests()
+            if tested is None:
                 note(f"{path} was not tested on both modalities: left out")
                 continue
-            tested = {modality: result["scores"][modality]["test"] for modality in MODALITIES}
-            key = result["task"], describe(config.method), config.backbone, config.seed
+            key = result.task, describe(config.method), config.backbone, config.seed
             runs.append(_run(run, Entry.of(*key, str(path), tested)))
-            banners[result["task"]] = result["banner"]
+            banners[result.task] = result.banner
         except UserError as error:
             damaged.append(str(error))
     if not runs:
@@ -155,15 +156,14 @@ def _run(run: RunDir, entry: Entry) -> FinishedRun:
     result, tensors = run.result(), run.tensors()
     text = {m: tensors[f"text_features.{m}"] for m in MODALITIES if f"text_features.{m}" in tensors}
     described = {m: F.normalize(tensors[f"described_{m}"], dim=-1) for m in MODALITIES if f"described_{m}" in tensors}
-    tested = {modality: result["scores"][modality]["test"] for modality in MODALITIES}
-    absent = absent_in(result)
-    expected = {modality: len(present(len(result["labels"]), absent, modality)) for modality in MODALITIES}
-    if None in tested.values() or any(len(each[m]) != expected[m] for each in (text, described) for m in each):
+    tested, absent = result.both_tests(), result.lacking()
+    expected = {modality: len(present(len(result.labels), absent, modality)) for modality in MODALITIES}
+    if tested is None or any(len(each[m]) != expected[m] for each in (text, described) for m in each):
         raise UserError(f"{run.path} is not a complete run: its result.json does not belong to it")
     return FinishedRun(
         entry=entry,
         config=run.config(),
-        labels=tuple(result["labels"]),
+        labels=result.labels,
         absent=absent,
         tested=tested,
         text=text,

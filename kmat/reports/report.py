@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kmat.grids.results import ALL, AVERAGE, MEASURED, METRICS, Results
-from kmat.reports import figures
-from kmat.reports import printed as paper
+from kmat.reports import figures, printed
 from kmat.reports.clinical import by_method, class_tables
 from kmat.reports.finished import FinishedRun, load, pairs
 from kmat.reports.page import Picture, Section, render
@@ -201,7 +200,7 @@ def _summary(results: Results) -> list[dict[str, object]]:
             "metric": metric,
             "mean": cell.mean,
             "standard deviation": cell.spread,
-            "paper": paper.beside(results, task, method).get(metric),
+            "paper": printed.beside(results, task, method).get(metric),
         }
         for task, scope in _scopes(results)
         for method in results.methods

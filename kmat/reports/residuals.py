@@ -19,7 +19,7 @@ from kmat.errors import UserError
 from kmat.grids.rows import describe
 from kmat.methods import ResidualConfig
 from kmat.modalities import HIGH, MODALITIES
-from kmat.runs.folder import RunDir, absent_in
+from kmat.runs.folder import RunDir
 from kmat.tasks.base import present
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def dissect(run: RunDir) -> Anatomy:
     high, low = (F.normalize(tensors[f"described_{modality}"], dim=-1) for modality in MODALITIES)
     residuals = tensors[f"text_features.{HIGH}"] - high
     squared = residuals.square().sum(-1).mean()
-    labels, absent = result["labels"], absent_in(result)
+    labels, absent = result.labels, result.lacking()
     of_high, of_low = (tuple(labels[c] for c in present(len(labels), absent, m)) for m in MODALITIES)
     return Anatomy(
         of_high,

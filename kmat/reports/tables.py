@@ -8,7 +8,7 @@ from rich.table import Table as RichTable
 from kmat.console import plain_table
 from kmat.grids.results import ALL, AVERAGE, FLOOR, MEASURED, METRICS, OF_MEANS, Results
 from kmat.grids.rows import ABLATION, NO_FGW, OURS, TRANSPORT, WITHOUT_FGW, Switches
-from kmat.reports import printed as paper
+from kmat.reports.printed import beside
 
 RELATIVE = ("H acc %", "H F1 %")
 
@@ -117,7 +117,7 @@ def backbone_tables(results: Results) -> list[Table]:
 
 def _scores(results: Results, task: str, scope: str) -> Table:
     """Return the layout of the paper's Table 2."""
-    printed = {method: paper.beside(results, task, method) for method in results.methods}
+    printed = {method: beside(results, task, method) for method in results.methods}
     columns = [_column(results, task, scope, metric, printed) for metric in METRICS]
     rows = tuple(zip(results.methods, zip(*columns, strict=True), strict=True))
     caption = CAPTION.format(spread=_spread(task, scope)) + (WITH_PAPER if any(printed.values()) else "")
@@ -126,7 +126,7 @@ def _scores(results: Results, task: str, scope: str) -> Table:
 
 def _ablation(results: Results, task: str, scope: str) -> Table:
     """Return the layout of the paper's Table 3, whose numbers are averages over its four tasks."""
-    printed = {method: paper.beside(results, task, method) for method in results.methods}
+    printed = {method: beside(results, task, method) for method in results.methods}
     columns = [
         [TableCell("x" if ABLATION[method][switch] else "") for method in results.methods]
         for switch in range(len(Switches._fields))

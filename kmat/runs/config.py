@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kmat.model.backbone import at_home
 from kmat.errors import UserError
-from kmat.model.features import Crop
 from kmat.methods import METHODS, KMaTConfig, MethodConfig
+from kmat.model.backbone import at_home
+from kmat.model.features import Crop
 from kmat.options import check
-from kmat.storage.schema import misfit
-from kmat.tasks import BUILT_IN, TaskConfig
 from kmat.runs.training import Schedule
+from kmat.storage.schema import misfit, read_json
+from kmat.tasks import BUILT_IN, TaskConfig
 
 # `kmat train METHOD --published`: the few-shot schedules of BiomedCoOp's repository, the one that has every baseline
 # on BiomedCLIP. The default is the K-MaT paper's, for every method.
@@ -61,6 +61,23 @@ class RunConfig:
             table["data"]["task"] = os.path.abspath(self.data.task)  # noqa: PTH100 (which, unlike Path's, has no ".." in it)
         table["crop"] = {key: list(value) for key, value in table["crop"].items()}
         return table
+
+    @classmethod
+    def read(cls, path: Path) -> "RunConfig":
+        """Read the configuration in a run's ``config.json``.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be read or holds none.
+        """
+        table = read_json(path)
+        if not isinstance(table, dict) or not isinstance(table.get("config"), dict):
+            raise UserError(f"{path} is no config.json of a run: it has no object under 'config'")
+        try:
+            return cls.from_json(table["config"])
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
     @classmethod
     def from_json(cls, table: dict[str, Any]) -> "RunConfig":

@@ -1,5 +1,6 @@
 """How well predictions, and the probabilities behind them, fit labels; by class, with intervals by patient."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,16 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Means:
+    """The two scores that the paper has, in [0, 1]."""
+
+    accuracy: float
+    macro_f1: float
+
+
+@dataclass(frozen=True)
 class Scores:
-    """How well predictions fit labels, in [0, 1].
+    """How well predictions fit labels, in [0, 1]. What has a default is missing in runs of earlier versions.
 
     Attributes
     ----------
@@ -39,9 +48,9 @@ class Scores:
     accuracy: float
     macro_f1: float
     per_class: tuple[float | None, ...]
-    specificity: tuple[float | None, ...]
-    precision: tuple[float | None, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    specificity: tuple[float | None, ...] = ()
+    precision: tuple[float | None, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
 
 
 def score(predicted: Tensor, labels: Tensor, n_classes: int) -> Scores:
@@ -74,7 +83,7 @@ def _shares(part: Tensor, whole: Tensor) -> tuple[float | None, ...]:
 
 @dataclass(frozen=True)
 class Certainty:
-    """What probabilities are worth.
+    """What probabilities are worth. All of it is missing in runs of earlier versions.
 
     Attributes
     ----------
@@ -89,10 +98,10 @@ class Certainty:
         By bin: images, mean confidence, accuracy; the last two 0 without images.
     """
 
-    auc: tuple[float | None, ...]
-    macro_auc: float | None
-    ece: float
-    reliability: tuple[tuple[int, float, float], ...]
+    auc: tuple[float | None, ...] = ()
+    macro_auc: float | None = None
+    ece: float = math.nan
+    reliability: tuple[tuple[int, float, float], ...] = ()
 
 
 def certainty(probabilities: Tensor, labels: Tensor) -> Certainty:
@@ -172,12 +181,12 @@ def intervals(
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
-def floors(labels: Tensor, n_classes: int) -> dict[str, dict[str, float]]:
+def floors(labels: Tensor, n_classes: int) -> dict[str, Means]:
     """Accuracy and macro-F1 of guessing uniformly (in expectation) and of always naming the largest class.
 
     Examples
     --------
-    >>> floors(torch.tensor([0, 0, 0, 1]), n_classes=2)["largest class"]["accuracy"]
+    >>> floors(torch.tensor([0, 0, 0, 1]), n_classes=2)["largest class"].accuracy
     0.75
     """
     frequency = labels.bincount(minlength=n_classes).double() / len(labels)
@@ -186,8 +195,8 @@ def floors(labels: Tensor, n_classes: int) -> dict[str, dict[str, float]]:
     chance_f1 = 2 * present * guess / (present + guess)  # precision of a class is its frequency, recall is 1/C
     largest = score(torch.full_like(labels, int(frequency.argmax())), labels, n_classes)
     return {
-        "chance": {"accuracy": guess, "macro_f1": float(chance_f1.mean())},
-        "largest class": {"accuracy": largest.accuracy, "macro_f1": largest.macro_f1},
+        "chance": Means(guess, float(chance_f1.mean())),
+        "largest class": Means(largest.accuracy, largest.macro_f1),
     }
 
 

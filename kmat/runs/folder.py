@@ -3,20 +3,19 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from torch import Tensor
 
-from kmat.storage import atomic
-from kmat.storage import lock
-from kmat.runs.config import RunConfig
 from kmat.errors import UserError
-from kmat.modalities import HIGH, LOW, MODALITIES
+from kmat.runs.config import RunConfig
+from kmat.runs.result import Result
+from kmat.storage import atomic, lock
 from kmat.storage.schema import misfit, read_json
-from kmat.tasks.base import Skipped
 from kmat.storage.tensors import load_tensors
+from kmat.tasks.base import Skipped
 
 # What --overwrite deletes, and nothing else. Not config.json, which is replaced: half a run without it would be no run.
 FILES = (
@@ -49,57 +48,6 @@ class Identity(TypedDict):
     task: str
     backbone: str
     draw: dict[str, str]
-
-
-class Means(TypedDict):
-    """Scores of a test set, in [0, 1]."""
-
-    accuracy: float
-    macro_f1: float
-
-
-class Tested(Means):
-    """Scores of a run on one part of its task."""
-
-    n: int
-    per_class: list[float | None]
-
-
-class HighEnd(TypedDict):
-    """By split."""
-
-    val: Tested | None
-    test: Tested | None
-
-
-class LowEnd(TypedDict):
-    """By split."""
-
-    test: Tested | None
-
-
-class Parts(TypedDict):
-    """By modality."""
-
-    high: HighEnd
-    low: LowEnd
-
-
-Floors = TypedDict("Floors", {"chance": Means, "largest class": Means})
-
-
-class Result(TypedDict):
-    """What others read of ``result.json``."""
-
-    task: str
-    banner: str
-    labels: list[str]
-    classes: list[str]
-    modality_names: dict[str, str]
-    absent: NotRequired[dict[str, list[str]]]
-    scores: Parts
-    harmonic: Means | None
-    floors: dict[str, Floors]
 
 
 class Epoch(TypedDict):
@@ -177,7 +125,10 @@ class RunDir:
         UserError
             If it is missing or damaged.
         """
-        return self._read("config.json", Identity)
+        table: dict[str, Any] = self._read("config.json")
+        if wrong := misfit(table, Identity):
+            raise self._incomplete(f"in config.json, {wrong}")
+        return table
 
     def config(self) -> RunConfig:
         """Read the configuration in ``config.json``.
@@ -192,7 +143,7 @@ class RunDir:
         except UserError as error:
             raise UserError(f"{self.path}: config.json: {error}") from error
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Result:
         """Read ``result.json``.
 
         Raises
@@ -200,10 +151,11 @@ class RunDir:
         UserError
             If it is missing or damaged.
         """
-        result = self._read("result.json", Result)
-        if wrong := _contradiction(result):
-            raise self._incomplete(f"result.json has {wrong}")
-        return result
+        table = self._read("result.json")
+        try:
+            return Result.from_json(table)
+        except UserError as error:
+            raise self._incomplete(f"in result.json, {error}") from error
 
     def epochs(self) -> list[dict[str, Any]]:
         """Read the lines of ``metrics.jsonl``; none if nothing was trained.
@@ -235,14 +187,11 @@ class RunDir:
         except UserError as error:
             raise self._incomplete(str(error)) from error
 
-    def _read(self, name: str, kind: Any) -> dict[str, Any]:
+    def _read(self, name: str) -> Any:
         try:
-            table: dict[str, Any] = read_json(self.path / name)
+            return read_json(self.path / name)
         except UserError as error:
             raise self._incomplete(str(error)) from error
-        if wrong := misfit(table, kind):
-            raise self._incomplete(f"in {name}, {wrong}")
-        return table
 
     def _incomplete(self, why: str) -> UserError:
         return UserError(f"{self.path} is not a complete run: {why}; train it again with --overwrite")
@@ -254,28 +203,6 @@ class RunDir:
     def write_skipped(self, skipped: Sequence[Skipped]) -> None:
         """List what was left out and why; a list without rows says that nothing was."""
         atomic.write_csv(self.path / "skipped.csv", ("path", "reason"), ((item.ref, item.reason) for item in skipped))
-
-
-def absent_in(result: Mapping[str, Any]) -> dict[str, frozenset[int]]:
-    """Numbers of the classes that a modality lacks, by modality; none in results of earlier versions."""
-    labels = result["labels"]
-    return {modality: frozenset(map(labels.index, some)) for modality, some in result.get("absent", {}).items()}
-
-
-def _contradiction(result: dict[str, Any]) -> str | None:
-    """Say in what a result does not fit itself."""
-    n_classes = len(result["labels"])
-    if not n_classes or len(result["classes"]) != n_classes:
-        return f"{n_classes} labels for {len(result['classes'])} classes"
-    if missing := [modality for modality in MODALITIES if modality not in result["modality_names"]]:
-        return f"no name for modality {missing[0]}"
-    if unknown := {label for some in result.get("absent", {}).values() for label in some} - set(result["labels"]):
-        return f"no class {min(unknown)!r}"
-    tested = [scores for splits in result["scores"].values() for scores in splits.values() if scores]
-    if any(len(scores["per_class"]) != n_classes for scores in tested):
-        return f"scores that are not of {n_classes} classes"
-    both = all(result["scores"][modality]["test"] and modality in result["floors"] for modality in (HIGH, LOW))
-    return "a harmonic mean of one test set" if result["harmonic"] and not both else None
 
 
 def _counts(file: Path) -> bool:

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from kmat.storage import atomic
+import torch
+from torch import Tensor
+
 from kmat.errors import UserError
 from kmat.model.features import FeatureCache
 from kmat.runs.run import TrainedRun, classify
+from kmat.storage import atomic
 from kmat.tasks.base import Skipped, UnreadableImageError
 from kmat.tasks.files import NOT_AN_IMAGE, images_in, kind, split_ref
 from kmat.tasks.images import LooseImages
@@ -56,9 +59,11 @@ def find_images(paths: Sequence[Path]) -> tuple[list[str], list[Skipped]]:
 
 
 def predict(
-    run: TrainedRun, files: Sequence[str], modality: str, cache: FeatureCache, window: Window | None = None
+    runs: Sequence[TrainedRun], files: Sequence[str], modality: str, cache: FeatureCache, window: Window | None = None
 ) -> tuple[str, list[Skipped]]:
-    """Classify images, shown through ``window``, by default as the run's own images of that modality were.
+    """Classify images by the mean of the runs' probabilities.
+
+    Images are shown through ``window``, by default as each run's own images of that modality were.
 
     Returns
     -------
@@ -70,16 +75,20 @@ def predict(
     Raises
     ------
     UserError
-        If none can be read.
+        If none can be read, or the runs have other classes.
     """
-    source = LooseImages(window or run.config.data.windows.get(modality))
-    views = cache.images(run.backbone, source, files)
-    if len(views.skipped) == len(files):
-        raise UserError(f"none of the {len(files)} images can be read; the first: {views.skipped[0].reason}")
-    probabilities = classify(run.logits, run.backbone, views, modality)
-    labels = [run.labels[label] for label in run.present(modality)]
+    labels = [runs[0].labels[label] for label in runs[0].present(modality)]
+    found: list[Tensor] = []
+    for run in runs:
+        own = [run.labels[label] for label in run.present(modality)]
+        if own != labels:
+            raise UserError(f"no mean of runs with other classes: {', '.join(labels)} and {', '.join(own)}")
+        views = cache.images(run.backbone, LooseImages(window or run.config.data.windows.get(modality)), files)
+        if len(views.skipped) == len(files):
+            raise UserError(f"none of the {len(files)} images can be read; the first: {views.skipped[0].reason}")
+        found.append(classify(run.logits, run.backbone, views, modality))
     rows = (
         (files[index], labels[int(row.argmax())], *(f"{value:.6f}" for value in row.tolist()))
-        for index, row in zip(views.kept, probabilities, strict=True)
+        for index, row in zip(views.kept, torch.stack(found).mean(dim=0), strict=True)
     )
     return atomic.csv_text(("path", "predicted", *labels), rows), list(views.skipped)

@@ -5,7 +5,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,24 +13,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kmat.storage import atomic
-from kmat.model.backbone import SHIPPED, Backbone, load_backbone
-from kmat.runs.config import RunConfig
 from kmat.console import note
 from kmat.errors import UserError
-from kmat.runs.evaluation import certainty, floors, harmonic_mean, score
-from kmat.model.features import FeatureCache, Views
 from kmat.methods.base import Method, Setting
-from kmat.runs.predictions import Predictions, as_csv
 from kmat.modalities import HIGH, LOW, MODALITIES
-from kmat.runs.folder import RunDir, absent_in
+from kmat.model.backbone import SHIPPED, Backbone, load_backbone
+from kmat.model.features import FeatureCache, Views
+from kmat.runs.config import RunConfig
+from kmat.runs.evaluation import Means, certainty, floors, harmonic_mean, score
+from kmat.runs.folder import RunDir
+from kmat.runs.predictions import Predictions, as_csv
+from kmat.runs.result import PartScores, Result
+from kmat.runs.training import fit
+from kmat.storage import atomic
+from kmat.storage.tensors import save_tensors
 from kmat.tasks.base import Skipped, Task, present
 from kmat.tasks.files import NOT_AN_IMAGE, ignored
 from kmat.tasks.images import LooseImages
 from kmat.tasks.manifest import write_manifest
 from kmat.tasks.splits import Draw, draw_few_shot
-from kmat.storage.tensors import save_tensors
-from kmat.runs.training import fit
 
 # Low-end images are for testing only; the high-end validation set is where settings may be chosen.
 EVALUATED = ((HIGH, "val"), (HIGH, "test"), (LOW, "test"))
@@ -53,14 +54,13 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     after_epoch: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> Result:
     """Draw the shots, learn the prompts, evaluate them, and leave it all in ``folder``.
 
     Returns
     -------
-    dict
-        What ``result.json`` holds: see :func:`evaluate` and the keys added here. Read back, with ``resume``, if the
-        run was finished.
+    Result
+        As in ``result.json``; read back, with ``resume``, if the run was finished.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def train(
 
 def _learn(
     run: RunDir, config: RunConfig, draw: Draw, setting: Setting, method: Method, after_epoch: Callable[[], None]
-) -> dict[str, Any]:
+) -> Result:
     """Do what :func:`train` does once the folder is ours."""
     backbone, task, cache = setting.backbone, setting.task, setting.cache
     write_manifest(run.split, task, draw.records + tuple(r for key in EVALUATED for r in task.select(*key)))
@@ -141,23 +141,25 @@ def _learn(
     skipped = (*task.skipped, *draw.skipped, *found.unreadable)
     run.write_skipped(skipped)
     say_skipped(skipped, run.path / "skipped.csv")
-    result = {
-        "task": task.name,
-        "backbone": config.backbone,
-        "method": config.to_json()["method"],
-        "seed": config.seed,
-        "banner": task.banner,
-        "labels": list(task.labels),
-        "classes": list(task.classes),
-        "modality_names": dict(task.modality_names),
-        "absent": {modality: [task.labels[c] for c in sorted(some)] for modality, some in task.absent.items()},
-        "augmented": augmented,
-        "train_images": len(draw.records),
-        "skipped": len(skipped),
-        "diagnostics": diagnostics,
-        **found.scores,
-    }
-    run.write("result.json", result)
+    result = Result(
+        task=task.name,
+        backbone=config.backbone,
+        method=config.to_json()["method"],
+        seed=config.seed,
+        banner=task.banner,
+        labels=task.labels,
+        classes=task.classes,
+        modality_names=dict(task.modality_names),
+        augmented=augmented,
+        train_images=len(draw.records),
+        skipped=len(skipped),
+        diagnostics=diagnostics,
+        scores=found.scores,
+        harmonic=found.harmonic,
+        floors=found.floors,
+        absent={modality: tuple(task.labels[c] for c in sorted(some)) for modality, some in task.absent.items()},
+    )
+    run.write("result.json", result.to_json())
     run.checkpoint.unlink(missing_ok=True)
     return result
 
@@ -167,18 +169,17 @@ class Evaluation(NamedTuple):
 
     Attributes
     ----------
-    scores : dict
-        ``scores``: by modality and split the fields of :class:`kmat.runs.evaluation.Scores` and
-        :class:`kmat.runs.evaluation.Certainty`, None where there are no images; ``harmonic``: of both test sets' accuracy
-        and macro-F1, None if one is missing; ``floors``: by modality what :func:`kmat.runs.evaluation.floors` says of the
-        test set.
+    scores, harmonic, floors
+        As of :class:`kmat.runs.result.Result`.
     predictions : tuple of Predictions
         Of each part that has images.
     unreadable : tuple of Skipped
         Images that could not be read.
     """
 
-    scores: dict[str, Any]
+    scores: dict[str, dict[str, PartScores | None]]
+    harmonic: Means | None
+    floors: dict[str, dict[str, Means]]
     predictions: tuple[Predictions, ...]
     unreadable: tuple[Skipped, ...]
 
@@ -186,8 +187,8 @@ class Evaluation(NamedTuple):
 def evaluate(logits: Logits, task: Task, backbone: Backbone, cache: FeatureCache) -> Evaluation:
     """Score a classifier on every evaluated part of a task that has images."""
     n_classes = len(task.classes)
-    table: dict[str, dict[str, Any]] = {HIGH: {}, LOW: {}}
-    lowest: dict[str, Any] = {}
+    table: dict[str, dict[str, PartScores | None]] = {HIGH: {}, LOW: {}}
+    lowest: dict[str, dict[str, Means]] = {}
     skipped: list[Skipped] = []
     parts: list[Predictions] = []
     for modality, split in EVALUATED:
@@ -201,20 +202,18 @@ def evaluate(logits: Logits, task: Task, backbone: Backbone, cache: FeatureCache
         probabilities = spread(classify(logits, backbone, views, modality), own, n_classes)
         part = Predictions(tuple(records[index] for index in views.kept), probabilities)
         parts.append(part)
-        plain = score(part.predicted, part.labels, n_classes)
-        specificity = (value if label in own else None for label, value in enumerate(plain.specificity))
-        judged = replace(plain, specificity=tuple(specificity)), certainty(probabilities, part.labels)
-        table[modality][split] = {name: value for each in judged for name, value in asdict(each).items()}
+        plain, sure = score(part.predicted, part.labels, n_classes), certainty(probabilities, part.labels)
+        specificity = tuple(value if label in own else None for label, value in enumerate(plain.specificity))
+        table[modality][split] = PartScores(**vars(replace(plain, specificity=specificity)), **vars(sure))
         if split == "test":
             lowest[modality] = floors(torch.tensor([own.index(label) for label in part.labels.tolist()]), len(own))
     high, low = table[HIGH]["test"], table[LOW]["test"]
-    names = ("accuracy", "macro_f1")
-    scores = {
-        "scores": table,
-        "harmonic": {name: harmonic_mean(high[name], low[name]) for name in names} if high and low else None,
-        "floors": lowest,
-    }
-    return Evaluation(scores, tuple(parts), tuple(skipped))
+    harmonic = (
+        Means(harmonic_mean(high.accuracy, low.accuracy), harmonic_mean(high.macro_f1, low.macro_f1))
+        if high and low
+        else None
+    )
+    return Evaluation(table, harmonic, lowest, tuple(parts), tuple(skipped))
 
 
 def classify(logits: Logits, backbone: Backbone, views: Views, modality: str) -> Tensor:
@@ -286,27 +285,27 @@ def load_run(folder: Path, on: str | torch.device | Backbone = "cpu") -> Trained
         text, logits = _classifier(config, backbone, result, run.tensors())
     except (KeyError, RuntimeError) as error:  # whole, but of another configuration
         raise UserError(f"{run.prompts} does not belong to {folder / 'config.json'} ({error})") from error
-    return TrainedRun(config, tuple(result["labels"]), absent_in(result), result["banner"], backbone, logits, text)
+    return TrainedRun(config, result.labels, result.lacking(), result.banner, backbone, logits, text)
 
 
 def _classifier(
-    config: RunConfig, backbone: Backbone, result: dict[str, Any], tensors: dict[str, Tensor]
+    config: RunConfig, backbone: Backbone, result: Result, tensors: dict[str, Tensor]
 ) -> tuple[Mapping[str, Tensor] | None, Logits]:
     """Classify by the stored text features; without them, by the method itself, rebuilt from its state."""
     if f"text_features.{HIGH}" in tensors:
         text = {modality: tensors[f"text_features.{modality}"].to(backbone.device) for modality in MODALITIES}
         for modality, features in text.items():
-            if len(features) != (n := len(present(len(result["labels"]), absent_in(result), modality))):
+            if len(features) != (n := len(present(len(result.labels), result.lacking(), modality))):
                 raise RuntimeError(f"text features that are not of {n} classes")
         return text, lambda images, modality: backbone.logit_scale * images @ text[modality].T
     task = Task(
-        name=result["task"],
-        labels=tuple(result["labels"]),
-        classes=tuple(result["classes"]),
-        modality_names=result["modality_names"],
+        name=result.task,
+        labels=result.labels,
+        classes=result.classes,
+        modality_names=result.modality_names,
         records=(),
         images=LooseImages(),
-        absent=absent_in(result),
+        absent=result.lacking(),
     )
     method = config.method.build(Setting(backbone, task, FeatureCache(), config.seed)).to(backbone.device)
     method.load_state_dict(tensors)

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kmat.storage import atomic
 from kmat.errors import UserError
 from kmat.methods.base import Batch, Method
 from kmat.options import check
+from kmat.storage import atomic
 from kmat.storage.tensors import load_tensors, save_tensors
 
 

@@ -3,7 +3,8 @@
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
+from itertools import repeat
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -38,8 +39,9 @@ def misfit(value: object, kind: Any, where: str = "") -> str | None:
     value : object
         Of JSON's types, or a dataclass that was made of them.
     kind : type
-        A plain type, union, ``Literal``, ``list``, ``tuple``, ``dict``, dataclass, or ``TypedDict``, beside whose keys
-        there may be others. Numbers must be finite.
+        A plain type, union, ``Literal``, ``list``, ``tuple``, ``dict``, dataclass, or ``TypedDict``. A dictionary may
+        stand for a dataclass, and a list for a tuple; it may have other keys, and lack those of fields with a default.
+        Numbers must be finite.
     where : str
         Name of the value.
 
@@ -63,6 +65,31 @@ def misfit(value: object, kind: Any, where: str = "") -> str | None:
     return next((found for name, part, part_kind in named if (found := misfit(part, part_kind, name))), None)
 
 
+def restore(value: Any, kind: Any) -> Any:
+    """Make dataclasses and tuples of JSON's dictionaries and lists, where :func:`misfit` has found nothing wrong.
+
+    Examples
+    --------
+    >>> restore({"a": [[1, 2], [3, 4]]}, dict[str, list[tuple[int, ...]]])
+    {'a': [(1, 2), (3, 4)]}
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return restore(value, next(each for each in arguments if misfit(value, each) is None))
+    if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        names = (each.name for each in fields(kind) if each.name in value)
+        return kind(**{name: restore(value[name], hints[name]) for name in names})
+    if origin is dict:
+        return {key: restore(part, arguments[1]) for key, part in value.items()}
+    if origin is list:
+        return [restore(part, arguments[0]) for part in value]
+    if origin is tuple:
+        kinds = repeat(arguments[0]) if arguments[1:] == (...,) else arguments
+        return tuple(restore(part, each) for part, each in zip(value, kinds, strict=False))
+    return value
+
+
 _MISSING = object()
 
 
@@ -72,9 +99,11 @@ def _parts(value: Any, kind: Any, origin: Any, arguments: tuple[Any, ...]) -> It
         return () if value in arguments else None
     if is_typeddict(kind):
         keys = get_type_hints(kind).items()
-        if not isinstance(value, dict):
-            return None
-        return ((k, value.get(k, _MISSING), hint) for k, hint in keys if k in value or k in kind.__required_keys__)
+        return ((key, value.get(key, _MISSING), hint) for key, hint in keys) if isinstance(value, dict) else None
+    if is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        known = [each.name for each in fields(kind) if each.name in value or _required(each)]
+        return ((name, value.get(name, _MISSING), hints[name]) for name in known)
     if not isinstance(value, _plain(origin or kind)) or (isinstance(value, bool) and kind is not bool):
         return None
     if isinstance(value, int | float):
@@ -91,8 +120,12 @@ def _parts(value: Any, kind: Any, origin: Any, arguments: tuple[Any, ...]) -> It
     return ()
 
 
+def _required(field: "Field[Any]") -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
 def _plain(kind: Any) -> Any:
-    return {float: (int, float), None: type(None)}.get(kind, kind)
+    return {float: (int, float), None: type(None), tuple: (tuple, list)}.get(kind, kind)
 
 
 def _short(value: object) -> str:

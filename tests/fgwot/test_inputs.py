@@ -118,6 +118,29 @@ def test_loss_module_starts_afresh_when_the_batch_has_another_size():
         criterion(full, C1.expand(2, *C1.shape), C2, p, q)
 
 
+def test_loss_module_goes_on_from_a_checkpoint_as_if_it_had_never_stopped():
+    """Same bits: the plan and its potentials are all that a next call takes up."""
+    rng = torch.Generator().manual_seed(0)
+    M, x, y = (torch.rand(shape, generator=rng, dtype=torch.float64) for shape in ((3, 5), (3, 2), (5, 2)))
+    C1, C2 = torch.cdist(x, x), torch.cdist(y, y)
+    criterion = fgwot.FGWLoss(0.3, 0.1)
+    assert criterion.start_dict() == {}
+    assert not criterion.state_dict(), "keys that come and go with calls would break load_state_dict"
+    criterion(M, C1, C2)
+    kept = {name: tensor.clone() for name, tensor in criterion.start_dict().items()}
+    assert {name: tuple(tensor.shape) for name, tensor in kept.items()} == {"plan": (3, 5), "f": (3,), "g": (5,)}
+    resumed = fgwot.FGWLoss(0.3, 0.1)
+    resumed.load_start(kept)
+    assert resumed(M + 0.01, C1, C2).equal(criterion(M + 0.01, C1, C2))
+    assert resumed.plan.equal(criterion.plan)
+    resumed.load_start({})
+    assert resumed.start is None
+    with pytest.raises(ValueError, match="expected tensors plan, f and g, or none, got plan"):
+        resumed.load_start({"plan": kept["plan"]})
+    with pytest.raises(ValueError, match=r"got \(3, 5\), \(5,\) and \(3,\)"):
+        resumed.load_start({"plan": kept["plan"], "f": kept["g"], "g": kept["f"]})
+
+
 def test_loss_module_without_a_linear_cost_is_gromov_wasserstein():
     case = random_case(3, kind="euclidean")
     _, C1, C2, p, q = case.tensors()

@@ -33,14 +33,14 @@ def test_arrays_go_from_task_to_scores_and_back_from_a_folder(pictures, tiny, tm
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     task = kmat.task_from_arrays("squares", ["dark", "bright"], pictures, modality_names={"high": "grey", "low": "RGB"})
     run = kmat.fit(task, "coop", backbone=tiny, shots=4, epochs=3, augment="none", out=tmp_path / "run")
-    assert run.scores["low"]["test"]["n"] == 8
+    assert run.scores["low"]["test"].n == 8
     assert "CoOpConfig on squares" in repr(run)
     low, labels = pictures["low", "test"]
     probabilities = run.predict(low)
     assert probabilities.shape == (8, 2)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(8))
     hits = (probabilities.argmax(1) == torch.tensor(labels)).double().mean()
-    assert float(hits) == pytest.approx(run.scores["low"]["test"]["accuracy"])
+    assert float(hits) == pytest.approx(run.scores["low"]["test"].accuracy)
     Image.fromarray(low[0]).save(tmp_path / "one.png")
     mixed = run.predict([tmp_path / "one.png", Image.fromarray(low[0]), low[0]])
     torch.testing.assert_close(mixed, probabilities[:1].expand(3, 2))

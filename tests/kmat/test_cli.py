@@ -499,10 +499,11 @@ def test_report_on_single_runs(kmat, trained, tmp_path):
 def test_report_on_damaged_folders_is_one_line(kmat, trained, tmp_path):
     from kmat.grids.results import Entry, Results
     from kmat.reports.report import write_results
+    from kmat.runs.evaluation import Means
 
     (tmp_path / "empty").mkdir()
     assert "empty holds neither a finished grid nor a finished run" in one_line(kmat("report", "empty")[2])
-    scores = {modality: {"accuracy": 0.5, "macro_f1": 0.5} for modality in ("high", "low")}
+    scores = dict.fromkeys(("high", "low"), Means(0.5, 0.5))
     write_results(Results("bench", [Entry.of("t", "m", "b", 1, "../out", scores)], {}, ()), tmp_path / "grid")
     assert "the run '../out' leads out of the folder" in one_line(kmat("report", "grid")[2])
     run = shutil.copytree(trained, tmp_path / "run")

@@ -12,6 +12,7 @@ from kmat.reports.clinical import by_method, calibration_error, class_tables, co
 from kmat.reports.finished import FinishedRun
 from kmat.runs.config import RunConfig
 from kmat.runs.evaluation import certainty, score
+from kmat.runs.result import PartScores
 
 LABELS = ("mole", "melanoma")
 
@@ -21,7 +22,7 @@ def judged(predicted, labels, sure):
     p = torch.full((len(labels), 2), 1 - sure)
     p[range(len(labels)), predicted] = sure
     labels = torch.tensor(labels)
-    return {**vars(score(torch.tensor(predicted), labels, 2)), **vars(certainty(p, labels))}
+    return PartScores(**vars(score(torch.tensor(predicted), labels, 2)), **vars(certainty(p, labels)))
 
 
 def run(high, low, seed=1):
@@ -61,7 +62,7 @@ def test_a_table_per_method(two):
 
 
 def test_runs_of_earlier_versions_are_left_out(two):
-    old = {modality: {"per_class": [1, 1], "confusion": [[1, 0], [0, 1]]} for modality in ("high", "low")}
+    old = dict.fromkeys(("high", "low"), PartScores(4, 1.0, 1.0, (1.0, 1.0)))
     assert by_method([FinishedRun(two[0].entry, two[0].config, LABELS, {}, old, {}, {}, ())]) == {}
 
 

@@ -94,11 +94,11 @@ def test_harmonic_mean():
 def test_floors():
     labels = torch.tensor([0] * 6 + [1] * 3 + [2] * 1)
     found = floors(labels, 4)
-    assert found["largest class"]["accuracy"] == 0.6
+    assert found["largest class"].accuracy == 0.6
     constant = f1_score(labels, [0] * 10, average="macro", zero_division=0)
-    assert found["largest class"]["macro_f1"] == pytest.approx(constant)
+    assert found["largest class"].macro_f1 == pytest.approx(constant)
     many = labels.repeat(20_000)
     guess = torch.randint(4, many.shape, generator=torch.Generator().manual_seed(0))
-    assert found["chance"]["accuracy"] == pytest.approx(accuracy_score(many, guess), abs=5e-3)
+    assert found["chance"].accuracy == pytest.approx(accuracy_score(many, guess), abs=5e-3)
     expected = f1_score(many, guess, labels=[0, 1, 2], average="macro")
-    assert found["chance"]["macro_f1"] == pytest.approx(expected, abs=5e-3)
+    assert found["chance"].macro_f1 == pytest.approx(expected, abs=5e-3)

@@ -42,7 +42,7 @@ def cached(tmp_path):
 
 
 def numbers(results):
-    return [result["scores"] for result in results.values()]
+    return [result.scores for result in results.values()]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_processes_give_the_numbers_of_one(jobs, cached, tmp_path):
     with Resources(workers=2, cache=cached).open() as pool:
         together = run_all(pool, elsewhere)
     assert list(alone) == [job.folder for job in jobs]
-    assert numbers(alone) == [together[job.folder]["scores"] for job in elsewhere]
+    assert numbers(alone) == [together[job.folder].scores for job in elsewhere]
 
 
 def wait_for_checkpoint(folder):
@@ -97,7 +97,7 @@ def test_killed_workers_are_replaced_and_their_runs_go_on(config, cached, tmp_pa
     assert [json.loads(line)["epoch"] for line in lines] == list(range(150)), "it went on from its checkpoint"
     with Resources(workers=1, cache=cached).open() as pool:
         alone = run_all(pool, [Job(jobs[0].config, tmp_path / "undisturbed")])
-    assert numbers(alone) == [results[jobs[0].folder]["scores"]]
+    assert numbers(alone) == [results[jobs[0].folder].scores]
 
 
 def dies_once(directory, job, resources):
@@ -120,7 +120,7 @@ def test_ray_gives_the_same_numbers_and_survives_a_killed_worker(ray, config, tm
     assert capfd.readouterr().err.count("its worker died (WorkerCrashedError") == 1
     with Resources(workers=1, cache=Path("cache")).open() as pool:
         alone = run_all(pool, [Job(job.config, Path("alone") / job.folder) for job in jobs])
-    assert [results[job.folder]["scores"] for job in jobs] == numbers(alone), "in whatever order they ended"
+    assert [results[job.folder].scores for job in jobs] == numbers(alone), "in whatever order they ended"
     for job in jobs:
         lines = (job.folder / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["epoch"] for line in lines] == list(range(60)), "it went on from its checkpoint"
@@ -148,7 +148,7 @@ def test_a_run_that_cannot_be_done_does_not_keep_the_others_from_being_done(jobs
     first, second, third = (outcomes[job.folder] for job in jobs)
     assert isinstance(second, UserError)
     assert "holds files but no run" in str(second)
-    assert (first["seed"], third["seed"]) == (1, 3)
+    assert (first.seed, third.seed) == (1, 3)
 
 
 def test_a_backbone_out_of_reach_is_asked_for_once(jobs, cached, monkeypatch):

@@ -16,12 +16,11 @@ from kmat.methods import KMaTConfig
 from kmat.reports import printed as paper
 from kmat.reports.report import write_results
 from kmat.reports.tables import backbone_tables, main_tables
-from kmat.runs.evaluation import harmonic_mean
+from kmat.runs.evaluation import Means, harmonic_mean
 
 
 def entry(method, backbone, seed, high, low, task="t_1"):
-    scores = {"high": {"accuracy": high / 100, "macro_f1": high / 200}}
-    scores["low"] = {"accuracy": low / 100, "macro_f1": low / 200}
+    scores = {"high": Means(high / 100, high / 200), "low": Means(low / 100, low / 200)}
     return Entry.of(task, method, backbone, seed, f"runs/{method}", scores)
 
 

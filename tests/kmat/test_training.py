@@ -157,14 +157,14 @@ def test_high_end_results_do_not_depend_on_lambda_fgw(go, tmp_path):
     """The reason why it cannot be tuned on high-end validation images."""
     results = [go(f"fgw{weight}", KMaTConfig(lambda_fgw=weight)) for weight in (0.0, 1.0, 10.0)]
     prompts = [load_file(tmp_path / f"fgw{w}" / "prompts.safetensors") for w in (0.0, 1.0, 10.0)]
-    assert results[0]["scores"]["high"] == results[1]["scores"]["high"] == results[2]["scores"]["high"]
+    assert results[0].scores["high"] == results[1].scores["high"] == results[2].scores["high"]
     assert torch.equal(prompts[0]["text_features.high"], prompts[2]["text_features.high"])
     assert not torch.equal(prompts[0]["text_features.low"], prompts[2]["text_features.low"])
 
 
 def test_zero_shot_is_not_trained(go, tmp_path):
     result = go("run", ZeroShotConfig())
-    assert result["scores"]["high"]["test"]["n"] == 10
+    assert result.scores["high"]["test"].n == 10
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
@@ -239,11 +239,11 @@ def test_run_folder_says_all(go, tmp_path):
     }
     identity = json.loads((folder / "config.json").read_text())
     assert RunConfig.from_json(identity["config"]).to_json() == identity["config"]
-    assert len(identity["draw"]) == result["train_images"] == 10
-    assert result["scores"]["low"]["test"]["n"] == 10
-    high, low = (result["scores"][m]["test"]["accuracy"] for m in ("high", "low"))
-    assert result["harmonic"]["accuracy"] == pytest.approx(2 * high * low / (high + low))
-    assert result["augmented"] is True
+    assert len(identity["draw"]) == result.train_images == 10
+    assert result.scores["low"]["test"].n == 10
+    high, low = (result.scores[m]["test"].accuracy for m in ("high", "low"))
+    assert result.harmonic.accuracy == pytest.approx(2 * high * low / (high + low))
+    assert result.augmented is True
     rows = (folder / "split.csv").read_text().splitlines()
     assert rows[0] == "path,label,modality,split,patient"
     assert sum(",high,train," in row for row in rows) == 10
@@ -256,7 +256,7 @@ def test_fewer_images_than_shots_are_all_taken_and_said(tiny, tiny_dir, shapes, 
         method=CoOpConfig(), data=shapes_config, backbone=f"local-dir:{tiny_dir}", schedule=Schedule(epochs=1)
     )
     result = train(config, tmp_path / "run", task=shapes, backbone=tiny, cache=cache)
-    assert result["train_images"] == 12
+    assert result.train_images == 12
     assert "class 'round_bright' has 6 readable training images, fewer than 16" in capsys.readouterr().err
 
 
@@ -266,8 +266,8 @@ def test_absent_low_end_is_handled(tiny, tiny_dir, shapes, shapes_config, cache,
         method=CoOpConfig(), data=shapes_config, backbone=f"local-dir:{tiny_dir}", schedule=Schedule(epochs=1)
     )
     result = train(config, tmp_path / "run", task=high_only, backbone=tiny, cache=cache)
-    assert result["scores"]["low"] == {"test": None}
-    assert result["harmonic"] is None
+    assert result.scores["low"] == {"test": None}
+    assert result.harmonic is None
 
 
 @pytest.mark.parametrize(("field", "value"), [("epochs", 0), ("batch_size", 0)])
