@@ -201,6 +201,17 @@ def test_without_entropy_the_linear_case_agrees_with_pot():
     np.testing.assert_allclose(ours.plan, theirs, atol=1e-4)
 
 
+def test_without_entropy_the_semi_relaxed_problem_agrees_with_pot():
+    case = random_case(13, max_points=8, kind="euclidean", epsilon=(0.1, 0.3))
+    M, C1, C2, p, q = case.tensors()
+    options = {"alpha": 0.5, "epsilon": 0.05, "solver": fgwot.ProximalPoint(), "max_iter": 5000}
+    ours = fgw(M, C1, C2, p, q, rho=(INF, 0.0), **options)
+    theirs = ot.gromov.entropic_semirelaxed_fused_gromov_wasserstein(
+        case.M, case.C1, case.C2, case.p, symmetric=True, epsilon=0.05, alpha=0.5, max_iter=10**5, tol=1e-12
+    )
+    np.testing.assert_allclose(ours.value, reference.energy(case.M, case.C1, case.C2, theirs, 0.5), rtol=1e-5)
+
+
 @pytest.mark.parametrize("rho", [1.0, (INF, 0.0)])
 def test_several_starts_find_what_is_no_worse_and_low_rank_the_same(rho):
     case = random_case(14, max_points=8, kind="euclidean", epsilon=(0.02, 0.05))
