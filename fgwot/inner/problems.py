@@ -47,8 +47,8 @@ class Inner(Batch, ABC):
         """Return the plan nearest to exp(-X), in KL, that meets what must be met."""
 
     @abstractmethod
-    def mass(self, T: Tensor) -> Tensor | float:
-        """Mass of plans, which errors are relative to."""
+    def mass(self, T: Tensor) -> Tensor:
+        """Mass of plans (B,) or (1,), which errors are relative to."""
 
     @abstractmethod
     def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
@@ -88,8 +88,8 @@ class Balanced(Inner):
     def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
         return sinkhorn(X, self.exact, g, tol)
 
-    def mass(self, T: Tensor) -> float:
-        return 1.0
+    def mass(self, T: Tensor) -> Tensor:
+        return T.new_ones(1)
 
     def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
         (p, q), T = (self.exact.p, self.exact.q), plan.T

@@ -94,8 +94,8 @@ class _Iteration(Batch):
         G = linearise.product(inner.marginals) if start.product else linearise(plan.T)
         # A guess may have mass where costs forbid it, its successor has not.
         typical = inner.solve(G, zero + 1, start.g, zero + COARSEST) if start.change else plan
-        per_mass = typical.T / torch.as_tensor(inner.mass(typical.T)).view(-1, 1, 1)
-        tolerance = Tolerance.at(G, per_mass, tol, inner.potentials(typical))
+        share = typical.T / inner.mass(typical.T)[:, None, None]
+        tolerance = Tolerance.at(G, share, tol, inner.potentials(typical))
         state = _State(
             X=start.X,
             G=G,

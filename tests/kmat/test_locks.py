@@ -20,6 +20,7 @@ from kmat.errors import UserError
 from kmat.methods import CoOpConfig
 from kmat.model.features import FeatureCache
 from kmat.runs.config import RunConfig
+from kmat.runs.result import Result
 from kmat.runs.run import train
 from kmat.runs.training import Schedule
 from kmat.storage import atomic, lock
@@ -89,7 +90,7 @@ def test_a_run_that_another_process_has_finished_meanwhile_is_read_back(go, tmp_
 
     monkeypatch.setattr(CoOpConfig, "build", slow)
     read = go(resume=True, after_epoch=lambda: pytest.fail("trained again"))
-    assert read == json.loads((tmp_path / "run" / "result.json").read_text())
+    assert read == Result.from_json(json.loads((tmp_path / "run" / "result.json").read_text()))
     assert content(tmp_path / "run") == content(tmp_path / "alone")
 
 
@@ -125,7 +126,7 @@ def test_a_file_system_without_locks_is_said(go, monkeypatch, capsys):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    assert go()["seed"] == 1
+    assert go().seed == 1
     assert "cannot be locked (No locks available): let no other command write to it" in capsys.readouterr().err
 
 

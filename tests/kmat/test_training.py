@@ -179,7 +179,7 @@ def test_a_taken_folder_is_never_reused_silently(go, tmp_path):
     with pytest.raises(UserError, match=r"another run, cannot resume: config\.method\.lambda_anc"):
         go("run", KMaTConfig(lambda_anc=1), resume=True)
     other = go("run", KMaTConfig(lambda_anc=1), overwrite=True)
-    assert other["method"]["lambda_anc"] == 1
+    assert other.method["lambda_anc"] == 1
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("precious")
     for options in ({}, {"resume": True}, {"overwrite": True}):
