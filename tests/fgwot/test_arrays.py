@@ -46,9 +46,9 @@ def test_numpy_in_numpy_out():
 
 
 def test_jax_in_jax_out():
-    solution = solve(*map(jnp.asarray, ARRAYS))
+    solution = solve(*(jnp.asarray(a, jnp.float32) for a in ARRAYS))
     assert all(isinstance(value, jax.Array) for value in fields(solution).values())
-    assert solution.plan.dtype == jnp.float32  # JAX without x64
+    assert solution.plan.dtype == jnp.float32
     same(solution, solve(*(t.float() for t in TENSORS)), rtol=1e-6)
     assert repr(solution) == repr(solve(*TENSORS))
 
