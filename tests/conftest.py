@@ -18,6 +18,8 @@ hypothesis.settings.load_profile("suite")
 LONGEST = (
     "test_cli.py",
     "test_drivers.py",
+    "test_fuzz_commands.py",
+    "test_ranks.py",
     "test_interpreter.py",
     "test_gpu.py",
     "test_grid.py",

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fgwot.arrays import any_array
 from fgwot.functional import fused_gromov_wasserstein, warn
 from fgwot.losses import GroundLoss, ground_loss
 from fgwot.problem import Weight, allowed_imbalance
@@ -71,6 +72,7 @@ class Barycenter:
         return self.status == Status.CONVERGED
 
 
+@any_array
 def barycenter(
     structures: Tensors,
     features: Tensors | None = None,

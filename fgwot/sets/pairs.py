@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fgwot.arrays import any_array
 from fgwot.functional import fused_gromov_wasserstein, warn
 from fgwot.iteration.initial import MultiInit
 from fgwot.losses import GroundLoss, ground_loss
@@ -44,6 +45,7 @@ class Pairwise:
         return self.status == Status.CONVERGED
 
 
+@any_array
 def pairwise(
     structures: Tensors,
     features: Tensors | None = None,

@@ -1,5 +1,6 @@
 """Arrays of NumPy and JAX, and of a stand-in for CuPy, in place of tensors."""
 
+import functools
 import subprocess
 import sys
 import types
@@ -206,3 +207,14 @@ def test_importing_fgwot_imports_no_library_of_arrays():
     code = "import sys, torch; before = set(sys.modules); import fgwot; print(*set(sys.modules) - before)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "jax", "cupy", "scipy", "matplotlib"} & set(found)
+
+
+def test_sets_of_arrays():
+    rng = np.random.default_rng(0)
+    clouds = [rng.random((n, 2)) for n in (5, 6)]
+    structures = [np.linalg.norm(x[:, None] - x, axis=-1) for x in clouds]
+    tensors = [[torch.from_numpy(a) for a in arrays] for arrays in (structures, clouds)]
+    for solve_set in (fgwot.pairwise, functools.partial(fgwot.barycenter, n=4)):
+        found, expected = solve_set(structures, clouds, epsilon=0.1), solve_set(*tensors, epsilon=0.1)
+        assert isinstance(found.value, np.ndarray)
+        np.testing.assert_array_equal(found.value, expected.value)
