@@ -124,7 +124,7 @@ def compare(name: str, n: int, epsilon: float) -> str:
         return max(abs(family.objective(case, T) - goal), family.missed(case, T))
 
     (ours, missing), (theirs, gap) = (_fastest(solve, error) for solve in sides)
-    times = f"{ours:.4f} s | {missing:.0e} | {theirs:.4f} s | {gap:.0e} | {theirs / ours:.1f}"
+    times = f"{ours:.4f} s | {missing:.0e} | {theirs:.4f} s | {gap:.0e} | {theirs / ours:.2g}"
     return f"| {name} | {n} | {epsilon} | {times} |"
 
 
