@@ -125,10 +125,13 @@ def _tensor(name: str, value: Any) -> Any:
         )
     if not value.ndim:
         return float(value)
-    try:
-        tensor = torch.utils.dlpack.from_dlpack(value)
-    except (BufferError, RuntimeError):  # negative strides, or read-only before NumPy 2.1
+    if min(getattr(value, "strides", (0,))) < 0:  # tensors have no such strides, and torch 2.9 aborts at them
         tensor = _copied(name, value)
+    else:
+        try:
+            tensor = torch.utils.dlpack.from_dlpack(value)
+        except (BufferError, RuntimeError):  # read-only before NumPy 2.1
+            tensor = _copied(name, value)
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {value.dtype}; convert it with .astype(float)")
     return tensor
