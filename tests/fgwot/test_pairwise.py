@@ -111,7 +111,7 @@ C, X, P = a_set(sizes=(3, 4))
         ({"structures": []}, ValueError, "structures is empty"),
         ({"structures": C[0][:2]}, ValueError, r"structures\[0\] must be of shape \(n, n\) with n >= 1, got \(3,\)"),
         ({"structures": {0: C[0]}}, TypeError, "structures must be a sequence of tensors, .* got dict"),
-        ({"structures": [C[0], C[1].numpy()]}, TypeError, r"structures\[1\] must be a torch.Tensor, got ndarray"),
+        ({"structures": [C[0], C[1].numpy()]}, TypeError, "arrays of one library"),
         ({"structures": [C[0], C[1].long()]}, TypeError, r"structures\[1\] must be floating point, got torch.int64"),
         ({"structures": [C[0], C[1].float()]}, TypeError, "all tensors must have one dtype and device; .*float32"),
         ({"structures": [C[0], C[1][:3]]}, ValueError, r"structures\[1\] must be of shape \(n, n\).*got \(3, 4\)"),
