@@ -30,7 +30,7 @@ from kmat.methods.residual import couple, transport
 from kmat.modalities import HIGH, LOW, MODALITIES
 from kmat.model.backbone import Backbone, load_backbone
 from kmat.model.features import FeatureCache
-from kmat.runs.evaluation import harmonic_mean, score
+from kmat.runs.evaluation import Means, harmonic_mean, score
 from kmat.runs.folder import RunDir
 from kmat.tasks.base import Descriptions, Task
 
@@ -114,7 +114,7 @@ def merge(task: Task, groups: Mapping[str, tuple[str, ...]], dropped: Sequence[s
     )
 
 
-def merged_scores(run: kmat.Run, task: Task, whole: Task, images: Sequence[object]) -> dict[str, float]:
+def merged_scores(run: kmat.Run, task: Task, whole: Task, images: Sequence[object]) -> Means:
     """Low-end scores on ``task`` of a run on the ``whole``: the probabilities of the parts are added up after."""
     probabilities = run.predict(images, LOW)
     columns = []
@@ -125,7 +125,7 @@ def merged_scores(run: kmat.Run, task: Task, whole: Task, images: Sequence[objec
     own = list(task.present(LOW))
     labels = torch.tensor([own.index(record.label) for record in task.select(LOW, "test")])
     found = score(torch.stack(columns, dim=1).argmax(dim=1), labels, len(own))
-    return {"accuracy": found.accuracy, "macro_f1": found.macro_f1}
+    return Means(found.accuracy, found.macro_f1)
 
 
 def merged(places: Sequence[Place], weight: float) -> None:
@@ -143,10 +143,10 @@ def merged(places: Sequence[Place], weight: float) -> None:
             high = run.scores[HIGH]["test"]
             rows.setdefault(name + ", merged after" * after, []).append(
                 {
-                    "Hi acc": 100 * high["accuracy"],
-                    "Lo acc": 100 * low["accuracy"],
-                    "Lo F1": 100 * low["macro_f1"],
-                    "H acc": 100 * harmonic_mean(high["accuracy"], low["accuracy"]),
+                    "Hi acc": 100 * high.accuracy,
+                    "Lo acc": 100 * low.accuracy,
+                    "Lo F1": 100 * low.macro_f1,
+                    "H acc": 100 * harmonic_mean(high.accuracy, low.accuracy),
                 }
             )
     ours = [each["H acc"] for each in rows["Residual transport"]]
