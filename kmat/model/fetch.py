@@ -72,15 +72,15 @@ def fetch(repo: str, folder: Path, *, endpoint: str, revision: str = "main") -> 
         raise UserError(f"{endpoint} has no {missing} of {repo} at revision {revision}: is it an open_clip model?")
     files = [config, weights, *(found for name in OTHERS if (found := look(name)))]
     with Lock(folder):
-        wanted = [file for file in files if _sha256(folder / file.name, file) is None]
+        sums = {file: _sha256(folder / file.name, file) for file in files}
+        wanted = [file for file, found in sums.items() if found is None]
         missing_bytes = sum(file.size - _size(_partial(folder, file)) for file in wanted)
         if (free := shutil.disk_usage(folder).free) < missing_bytes:
             raise UserError(f"{folder}: {missing_bytes / 1e6:.0f} MB are to come, but {free / 1e6:.0f} MB are free")
         with counted(f"{repo}, MB", sum(file.size for file in wanted) // BLOCK) as advance:
             for file in wanted:
-                _download(file, folder, _in_blocks(advance))
-        sums = (f"{_sha256(folder / file.name, file)}  {file.name}\n" for file in files)
-        atomic.write(folder / SUMS, "".join(sums))
+                sums[file] = _download(file, folder, _in_blocks(advance))
+        atomic.write(folder / SUMS, "".join(f"{found}  {file.name}\n" for file, found in sums.items()))
     return files
 
 
@@ -114,8 +114,11 @@ def _look(url: str, name: str) -> Remote | None:
     return Remote(name, url, int(size), digest, headers.get("X-Repo-Commit") or "")
 
 
-def _download(file: Remote, folder: Path, advance: Callable[[int], None]) -> None:
-    """Download a file aside, going on for as long as each attempt brings it further; rename it once it is right."""
+def _download(file: Remote, folder: Path, advance: Callable[[int], None]) -> str:
+    """Download a file aside, going on for as long as each attempt brings it further; rename it once it is right.
+
+    Returns its SHA-256.
+    """
     partial = _partial(folder, file)
     if _size(partial) > file.size:
         partial.unlink()
@@ -132,10 +135,12 @@ def _download(file: Remote, folder: Path, advance: Callable[[int], None]) -> Non
             raise UserError(f"{file.name}: {done}, then {reason}; the same command goes on from there")
     with atomic.naming(partial):
         partial.touch()  # of an empty file there is none yet
-        if _sha256(partial, file) is None:
+        found = _sha256(partial, file)
+        if found is None:
             partial.unlink()
             raise UserError(f"{file.url}: its content does not fit its digest {file.digest}; it was deleted, try again")
         partial.replace(folder / file.name)
+    return found
 
 
 def _append(file: Remote, partial: Path, start: int) -> Iterator[int]:

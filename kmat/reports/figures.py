@@ -146,12 +146,17 @@ def embeddings(pairs: Sequence[Pair]) -> Figure:
         for modality in (HIGH, LOW)
         for word in ("with", "without")
     ]
-    handles += [
+    _explain(figure, handles, labels)
+    return figure
+
+
+def _explain(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
+    """Legend of markers, and of the colours of classes."""
+    colours = (
         Line2D([], [], linestyle="", marker="s", color=CLASS_COLOURS[i % len(CLASS_COLOURS)], label=label)
         for i, label in enumerate(labels)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    return figure
+    )
+    figure.legend(handles=[*handles, *colours], loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
 
 def residuals(runs: Sequence[FinishedRun]) -> Figure:
@@ -184,11 +189,7 @@ def residuals(runs: Sequence[FinishedRun]) -> Figure:
         for m, name in ((HIGH, "high end"), (LOW, "low end"))
         for word, face in (("descriptions", "none"), ("after", grey))
     ]
-    handles += [
-        Line2D([], [], linestyle="", marker="s", color=CLASS_COLOURS[i % len(CLASS_COLOURS)], label=label)
-        for i, label in enumerate(labels)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    _explain(figure, handles, labels)
     return figure
 
 
