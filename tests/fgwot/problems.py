@@ -51,6 +51,19 @@ class Case:
         return replace(self, **changes)
 
 
+def central_differences(value, arguments, which, step=1e-5):
+    """Derivatives of a value of tensors in all entries of one of them."""
+    found = torch.zeros_like(arguments[which])
+    for entry in np.ndindex(*found.shape):
+        sides = []
+        for sign in (1, -1):
+            moved = arguments[which].clone()
+            moved[entry] += sign * step
+            sides.append(value(*arguments[:which], moved, *arguments[which + 1 :]))
+        found[entry] = (sides[0] - sides[1]) / (2 * step)
+    return found
+
+
 def random_case(seed, max_points=12, kind=None, epsilon=(0.02, 0.5)):
     rng = np.random.default_rng(seed)
     n, m = rng.integers(2, max_points + 1, 2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import random_case
+from problems import central_differences, random_case
 
 import fgwot
 from fgwot import reference
@@ -118,22 +118,14 @@ def test_envelope_gradients_match_central_differences(rho):
 
     leaves = [t.clone().requires_grad_() for t in inputs]
     found = torch.autograd.grad(value(*leaves), leaves, allow_unused=True)
-    for index, (leaf, gradient) in enumerate(zip(inputs, found, strict=True)):
+    for index, gradient in enumerate(found):
         if index >= 7 and rho[index - 7] in (0.0, INF):
             assert gradient is None or gradient == 0
             continue
         if index == 4 and rho[1] == 0.0:
             assert not gradient.any()
             continue
-        expected = torch.zeros_like(leaf)
-        for entry in np.ndindex(*leaf.shape):
-            sides = []
-            for sign in (1, -1):
-                moved = leaf.clone()
-                moved[entry] += sign * 1e-5
-                sides.append(value(*inputs[:index], moved, *inputs[index + 1 :]))
-            expected[entry] = (sides[0] - sides[1]) / 2e-5
-        np.testing.assert_allclose(gradient, expected, atol=2e-5)
+        np.testing.assert_allclose(gradient, central_differences(value, inputs, index), atol=2e-5)
 
 
 def test_points_without_mass_stay_so_where_marginals_count():
