@@ -104,43 +104,36 @@ def envelope_values(problem: Problem, result: Result, entropic: bool) -> _Values
     held fixed, which ignores how the plan moves.
     """
     p, T, quad = problem, result.T, result.value_quad
-    by_p, by_q = _by_marginals(problem, result)
+    by_p, by_q, paid = _of_marginals(problem, result)
     args = (p.p, p.q, p.alpha, p.epsilon, T, by_p, by_q)
-    asked = _asked(problem, result)
     if isinstance(p.C1, LowRank) and isinstance(p.C2, LowRank):
         quad = low_rank_quadratic(p.C1, p.C2, T)
         value, cost, linear, fixed, _ = _Envelope.apply(p.M, None, None, *args, quad.detach(), p.loss, entropic)
         moved = quad - fixed  # zero, with the gradients in the factors
         weighted = p.alpha.detach() * moved
-        return value + weighted + asked, cost + weighted, linear, fixed + moved
+        return value + weighted + paid, cost + weighted, linear, fixed + moved
     value, *rest, _ = _Envelope.apply(p.M, *p.dense(), *args, quad, p.loss, entropic)
-    return value + asked, *rest
+    return value + paid, *rest
 
 
-def _by_marginals(problem: Problem, result: Result) -> tuple[Tensor, Tensor]:
-    """Derivatives (B, n), (B, m) of the minimised objective in p and q."""
+def _of_marginals(problem: Problem, result: Result) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Derivatives (B, n), (B, m) of the minimised objective in p and q, and what is paid for marginals (B,).
+
+    That has its derivative in rho; where the mass of the plan is given it is zero, with the derivative in the mass.
+    """
     if problem.rho is not None:
-        sides = zip(problem.rho, (problem.p, problem.q), (result.T.sum(-1), result.T.sum(-2)), strict=True)
-        by_p, by_q = (
-            torch.where(marginal > 0, rho[:, None] * (1 - sums / marginal), 0) for rho, marginal, sums in sides
-        )
-        exact1, exact2 = (rho.isinf()[:, None] for rho in problem.rho)
-        return torch.where(exact1, result.f, by_p).detach(), torch.where(exact2, result.g, by_q).detach()
+        pairs = ((problem.p.detach(), result.T.sum(-1), result.f), (problem.q.detach(), result.T.sum(-2), result.g))
+        (by_p, one), (by_q, two) = (_of_side(rho, *pair) for rho, pair in zip(problem.rho, pairs, strict=True))
+        return by_p, by_q, one + two
     if problem.mass is not None:
-        return result.f, split(result.g, problem.q)[0].detach()
-    return result.f, result.g
+        g, h = split(result.g, problem.q.detach())
+        return result.f, g, h * (problem.mass - problem.mass.detach())
+    return result.f, result.g, 0.0
 
 
-def _asked(problem: Problem, result: Result) -> Tensor | float:
-    """What is paid for marginals, with its derivative in rho; for a given mass zero, with the derivative in that."""
-    T = result.T
-    if problem.rho is not None:
-        sides = zip(problem.rho, (T.sum(-1), T.sum(-2)), (problem.p.detach(), problem.q.detach()), strict=True)
-        one, two = (priced(rho, sums, marginal) for rho, sums, marginal in sides)
-        return one + two
-    if problem.mass is not None:
-        return split(result.g, problem.q)[1].detach() * (problem.mass - problem.mass.detach())
-    return 0.0
+def _of_side(rho: Tensor, marginal: Tensor, sums: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
+    by_marginal = torch.where(marginal > 0, rho[:, None] * (1 - sums / marginal), 0).detach()
+    return torch.where(rho.isinf()[:, None], potential, by_marginal), priced(rho, sums, marginal)
 
 
 def with_quadratic(problem: Problem, result: Result) -> Result:

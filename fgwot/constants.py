@@ -11,6 +11,9 @@ SHORT = 0.3  # change from which steps may be extrapolated
 HORIZON = 8  # undamped steps to go, by their present rate, from which they are
 FURTHEST = 20.0  # extrapolation, in steps
 
+BACKTRACKS = 12  # thirds of a Newton step in its line search
+LONGEST_STEP = 30.0  # of a potential, before the line search
+
 POOR = 0.3  # contraction of the error by a chord step that calls for a fresh matrix
 FAILED = 0.9  # contraction that says that a step did nothing
 LONGEST = 3.0  # chord step of a potential

@@ -1,7 +1,7 @@
 """Validated, broadcast and batched inputs of one FGW problem or of many."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fgwot.batch import Selectable, broadcast, flatten, take
 from fgwot.losses import GroundLoss, ground_loss
-from fgwot.structure import LowRank, Structure, refuse_sparse
+from fgwot.structure import LowRank, Structure
 
 Weight = float | Tensor
 
@@ -72,7 +72,6 @@ class Problem(Selectable):
     ) -> "Problem":
         """Check types and shapes, broadcast the leading shapes and flatten them to one batch dimension."""
         loss = ground_loss(loss)
-        refuse_sparse(M=M, C1=C1, C2=C2)
         _check_structures(C1, C2, loss)
         given = {name: t for name, t in {"M": M, "p": p, "q": q}.items() if t is not None} | _parts(C1, C2)
         _check_types(given)
@@ -169,8 +168,8 @@ class Problem(Selectable):
         C1, C2 = (t[C] if C in t else LowRank(t[f"{C}.A"], t[f"{C}.B"]) for C in ("C1", "C2"))
         rho = None if self.rho is None else (t["rho1"], t["rho2"])
         M, p, q, alpha, epsilon = (t[name] for name in ("M", "p", "q", "alpha", "epsilon"))
-        new = replace(self, M=M, C1=C1, C2=C2, p=p, q=q, alpha=alpha, epsilon=epsilon, batch_shape=alpha.shape)
-        return replace(new, rho=rho, mass=t.get("mass"))
+        weights = alpha, epsilon, self.loss, self.given, alpha.shape, self.dtype
+        return Problem(M, C1, C2, p, q, *weights, rho, t.get("mass"))
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """C1 and C2 as tensors.

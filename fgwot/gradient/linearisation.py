@@ -234,10 +234,6 @@ class Complete(Batch):
         rows, columns = self.partial.shift(Marginals(T.sum(-1), T.sum(-2)))
         return self.partial(T) + (rows[:, :, None] + columns[:, None, :]) / self.epsilon[:, None, None]
 
-    def product(self, marginals: Marginals) -> Tensor:
-        """Gradient at the plan p q'."""
-        return self(marginals.p[:, :, None] * marginals.q[:, None, :])
-
     def follow(self, G: Tensor, T: Tensor, _delta: Tensor, change: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient at T, how it has changed, and no drift."""
         new = self(T)

@@ -22,14 +22,13 @@ import torch
 from torch import Tensor
 
 from fgwot.batch import Batch, take
+from fgwot.constants import BACKTRACKS, LONGEST_STEP
+from fgwot.inner.annealing import annealed
 from fgwot.inner.plan import Coupling
 
 _STEPS = 40  # before annealing
 _ANNEALED_STEPS = 60  # at one temperature of it
-_COOLING = 4.0  # factor between temperatures
 _SWEEPS = 8  # before Newton steps, which are dearer
-_BACKTRACKS = 12  # thirds of a Newton step in its line search
-_LONGEST_STEP = 30.0  # of a potential, before the line search
 
 
 @dataclass(frozen=True)
@@ -75,22 +74,13 @@ def _solve(X: Tensor, bounds: Bounds, dual: "_Dual", tol: Tensor, steps: int) ->
 
 
 def _anneal(X: Tensor, bounds: Bounds, tol: Tensor) -> "_Dual":
-    """Solve at scales of X that grow to 1, each from the last: the hotter problem is the smoother one."""
-    spread = X.amax((-2, -1)) - X.amin((-2, -1))
-    scale = (5 / spread).nan_to_num(1.0).clamp(max=1)
+    """The same at growing scales of the costs, from the start."""
     g = torch.zeros_like(bounds.q)
-    while True:
-        scaled = scale[:, None, None] * X
-        target = torch.where(scale == 1, tol, tol.clamp_min(1e-2))
-        dual = _solve(scaled, bounds, _Dual.at(scaled, bounds, g), target, _ANNEALED_STEPS)
-        if bool((scale == 1).all()):
-            return dual
-        cooler = (scale * _COOLING).clamp(max=1)
-        g, scale = dual.g * (cooler / scale)[:, None], cooler
+    return annealed(X, g, tol, lambda X, g, tol: _solve(X, bounds, _Dual.at(X, bounds, g), tol, _ANNEALED_STEPS))
 
 
 def split(y: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """G (B, m) and h (B,) of y = g + h: the largest g where there is mass is zero."""
+    """Return g (B, m) and h (B,) of y = g + h: the largest g where there is mass is zero."""
     h = y.masked_fill(q == 0, -torch.inf).amax(-1)
     return torch.where(q > 0, y - h[:, None], 0), h
 
@@ -178,8 +168,8 @@ def _newton_step(X: Tensor, bounds: Bounds, dual: _Dual) -> _Dual:
     gradient = torch.where(free, dual.gap, 0)
     step = torch.cholesky_solve((gradient / root)[:, :, None], factor)[:, :, 0] / root
     step = torch.where((failed == 0)[:, None] & step.isfinite() & free, step, 0)
-    size = (_LONGEST_STEP / step.abs().amax(-1).clamp_min(info.tiny)).clamp(max=1)
-    for _ in range(_BACKTRACKS):
+    size = (LONGEST_STEP / step.abs().amax(-1).clamp_min(info.tiny)).clamp(max=1)
+    for _ in range(BACKTRACKS):
         g = (dual.g + size[:, None] * step).clamp(max=0)
         new = _Dual.at(X, bounds, split(g, bounds.q)[0])
         gain = (gradient * (g - dual.g)).sum(-1).clamp(min=0)

@@ -36,7 +36,7 @@ class Inner(Batch, ABC):
     @property
     @abstractmethod
     def marginals(self) -> Marginals:
-        """P and q."""
+        """The marginals p and q."""
 
     @abstractmethod
     def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
@@ -46,9 +46,9 @@ class Inner(Batch, ABC):
     def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
         """Return the plan nearest to exp(-X), in KL, that meets what must be met."""
 
-    @abstractmethod
     def mass(self, T: Tensor) -> Tensor:
         """Mass of plans (B,) or (1,), which errors are relative to."""
+        return _mass(T)
 
     @abstractmethod
     def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
@@ -62,9 +62,11 @@ class Inner(Batch, ABC):
     def size(self, objective: Tensor, plan: Coupling) -> Tensor:
         """What rounding of the objective is relative to."""
 
-    @abstractmethod
     def potentials(self, plan: Coupling) -> Tensor | float:
-        """Size of the potentials where there is mass, as far as they say more than G of rounding."""
+        """Mean size of the potentials where there is mass, as far as it says more than G of rounding."""
+        rows, columns = plan.T.sum(-1), plan.T.sum(-2)
+        f, g = (potential.nan_to_num(0.0, 0.0, 0.0).abs() for potential in (plan.f, plan.g))
+        return ((rows * f).sum(-1) + (columns * g).sum(-1)) / _mass(plan.T)
 
     def marginal_error(self, _T: Tensor, error: Tensor) -> Tensor:
         """Error of the marginals that must be met, as a part of the mass; `error` is that of the solution."""
@@ -129,9 +131,6 @@ class Priced(Inner):
         rows, columns = ((side == 0) & (r > 0) for side, r in ((s.p, s.r1), (s.q, s.r2)))
         return replace(plan, T=plan.T.masked_fill(rows[:, :, None] | columns[:, None, :], 0))
 
-    def mass(self, T: Tensor) -> Tensor:
-        return _mass(T)
-
     def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
         T, s = plan.T, self.sides
         paid = priced(s.r1[:, 0], T.sum(-1), s.p) + priced(s.r2[:, 0], T.sum(-2), s.q)
@@ -143,9 +142,6 @@ class Priced(Inner):
         s, mass = self.sides, _mass(plan.T)
         priced = ((r[:, 0], mass + side.sum(-1)) for r, side in ((s.r1, s.p), (s.r2, s.q)))
         return objective.abs() + sum(torch.where(r.isinf(), 0, r) * masses for r, masses in priced)
-
-    def potentials(self, plan: Coupling) -> Tensor:
-        return _weighted(plan)
 
     def marginal_error(self, T: Tensor, error: Tensor) -> Tensor:
         s, zero = self.sides, 0 * error
@@ -171,9 +167,6 @@ class Partial(Inner):
     def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
         return _per_mass(bounded(X, self.bounds, g, tol))
 
-    def mass(self, T: Tensor) -> Tensor:
-        return _mass(T)
-
     def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
         T, b = plan.T, self.bounds
         g, h = split(plan.g, b.q)
@@ -182,9 +175,6 @@ class Partial(Inner):
 
     def size(self, objective: Tensor, plan: Coupling) -> Tensor:
         return objective.abs() + _mass(plan.T)
-
-    def potentials(self, plan: Coupling) -> Tensor:
-        return _weighted(plan)
 
 
 def inner_problem(problem: Problem) -> Inner:
@@ -210,10 +200,3 @@ def _mass(T: Tensor) -> Tensor:
 
 def _per_mass(plan: Coupling) -> Coupling:
     return replace(plan, error=plan.error / _mass(plan.T))
-
-
-def _weighted(plan: Coupling) -> Tensor:
-    """Mean size (B,) of the potentials where there is mass."""
-    rows, columns = plan.T.sum(-1), plan.T.sum(-2)
-    f, g = (potential.nan_to_num(0.0, 0.0, 0.0).abs() for potential in (plan.f, plan.g))
-    return ((rows * f).sum(-1) + (columns * g).sum(-1)) / _mass(plan.T)

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from fgwot.batch import Batch, take
+from fgwot.constants import BACKTRACKS, LONGEST_STEP
 from fgwot.inner.plan import Coupling
 
 _SWEEPS = 8  # before Newton steps, which are dearer
 _NEWTON_STEPS = 100
-_BACKTRACKS = 12  # thirds of a Newton step in its line search
-_LONGEST_STEP = 30.0  # of a potential, before the line search
 
 
 @dataclass(frozen=True)
@@ -125,10 +124,10 @@ def _newton_step(X: Tensor, sides: Sides, dual: _Dual) -> _Dual:
     step = torch.cholesky_solve((gap / root)[:, :, None], factor)[:, :, 0] / root
     step = torch.where((failed == 0)[:, None] & step.isfinite() & moves, step, 0)
     slope = (step * gap).sum(-1)
-    size = (_LONGEST_STEP / step.abs().amax(-1).clamp_min(info.tiny)).clamp(max=1)
+    size = (LONGEST_STEP / step.abs().amax(-1).clamp_min(info.tiny)).clamp(max=1)
     enough = dual.value - dual.rounding
     rises = torch.zeros_like(failed, dtype=torch.bool)
-    for _ in range(_BACKTRACKS):
+    for _ in range(BACKTRACKS):
         new = _Dual.at(X, sides, dual.g + size[:, None] * step)
         rises = (slope > 0) & (new.value >= enough + 1e-4 * size * slope)
         if bool(rises.all()):

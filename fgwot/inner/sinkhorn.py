@@ -22,6 +22,8 @@ from torch import Tensor
 
 from fgwot.backend import uses_triton
 from fgwot.batch import Batch, take
+from fgwot.constants import BACKTRACKS, LONGEST_STEP
+from fgwot.inner.annealing import annealed
 from fgwot.inner.plan import Coupling, Marginals
 from fgwot.inner.sweeps import couple, sweep
 
@@ -29,10 +31,7 @@ _SWEEPS = 4  # sweeps between two looks at the error
 _LOOKS = 100  # looks before a problem counts as slow whatever its rate
 _NEWTON_STEPS = 15  # steps tried before annealing
 _ANNEALED_STEPS = 60  # largest number of steps at one temperature of the annealing
-_BACKTRACKS = 12  # thirds of a Newton step in its line search
-_LONGEST_STEP = 30.0  # of a potential, before the line search
 _ROUNDED = 8  # resolutions of the columns, at which Newton's method may stay
-_COOLING = 4.0  # factor between temperatures
 
 
 def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Coupling:
@@ -196,10 +195,10 @@ def _newton_step(X: Tensor, marginals: Marginals, dual: _Dual) -> _Dual:
     step = torch.where((failed == 0)[:, None] & step.isfinite() & (q > 0), step, sweep)
     slope = (step * gap).sum(-1)
     # Parts of the plan that hardly exchange mass make S almost singular and the step far too long.
-    size = (_LONGEST_STEP / step.abs().amax(-1).clamp_min(tiny)).clamp(max=1)
+    size = (LONGEST_STEP / step.abs().amax(-1).clamp_min(tiny)).clamp(max=1)
     rounding = 8 * eps * ((q * dual.g.abs()).sum(-1) + (p * dual.lse.abs()).sum(-1) + 1)
     enough = dual.value(marginals) + 1e-4 * size * slope - rounding
-    for _ in range(_BACKTRACKS):
+    for _ in range(BACKTRACKS):
         new = _Dual.at(X, marginals, dual.g + size[:, None] * step)
         short = ~(new.value(marginals) >= enough)
         if not bool(short.any()):
@@ -208,18 +207,7 @@ def _newton_step(X: Tensor, marginals: Marginals, dual: _Dual) -> _Dual:
     return _Dual.at(X, marginals, dual.g + torch.where(short[:, None], sweep, size[:, None] * step))
 
 
-def _anneal(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor) -> _Dual:
-    """Solve at scales s X with s growing to 1, each from the last: the hotter problem is the smoother one."""
-    spread = X.amax((-2, -1)) - X.amin((-2, -1))
-    scale = (5 / spread).clamp(max=1)
+def _anneal(X: Tensor, marginals: Marginals, _dual: _Dual, tol: Tensor) -> _Dual:
+    """Newton's method at growing scales of the costs, from the start."""
     g = torch.where(marginals.q > 0, marginals.q, 1).log()
-    while True:
-        last = scale == 1
-        target = torch.where(last, tol, tol.clamp_min(1e-2))
-        scaled = scale[:, None, None] * X
-        dual = _newton(scaled, marginals, _Dual.at(scaled, marginals, g), target, _ANNEALED_STEPS)
-        if bool(last.all()):
-            return dual
-        cooler = (scale * _COOLING).clamp(max=1)
-        g = dual.g * (cooler / scale)[:, None]
-        scale = cooler
+    return annealed(X, g, tol, lambda X, g, tol: _newton(X, marginals, _Dual.at(X, marginals, g), tol, _ANNEALED_STEPS))

@@ -91,7 +91,7 @@ class _Iteration(Batch):
         epsilon = linearise.epsilon
         zero = torch.zeros_like(epsilon)
         plan = inner.settle(start.X, start.g, zero + 1e-6)
-        G = linearise.product(inner.marginals) if start.product else linearise(plan.T)
+        G = linearise(plan.T)
         # A guess may have mass where costs forbid it, its successor has not.
         typical = inner.solve(G, zero + 1, start.g, zero + COARSEST) if start.change else plan
         share = typical.T / inner.mass(typical.T)[:, None, None]

@@ -29,15 +29,14 @@ def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max
     ``tol=None`` is 1e-7 in float64 and 1e-5 in float32, plus what the rounding of G makes unattainable. Inside, all
     couplings have mass one.
     """
-    if problem.moving:
-        return guarded(solver, gradient(problem), inner_problem(problem), start, tol, range(1, max_iter + 1))
-    plain = solver.entropic and solver.damping is None
+    plain = solver.entropic and solver.damping is None and not problem.moving
     replayed = _graphs.run(problem, start, tol, max_iter) if plain and uses_graphs(problem.M.device) else None
     if replayed is not None and not replayed[1]:  # all in one: nothing is built for others
         return replayed[0][0][1].scaled(problem)
-    marginals, linearise = Marginals.of(problem.p, problem.q), linearisation(problem)
     if not plain:
-        return guarded(solver, linearise, Balanced(marginals), start, tol, range(1, max_iter + 1)).scaled(problem)
+        found = guarded(solver, gradient(problem), inner_problem(problem), start, tol, range(1, max_iter + 1))
+        return found if problem.moving else found.scaled(problem)
+    marginals, linearise = Marginals.of(problem.p, problem.q), linearisation(problem)
     solved, left, n_iter = replayed or undamped(linearise, marginals, start, tol, max_iter)
     if len(solved) == 1 and not left:
         return solved[0][1].scaled(problem)

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from fgwot.adjoint import Adjoint
 from fgwot.arrays import any_array
+from fgwot.drivers import Call
 from fgwot.functional import fused_gromov_wasserstein
-from fgwot.problem import Problem, computed_in
+from fgwot.gradient.linearisation import Complete, Linearisation
+from fgwot.problem import computed_in
 from fgwot.solution import Solution, Status
 from fgwot.solvers import MirrorDescent, ProximalPoint, Solver
-from fgwot.tensor_term import tensor_term
 
 _LOSSES = {"l2": "square", "kl": "kl"}
 _METHODS: dict[str, Solver] = {"pgd": MirrorDescent(), "ppa": ProximalPoint()}
@@ -256,13 +257,10 @@ class Given(NamedTuple):
     @torch.no_grad()
     def _step(self) -> Tensor:
         """A proximal step (...) in proportion to the costs: to the range of the first gradient of E, at p q^T."""
-        problem = Problem.build(*self[:6], 1.0, self.loss)
-        C1, C2 = problem.dense()
+        problem = Call.of(*self[:6], epsilon=1.0, loss=self.loss).problem()
         T = problem.p[:, :, None] * problem.q[:, None, :]
         T = T / T.sum((-2, -1), keepdim=True)
-        alpha = problem.alpha[:, None, None]
-        quadratic = tensor_term(C1, C2, T, problem.loss) + tensor_term(C1.mT, C2.mT, T, problem.loss)
-        G = ((1 - alpha) * problem.M + alpha * quadratic).flatten(1)
+        G = Complete(Linearisation(problem))(T).flatten(1)
         step = _STEP * (G.amax(1) - G.amin(1))
         return problem.restore(torch.where(step > 0, step, 1)).to(computed_in(self.C1.dtype))
 

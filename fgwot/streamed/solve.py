@@ -32,7 +32,7 @@ def streamed_solve(call: Call, validate: bool) -> Solution:
     M = call.low_rank
     # Zeros that stand for M take no memory, and have its shape, dtype and device checked.
     zeros = None if M is None else M.A.new_zeros(()).expand(M.shape)
-    problem = Problem.build(zeros, call.C1, call.C2, call.p, call.q, call.alpha, call.epsilon, call.loss)
+    problem = replace(call, M=zeros).problem()
     if validate:
         replace(problem, M=problem.M[:, :1, :1]).check()
         if M is not None and not bool(M.A.isfinite().all() and M.B.isfinite().all()):

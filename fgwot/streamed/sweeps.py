@@ -16,7 +16,7 @@ from math import isfinite, log
 import torch
 from torch import Tensor
 
-from fgwot.constants import FURTHEST
+from fgwot.constants import BACKTRACKS, FURTHEST, LONGEST_STEP
 from fgwot.inner.plan import Marginals, Plan
 from fgwot.streamed.passes import Kernel
 from fgwot.streamed.reduced import Bases
@@ -28,8 +28,6 @@ _FURTHER = 1.5  # growth of the error after which a sweep starts again from the 
 _LOOK = 8  # passes by which their rate is judged
 _WORTH = 200  # further passes for which Newton's method is not tried: a step of it takes some 50
 _NEWTON_STEPS = 60
-_BACKTRACKS = 12  # thirds of a Newton step in its line search
-_LONGEST = 30.0  # step of a potential, before the line search
 _SETTLED, _SHORT = 0.9, 1e-2  # contraction of small errors that says that rounding hides further progress
 _PRODUCTS = 60  # of a Newton step's linear solve
 _ACCURACY = 0.1  # of that solve
@@ -108,8 +106,8 @@ class Sweeps:
                 break
             step = newton_step(plan, q, self.watch)
             slope, enough = step @ (q - plan.columns), self._value(plan) - self._rounding(plan)
-            size = min(1.0, _LONGEST / float(step.abs().max().clamp_min(1)))
-            for _ in range(_BACKTRACKS):
+            size = min(1.0, LONGEST_STEP / float(step.abs().max().clamp_min(1)))
+            for _ in range(BACKTRACKS):
                 new = self.plan(plan.kernel.at(plan.g[0] + size * step), plan.X)
                 if self.watch.over or bool(self._value(new) >= enough + 1e-4 * size * slope):
                     break
