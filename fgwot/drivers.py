@@ -111,6 +111,11 @@ class Call:
         """Whether plans may have other marginals than p and q."""
         return self.rho is not None or self.mass is not None
 
+    @property
+    def weights(self) -> tuple[Weight | None, ...]:
+        """alpha, epsilon, rho of either side, and the mass; None where marginals are not paid for or bounded."""
+        return self.alpha, self.epsilon, *(self.rho or (None, None)), self.mass
+
     def built(self) -> "Call":
         """The same call with M, and a plan to start with, as tensors."""
         call, init = self, self.init
@@ -131,8 +136,7 @@ class Call:
             (self.C2, (m, m)),
             (self.p, (n,)),
             (self.q, (m,)),
-            (self.alpha, ()),
-            (self.epsilon, ()),
+            *((weight, ()) for weight in self.weights),
         ]
         given = [(t, own) for t, own in parts if isinstance(t, Tensor)]
         if min(n, m) < 1 or any(t.shape[t.ndim - len(own) :] != own for t, own in given):
@@ -150,7 +154,7 @@ class Call:
     def _start(self, batch: torch.Size, n: int, m: int) -> tuple[Tensor | None, Tensor | None]:
         """First plan (B, n, m), and potentials (B, m) to go on with."""
         init = self.init
-        if init is None:
+        if init is None or isinstance(init, MultiInit):
             return None, None
         plan = init.plan if isinstance(init, WarmStart) else init
         if (
@@ -189,7 +193,7 @@ def _checked(M: LowRank) -> LowRank:
 
 
 class FlatCall(NamedTuple):
-    """Batch shape, and M, C1, C2, p, q, alpha, epsilon, first plan and potential with one batch dimension."""
+    """Batch shape, and M, C1, C2, p, q, the weights, first plan and potential with one batch dimension."""
 
     batch: torch.Size
     tensors: tuple[Tensor | None, ...]
@@ -332,6 +336,7 @@ class _Whole:
 
     name: str
     against_device: Callable[[torch.device], str | None]
+    against_options: Callable[[Call], str | None]
     against_size: Callable[[int, int, torch.dtype], str | None]
     against_rest: Callable[[Call, int], str | None]
 
@@ -342,10 +347,10 @@ class _Whole:
         C1, C2 = call.C1, call.C2
         if not (isinstance(C1, Tensor) and isinstance(C2, Tensor)):
             return "the structures are no dense tensors"
-        reason = self.against_device(C1.device) or _against_options(call)
+        reason = self.against_device(C1.device) or self.against_options(call)
         if reason is not None:
             return reason
-        tensors = [t for t in (call.M, C2, call.p, call.q, call.alpha, call.epsilon) if isinstance(t, Tensor)]
+        tensors = [t for t in (call.M, C2, call.p, call.q, *call.weights) if isinstance(t, Tensor)]
         if min(C1.ndim, C2.ndim) < 2 or any(t.dtype != C1.dtype or t.device != C1.device for t in tensors):
             return _REFUSED
         reason = self.against_size(C1.shape[-1], C2.shape[-1], C1.dtype)
@@ -354,29 +359,37 @@ class _Whole:
         return _REFUSED if call.flat is None else self.against_rest(call, call.flat.batch.numel())
 
 
-def _against_options(call: Call) -> str | None:
-    """What neither the kernel nor the loops know."""
-    loss, adjoint, alpha, epsilon = call.loss, call.adjoint, call.alpha, call.epsilon
+def _not_in_kernels(call: Call) -> str | None:
+    if call.solver != MirrorDescent():
+        return f"{call.solver}; it knows MirrorDescent()"
+    if call.moving:
+        return "rho or mass; it knows exact marginals"
+    if isinstance(call.init, MultiInit):
+        return "a MultiInit; it starts once"
+    return _not_in_loops(call)
+
+
+def _not_in_loops(call: Call) -> str | None:
+    loss, adjoint, alpha = call.loss, call.adjoint, call.alpha
     if transformed():
         return "torch.func transforms the call"
     name = loss if isinstance(loss, str) else getattr(loss, "name", None)
     if name not in ("square", "kl") or loss not in (name, BY_NAME[name]):
         return f"the {name} loss; it knows square and kl"
-    if call.solver != MirrorDescent():
-        return f"{call.solver}; it knows MirrorDescent()"
     if adjoint not in ("envelope", Envelope()):
         return f"adjoint={adjoint!r}; it knows envelope gradients"
-    if isinstance(call.init, MultiInit):
-        return "a MultiInit; it starts once"
-    if call.moving:
-        return "rho or mass; it knows exact marginals"
     if call.max_iter == 1:
         return "max_iter=1; its last step is torch's"
     if call.M is None and isinstance(alpha, Tensor):
         return "a tensor alpha without M; it would have to be looked at"
     known = isinstance(alpha, Tensor) or (alpha == 1 if call.M is None else 0 <= alpha <= 1)
-    known = known and (isinstance(epsilon, Tensor) or 0 < epsilon < float("inf"))
+    known = known and all(_positive(weight) for weight in (call.epsilon, call.mass))
     return None if known else _REFUSED
+
+
+def _positive(weight: Weight | None) -> bool:
+    """Whether that is so, or not known."""
+    return weight is None or isinstance(weight, Tensor) or 0 < weight < float("inf")
 
 
 def _not_for_kernels(device: torch.device) -> str | None:
@@ -430,6 +443,6 @@ def failure_of_loops() -> str | None:
 
 
 _WHOLE = (
-    _Whole("triton", _not_for_kernels, _too_large_for_kernels, _waits_for_its_pack),
-    _Whole("numba", _not_for_loops, _too_large_for_loops, _without_loops),
+    _Whole("triton", _not_for_kernels, _not_in_kernels, _too_large_for_kernels, _waits_for_its_pack),
+    _Whole("numba", _not_for_loops, _not_in_loops, _too_large_for_loops, _without_loops),
 )

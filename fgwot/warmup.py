@@ -12,9 +12,11 @@ def main() -> None:
     start = time.perf_counter()
     if (reason := failure_of_loops() or passes.failure_of_loops()) is not None:
         sys.exit(f"nothing to compile, all is left to torch: {reason}")
-    from fgwot.whole import loops
+    from fgwot.whole import undamped
+    from fgwot.whole.compiled import guarded_loops
 
-    folder = loops.solve_batch.stats.cache_path  # type: ignore[attr-defined]
+    guarded_loops()
+    folder = undamped.solve_batch.stats.cache_path  # type: ignore[attr-defined]
     print(f"ready after {time.perf_counter() - start:.1f} s; kept in {folder}")
 
 

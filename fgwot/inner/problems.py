@@ -10,6 +10,7 @@ potentials of the marginals that are met, paid for, or bounded.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from math import log
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from fgwot.inner.plan import Coupling, Marginals
 from fgwot.inner.relaxed import Sides, priced, relaxed
 from fgwot.inner.sinkhorn import sinkhorn
 from fgwot.problem import Problem
+
+_LIGHTEST = 80.0  # -log of the least part of a plan that is kept
+_BISECTIONS = 20
 
 
 class Inner(Batch, ABC):
@@ -61,6 +65,10 @@ class Inner(Batch, ABC):
     @abstractmethod
     def size(self, objective: Tensor, plan: Coupling) -> Tensor:
         """What rounding of the objective is relative to."""
+
+    def surplus(self, _linear: Tensor, _G: Tensor, T: Tensor, _entropic: bool) -> Tensor:
+        """Logarithm (B,) of the part by which plans are much too heavy; else zero."""
+        return T.new_zeros(len(T))
 
     def potentials(self, plan: Coupling) -> Tensor | float:
         """Mean size of the potentials where there is mass, as far as it says more than G of rounding."""
@@ -142,6 +150,29 @@ class Priced(Inner):
         s, mass = self.sides, _mass(plan.T)
         priced = ((r[:, 0], mass + side.sum(-1)) for r, side in ((s.r1, s.p), (s.r2, s.q)))
         return objective.abs() + sum(torch.where(r.isinf(), 0, r) * masses for r, masses in priced)
+
+    def surplus(self, linear: Tensor, G: Tensor, T: Tensor, entropic: bool) -> Tensor:
+        """Where the objective of s T falls until s is below a tenth, -log s at its lowest.
+
+        From a plan that is so heavy a step could lose all of it: costs grow with the mass. Along s T the objective has
+        the derivative A + B s + C log s.
+        """
+        s, rows, columns = self.sides, T.sum(-1), T.sum(-2)
+        C = rows.sum(-1) * entropic
+        A = (linear * T).sum((-2, -1)) + torch.xlogy(T, T).sum((-2, -1)) * entropic
+        for r, sums, side in ((s.r1[:, 0], rows, s.p), (s.r2[:, 0], columns, s.q)):
+            paid = torch.where(side > 0, torch.xlogy(sums, sums) - torch.xlogy(sums, side), 0).sum(-1)
+            A, C = A + torch.where(r > 0, r, 0).nan_to_num(posinf=0.0) * paid, C + r * sums.sum(-1)
+        B = ((G - linear) * T).sum((-2, -1))
+        low, high = torch.full_like(A, -_LIGHTEST), torch.full_like(A, -log(10))
+        heavy = C.isfinite() & (A + B * high.exp() + C * high > 0)
+        if not bool(heavy.any()):
+            return torch.zeros_like(A)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            rises = A + B * middle.exp() + C * middle > 0
+            low, high = torch.where(rises, low, middle), torch.where(rises, middle, high)
+        return torch.where(heavy, -high, 0)
 
     def marginal_error(self, T: Tensor, error: Tensor) -> Tensor:
         s, zero = self.sides, 0 * error

@@ -92,8 +92,17 @@ class _Iteration(Batch):
         zero = torch.zeros_like(epsilon)
         plan = inner.settle(start.X, start.g, zero + 1e-6)
         G = linearise(plan.T)
+        surplus = inner.surplus(linearise.linear, G, plan.T, solver.entropic)
+        if bool(surplus.any()):
+            start = replace(start, X=start.X + surplus[:, None, None])
+            plan = inner.settle(start.X, start.g, zero + 1e-6)
+            G = linearise(plan.T)
         # A guess may have mass where costs forbid it, its successor has not.
-        typical = inner.solve(G, zero + 1, start.g, zero + COARSEST) if start.change else plan
+        typical, warm = plan, start.warm
+        if start.change:
+            typical = inner.solve(G, zero + 1, start.g, zero + COARSEST)
+            if solver.entropic and solver.damping is None:  # the first step solves the same problem
+                warm = typical.g
         share = typical.T / inner.mass(typical.T)[:, None, None]
         tolerance = Tolerance.at(G, share, tol, inner.potentials(typical))
         state = _State(
@@ -102,7 +111,7 @@ class _Iteration(Batch):
             T=plan.T,
             f=plan.f,
             g=plan.g,
-            warm=start.warm,
+            warm=warm,
             error=plan.error,
             objective=zero,
             theta=epsilon / (epsilon + (solver.damping or 0.0)),
@@ -163,7 +172,7 @@ class _Iteration(Batch):
         state = self._advance(trial, change)
         if not bool(accepted.all()):
             rejected = (~accepted).nonzero()[:, 0]
-            state = state.put(rejected, self.select(rejected)._held())
+            state = state.put(rejected, self.select(rejected)._held(coupling.g[rejected]))
         after = replace(self, state=state)
         patience = torch.where(self.tolerance.blurred, _PATIENCE_BLURRED, PATIENCE)
         stuck = (state.idle >= patience) | (state.theta < SMALLEST_THETA)
@@ -180,31 +189,33 @@ class _Iteration(Batch):
 
     def conclude(self, status: Status, n_iter: int) -> Result:
         """End without a certificate: meet the marginals, then measure the residual."""
-        settled = replace(self, state=self._settled(_TIGHT * self.tol))
+        settled = replace(self, state=self._settled(_TIGHT * self.tol, self.state.warm))
         _, coupling = settled._couple(torch.ones_like(self.tol), _TIGHT * self.tol)
         return settled._result(coupling, status, n_iter)
 
-    def _settled(self, tol: Tensor) -> _State:
-        """The present state with its marginals met to `tol`."""
+    def _settled(self, tol: Tensor, multiplier: Tensor) -> _State:
+        """The present state with its marginals met to `tol`; a step by theta from it has about the potential given."""
         s = self.state
         plan = self.inner.settle(s.X, s.g, tol)
         settled = replace(s, T=plan.T, G=self.linearise(plan.T), error=plan.error, drift=torch.zeros_like(s.drift))
-        return self._assessed(settled, s.X, plan)
+        # Potentials that settle a plan say nothing of what its marginals are worth.
+        return self._assessed(settled, s.X, plan, multiplier if self.relative else plan.g)
 
-    def _held(self) -> _State:
-        """State after a rejected step.
+    def _held(self, g: Tensor) -> _State:
+        """State after a rejected step, whose plan has the potential g.
 
         The objective of a loosely solved plan is biased low, so such a plan is settled before theta is halved.
         """
         s = self.state
-        settled = self._settled(_TIGHTEST * self.tol)
+        settled = self._settled(_TIGHTEST * self.tol, g)
         loose = s.error > 2 * torch.maximum(settled.error, _TIGHTEST * self.tol)
         return replace(self._paced(settled, torch.where(loose, s.theta, s.theta / 2)), idle=s.idle + 1)
 
     def _result(self, following: Coupling, status: Status, n_iter: int) -> Result:
         """Describe the present plan; `following` is the plan of one undamped step from it."""
         s = self.state
-        residual = (following.T - s.T).abs().sum((-2, -1)) + following.error + s.drift
+        change = (following.T - s.T).abs().sum((-2, -1)) / self.inner.mass(following.T)
+        residual = change + following.error + s.drift
         missed = residual + s.error > self.tol
         reached = torch.where(missed | ~residual.isfinite(), status, self.tolerance.status)
         return Result.of(
@@ -232,10 +243,11 @@ class _Iteration(Batch):
         trial = replace(s, T=plan.T, G=G, warm=plan.g, error=plan.error, drift=drift)
         return self._assessed(trial, X, plan)
 
-    def _assessed(self, state: _State, X: Tensor, plan: Coupling) -> _State:
-        """State at the plan exp(f (+) g - X), with its objective."""
+    def _assessed(self, state: _State, X: Tensor, plan: Coupling, multiplier: Tensor | None = None) -> _State:
+        """State at the plan exp(f (+) g - X), with its objective; the multiplier of its columns is g by default."""
         energy, entropic = (self.linearise.linear + state.G) / 2, self.solver.entropic
-        objective = self.inner.objective(energy, X, plan, state.theta, entropic)
+        worth = plan if multiplier is None else replace(plan, g=multiplier)
+        objective = self.inner.objective(energy, X, worth, state.theta, entropic)
         f, g = plan.f, plan.g
         if self.relative:
             # X = -log T: nothing accumulates over many steps, and g of one step predicts g of the next.

@@ -33,6 +33,12 @@ class MultiInit:
         if self.k < 1:
             raise ValueError(f"MultiInit needs k >= 1, got {self.k}")
 
+    def noise(self, n: int, m: int) -> Tensor:
+        """Negative logarithms (k, n, m), in float64, of what the plans to start from are multiplied by."""
+        noise = torch.randn(self.k, n, m, generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
+        noise[0] = 0
+        return noise
+
 
 Init = Tensor | WarmStart | MultiInit | None
 
@@ -79,12 +85,8 @@ def start_from(problem: Problem, T: Tensor | None = None, g: Tensor | None = Non
 
 def random_starts(init: MultiInit, problem: Problem) -> Start:
     """Starts for a batch in which every problem is repeated `init.k` times in a row; the first is p q^T."""
-    generator = torch.Generator().manual_seed(init.seed)
-    n, m = problem.M.shape[1:]
-    noise = torch.randn(init.k, n, m, generator=generator, dtype=torch.float64)
-    noise[0] = 0
-    repeats = len(problem.M) // init.k
-    X = noise.to(problem.M).repeat(repeats, 1, 1)
+    noise = init.noise(*problem.M.shape[1:]).to(problem.M)
+    X = noise.repeat(len(problem.M) // init.k, 1, 1)
     if problem.moving:
         start = _relative(_product(problem))
         return replace(start, X=start.X + X)

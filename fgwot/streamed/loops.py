@@ -35,7 +35,7 @@ def _compile(signatures: Any) -> Callable[[Callable[..., Any]], Callable[..., An
 
 
 def _exponentials(x, power):
-    """Replace x <= 0 by exp(x), as `fgwot.whole.loops` does it, to about an ulp of its type."""
+    """Replace x <= 0 by exp(x), as `fgwot.whole.arithmetic` does it, to about an ulp of its type."""
 
 
 @overload(_exponentials, jit_options={"fastmath": {"contract"}, "error_model": "numpy"})

@@ -90,7 +90,7 @@ def failure_of_loops() -> str | None:
 
         from fgwot.whole.announcement import Announcement
 
-        with event.install_listener("numba:compile", Announcement("fgwot.streamed.loops", "lazy plans")):
+        with event.install_listener("numba:compile", Announcement("fgwot.streamed", "lazy plans")):
             import fgwot.streamed.loops  # noqa: F401
     except (ImportError, OSError, RuntimeError, SystemError) as error:  # what Numba raises, see fgwot.drivers
         return str(error).partition("\n")[0]

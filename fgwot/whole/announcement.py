@@ -10,15 +10,15 @@ class Announcement(event.Listener):
 
     _said = False
 
-    def __init__(self, module: str, purpose: str) -> None:
-        self._module, self._purpose = module, purpose
+    def __init__(self, package: str, purpose: str) -> None:
+        self._package, self._purpose = package, purpose
 
     def on_start(self, event: event.Event) -> None:
         """A function is compiled."""
-        if not Announcement._said and event.data["dispatcher"].py_func.__module__ == self._module:
+        if not Announcement._said and event.data["dispatcher"].py_func.__module__.startswith(self._package):
             Announcement._said = True
             logging.getLogger("fgwot").warning(
-                "fgwot: Numba compiles the loops for %s, some ten seconds, once on this machine; "
+                "fgwot: Numba compiles the loops for %s, up to half a minute, once on this machine; "
                 "`python -m fgwot.warmup` does it beforehand",
                 self._purpose,
             )

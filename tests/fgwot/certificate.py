@@ -23,6 +23,35 @@ def stationarity(M, C1, C2, p, q, T, alpha, epsilon, loss="square"):
     return float(np.abs(T / mass - following).sum()) + reference.marginal_error(T, p, q) / mass
 
 
+def moving_stationarity(M, C1, C2, p, q, T, f, g, alpha, epsilon, loss="square", rho=None, mass=None):
+    """|T - T+|_1 for T+ = exp((f (+) g - grad E(T)) / epsilon), and what T+ and its potentials miss of what is asked.
+
+    That is, with prices, sums a = p exp(-f / rho); with a mass, that mass, sums up to p and q, and equal to them where
+    the multipliers f and g - max g, which are not positive, are not zero. Relative to the mass of T.
+    """
+    X = reference.gradient(M, C1, C2, T, alpha, loss) / epsilon
+    f, g = f / epsilon, g / epsilon
+    rows, columns = ((side > 0) | (np.asarray(price) == 0) for side, price in zip((p, q), rho or (1, 1), strict=True))
+    following = np.where(rows[:, None] & columns, np.exp(f[:, None] + g - X), 0)
+    missed = np.abs(T - following).sum()
+    sides = [(following.sum(1), p, f), (following.sum(0), q, g)]
+    if mass is not None:
+        missed += abs(following.sum() - mass)
+        sides[1] = (following.sum(0), q, np.where(q > 0, g - g[q > 0].max(), 0))
+    for k, (sums, side, potential) in enumerate(sides):
+        if mass is not None:
+            assert (potential <= 1e-12).all()
+            gap = sums - side
+            missed += np.where(potential < 0, np.abs(gap), gap.clip(0)).sum()
+        elif rho[k] == 0:
+            assert not potential.any()
+        else:
+            with np.errstate(divide="ignore"):
+                meant = np.exp(np.log(side) - (0 if rho[k] == np.inf else potential * epsilon / rho[k]))
+            missed += np.abs(sums - meant).sum()
+    return float(missed / T.sum())
+
+
 def _inner(X, p, q, tol):
     try:
         return reference.sinkhorn(X, p, q, 1.0, tol=tol)

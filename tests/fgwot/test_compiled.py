@@ -1,9 +1,13 @@
 """The compiled loops against the torch path and the reference."""
 
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from problems import STRUCTURES, random_case
 
@@ -11,11 +15,15 @@ import fgwot
 from fgwot import constants, functional, reference
 from fgwot.backend import forced
 from fgwot.drivers import LARGEST, Call
+from fgwot.inner import annealing
+from fgwot.inner import partial as torch_partial
+from fgwot.iteration import guarded as torch_guarded
 from fgwot.solution import Status
-from fgwot.whole import loops
+from fgwot.whole import arithmetic, compiled, guarded, inner, undamped
 from fgwot.whole.solve import whole_solve
 
 fgw = fgwot.fused_gromov_wasserstein
+INF = float("inf")
 VALUES = ("value", "cost", "value_linear", "value_quad")
 
 
@@ -26,10 +34,23 @@ def distances(seed, n, m, *batch, dtype=torch.float64):
     return torch.cdist(x, y).square(), torch.cdist(x, x), torch.cdist(y, y)
 
 
-def test_constants_of_the_loops_are_those_of_torch():
-    copied = {name[1:]: value for name, value in vars(loops).items() if hasattr(constants, name[1:])}
-    assert copied == {name: getattr(constants, name) for name in copied}
-    assert len(copied) == 8
+@pytest.mark.parametrize(
+    ("compiled", "originals", "count"),
+    [
+        (undamped, [constants], 8),
+        (guarded, [torch_guarded, constants], 9),
+        (inner, [constants, torch_partial, annealing], 8),
+    ],
+)
+def test_constants_of_the_loops_are_those_of_torch(compiled, originals, count):
+    wanted = {name.lstrip("_"): x for module in reversed(originals) for name, x in vars(module).items()}
+    copied = {
+        name: (value, wanted[name[1:]])
+        for name, value in vars(compiled).items()
+        if name.startswith("_") and isinstance(value, int | float) and name[1:] in wanted
+    }
+    assert all(own == theirs for own, theirs in copied.values()), copied
+    assert len(copied) == count
 
 
 @pytest.fixture
@@ -174,6 +195,33 @@ def cycling():
     return torch.from_numpy(rng.uniform(size=(7, 7))), C1, C2
 
 
+@pytest.fixture
+def without_guard(monkeypatch):
+    """Make undamped steps alone, so that problems are left open."""
+
+    class Open:
+        @staticmethod
+        def solve_batch(*arguments):
+            arguments[-1][:, -2:] = Status.MAX_ITER, 0
+            for result, start in zip(arguments[-6:-1], (arguments[10], 0, 0, 0, 0), strict=True):
+                result[:] = start
+
+    monkeypatch.setattr(compiled, "guarded_loops", lambda: Open)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("epsilon", [0.01, 0.003])
+def test_where_undamped_steps_rise_the_guard_takes_over(epsilon):
+    tensors = cycling()
+    found = fgw(*tensors, epsilon=epsilon)
+    assert bool(found.converged)
+    arrays = [t.numpy() for t in (*tensors, found.plan)]
+    uniform = np.full(7, 1 / 7)
+    assert reference.residual(*arrays, uniform, uniform, 0.5, epsilon, "square") <= 1e-6
+    agree(found, in_torch(*tensors, epsilon=epsilon), 1e-6)
+
+
+@pytest.mark.usefixtures("without_guard")
 def test_what_the_loops_leave_open_is_solved_by_torch():
     tensors = cycling()
     left = loops_alone(*tensors, epsilon=0.01)
@@ -186,6 +234,7 @@ def test_what_the_loops_leave_open_is_solved_by_torch():
     assert reference.residual(*arrays, uniform, uniform, 0.5, 0.01, "square") <= 1e-6
 
 
+@pytest.mark.usefixtures("without_guard")
 def test_open_problems_of_a_batch_go_on_alone(monkeypatch):
     batch = [torch.stack(pair) for pair in zip(distances(20, 7, 7), cycling(), distances(21, 7, 7), strict=True)]
     leaves = [t.requires_grad_() for t in batch]
@@ -267,9 +316,7 @@ def test_a_second_derivative_is_refused():
     ("options", "reason"),
     [
         ({"loss": "abs"}, "the abs loss; it knows square and kl"),
-        ({"solver": fgwot.ProximalPoint(), "max_iter": 5000, "tol": 1e-3}, "ProximalPoint"),
         ({"adjoint": "implicit"}, "adjoint='implicit'"),
-        ({"init": fgwot.MultiInit(2)}, "MultiInit"),
         ({"max_iter": 1, "tol": 10.0}, "max_iter=1"),
     ],
 )
@@ -279,6 +326,84 @@ def test_what_the_loops_do_not_know_is_left_to_torch(options, reason):
     assert explanation.driver == "torch"
     assert reason in explanation.declined["numba"]
     agree(fgw(*tensors, **options), in_torch(*tensors, **options), 1e-12)
+
+
+OPTIONS = [
+    {"solver": fgwot.ProximalPoint()},
+    {"solver": fgwot.MirrorDescent(damping=0.3)},
+    {"solver": fgwot.MirrorDescent(damping=0.0)},
+    {"init": fgwot.MultiInit(3, seed=1)},
+    {"rho": (0.3, 2.0), "init": fgwot.MultiInit(2)},
+    {"rho": (INF, 0.4)},
+    {"rho": (0.0, INF), "solver": fgwot.ProximalPoint()},
+    {"mass": 0.3},
+    {"mass": 0.5, "solver": fgwot.ProximalPoint(), "init": fgwot.MultiInit(2)},
+]
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@given(seed=st.integers(0, 9999), loss=st.sampled_from(["square", "kl"]))
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_option_ends_where_torch_stays(options, seed, loss):
+    """One problem, and a batch that shares some of it, with points without mass."""
+    case = random_case(seed, max_points=9, kind="euclidean", epsilon=(0.1, 0.5))
+    M, C1, C2, p, q = case.tensors()
+    p = torch.cat([p[:-1] * p.sum() / p[:-1].sum(), 0 * p[-1:]])
+    batch = [torch.stack([M, M.flip(0)]), C1, torch.stack([C2, C2 / 2]), p, q]
+    options = {"alpha": case.alpha, "epsilon": case.epsilon, "loss": loss, "tol": 1e-10, "max_iter": 5000} | options
+    for tensors in ((M, C1, C2, p, q), batch):
+        found = fgw(*tensors, **options)
+        agree(found, in_torch(*tensors, **(options | {"init": found.plan})), 1e-7)
+        assert (found.residual <= 1e-10).all()
+        assert (found.marginal_error <= 1e-10).all()
+        assert not found.plan[..., -1, :].any() or options.get("rho", (1, 1))[0] == 0
+
+
+@pytest.mark.usefixtures("alone")
+def test_proximal_steps_of_a_given_damping():
+    tensors, options = distances(11, 6, 7), {"solver": fgwot.ProximalPoint(damping=0.1), "tol": 1e-8}
+    found, wanted = fgw(*tensors, **options), in_torch(*tensors, **options)
+    assert abs(found.n_iter - wanted.n_iter) <= 1
+    agree(found, wanted, 1e-6)
+
+
+@pytest.mark.parametrize("options", OPTIONS[4:], ids=str)
+def test_gradients_of_every_option_are_those_of_torch(options):
+    case = random_case(4, max_points=7, kind="asymmetric", epsilon=(0.2, 0.5))
+    leaves = [*case.tensors(), *(torch.tensor(w, dtype=torch.float64) for w in (case.alpha, case.epsilon))]
+    weights = options.get("rho", (options["mass"],) if "mass" in options else ())
+    leaves += [torch.tensor(w, dtype=torch.float64) for w in weights]
+    found = []
+    for driver in ("numba", "torch"):
+        own = [t.clone().requires_grad_() for t in leaves]
+        alpha, epsilon, *rest = own[5:]
+        named = {"rho": tuple(rest)} if "rho" in options else {"mass": rest[0]}
+        with fgwot.backend(driver):
+            solution = fgw(*own[:5], alpha=alpha, epsilon=epsilon, **(options | named), tol=1e-10, max_iter=5000)
+        total = solution.value + 0.3 * solution.cost + 0.2 * solution.value_linear + 0.1 * solution.value_quad
+        found.append(torch.autograd.grad(total, own, materialize_grads=True))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rho": -1.0}, {"rho": (0.0, 0.0)}, {"mass": 2.0}, {"mass": -1.0}, {"mass": torch.tensor(5.0)}]
+)
+def test_bad_prices_and_masses_are_left_to_the_check(options):
+    M, C1, C2 = distances(9, 4, 5, dtype=torch.float32)
+    with pytest.raises(ValueError, match="rho must|mass must"):
+        fgw(M, C1, C2, **options)
+
+
+def test_loops_are_renewed_when_those_that_they_call_have_changed(tmp_path, monkeypatch):
+    newest = max(Path(module.__file__).stat().st_mtime for module in (arithmetic, undamped, inner, guarded))
+    for name, age in (("guarded._old-1.py311.nbi", -9), ("guarded._new-2.py311.nbi", 9)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (newest + age, newest + age))
+    monkeypatch.setattr(arithmetic, "times", SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path))))
+    compiled.drop_stale_loops()
+    assert [path.name for path in tmp_path.glob("*.nbi")] == ["guarded._new-2.py311.nbi"]
 
 
 def test_transforms_are_left_to_torch():
@@ -349,7 +474,7 @@ def test_exponentials_are_those_of_the_library(numbers):
     x = np.array(numbers)
     assume(np.isfinite(x).all())
     power, result = np.empty_like(x), np.empty_like(x)
-    loops._exponentials(x, power, result)
+    arithmetic.exponentials(x, power, result)
     np.testing.assert_allclose(result, np.exp(np.maximum(x, -707)), rtol=4e-16)
 
 
@@ -357,5 +482,5 @@ def test_exponentials_are_those_of_the_library(numbers):
 def test_products_of_any_shape(n, k, m, seed):
     rng = np.random.default_rng(seed)
     A, B, result = rng.normal(size=(n, k)), rng.normal(size=(k, m)), np.ones((n, m))
-    loops._add_product(A, B, result)
+    arithmetic.add_product(A, B, result)
     np.testing.assert_allclose(result, 1 + A @ B, atol=1e-13)

@@ -11,6 +11,7 @@ from problems import STRUCTURES, central_differences, random_case
 import fgwot
 from fgwot import reference
 
+pytestmark = pytest.mark.usefixtures("each_driver")
 fgw = fgwot.fused_gromov_wasserstein
 
 

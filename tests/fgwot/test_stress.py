@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from certificate import stationarity
+from certificate import moving_stationarity, stationarity
 from problems import STRUCTURES, structure
 
 import fgwot
@@ -71,6 +71,22 @@ def random_options(rng, n, m, dtype):
     return {"solver": solver, "init": [None, fgwot.MultiInit(3, seed=int(rng.integers(100))), plan][kind]}
 
 
+def random_marginals(rng, p, q, epsilon):
+    """Masses that differ, with prices from epsilon / 100 to 1e4 epsilon, or exact and free ones, or a mass."""
+    q = q * 10 ** rng.uniform(-1, 1)
+    if rng.uniform() < 0.4:
+        return q, {"mass": float(rng.uniform(0.05, 0.999)) * min(p.sum(), q.sum())}
+    one, two = (epsilon * 10 ** rng.uniform(-2, 4) for _ in range(2))
+    return q, {"rho": [(one, two), (one, np.inf), (np.inf, two), (np.inf, 0.0), (0.0, np.inf)][rng.integers(5)]}
+
+
+def paid(sums, side, rho):
+    if rho in (0.0, np.inf):
+        return 0.0
+    massive = sums > 0
+    return rho * (sums[massive] @ np.log(sums[massive] / side[massive]) + side.sum() - sums.sum())
+
+
 def solved(arrays, dtype, driver, **options):
     M, *others = (None if a is None else torch.from_numpy(a).to(dtype) for a in arrays)
     M.requires_grad_()
@@ -86,9 +102,18 @@ def check(seed, dtype, driver):
     arrays, alpha, epsilon, loss = random_problem(seed, dtype)
     n, m = arrays[0].shape
     options = random_options(np.random.default_rng(seed), n, m, dtype)
-    told = (seed, dtype, driver, loss, options["solver"], type(options["init"]).__name__)
+    rng = np.random.default_rng((seed, 1))
+    moving = {}
+    if rng.uniform() < 0.4 and arrays[3] is not None:
+        q, moving = random_marginals(rng, *arrays[3:], epsilon)
+        q = torch.from_numpy(q).to(dtype).double().numpy()
+        arrays = (*arrays[:4], q)
+        if isinstance(options["init"], torch.Tensor):  # a start has a mass that may be the answer's
+            mass = np.sqrt(arrays[3].sum() * q.sum()) * 10 ** rng.uniform(-2, 2)
+            options["init"] = options["init"] * (mass / options["init"].sum())
+    told = (seed, dtype, driver, loss, options["solver"], type(options["init"]).__name__, moving)
     solution, gradient, seconds = solved(
-        arrays, dtype, driver, alpha=alpha, epsilon=epsilon, loss=loss, **options
+        arrays, dtype, driver, alpha=alpha, epsilon=epsilon, loss=loss, **options, **moving
     )  # fmt: skip
     assert seconds <= SECONDS, told
     for tensor in (solution.plan, solution.value, solution.cost, *solution.potentials, gradient):
@@ -97,25 +122,52 @@ def check(seed, dtype, driver):
 
     M, C1, C2, p, q = arrays
     p, q = (np.full(k, 1 / k) if a is None else a for a, k in ((p, n), (q, m)))
-    q = q * (p.sum() / q.sum())
+    q = q if moving else q * (p.sum() / q.sum())
     T, entropic = solution.plan.detach().double().numpy(), options["solver"].entropic
     computed = solution.plan.dtype
     if solution.converged:
         claimed = float(solution.residual + solution.marginal_error)
         assert claimed <= LARGEST_TOLERANCE, told
         if entropic:
-            found = stationarity(M, C1, C2, p, q, T, alpha, epsilon, loss)
-            # Measured in its own dtype a residual has rounding, of which the tolerance says how much.
-            assert found <= max(2 * claimed, 1e-6 if computed == torch.float64 else LARGEST_TOLERANCE), (*told, found)
+            if moving:
+                f, g = (potential.double().numpy() for potential in solution.potentials)
+                found = moving_stationarity(M, C1, C2, p, q, T, f, g, alpha, epsilon, loss, **moving)
+                # What was returned of the potentials is rounded, and with them what prices make of them.
+                least = [min([epsilon, *([price] if price > 0 else [])]) for price in moving.get("rho", (epsilon,) * 2)]
+                sizes = [np.abs(x) @ T.sum(1 - k) / least[k] for k, x in enumerate((f, g))]
+                found -= 2 * torch.finfo(computed).eps * sum(sizes) / T.sum()
+            else:
+                found = stationarity(M, C1, C2, p, q, T, alpha, epsilon, loss)
+            # Measured in its own dtype a residual has rounding, of which the tolerance says how much; where marginals
+            # move it is in what the plan misses and in what its sums miss.
+            assert found <= (2 if moving else 1) * max(
+                2 * claimed, 1e-6 if computed == torch.float64 else LARGEST_TOLERANCE
+            ), (*told, found)
     if not isinstance(options["init"], torch.Tensor):
         objective = reference.objective if entropic else (lambda *a: reference.energy(*a[:5], *a[6:]))
-        first = objective(M, C1, C2, np.outer(p, q) / p.sum(), alpha, epsilon, loss)
-        last = objective(M, C1, C2, T, alpha, epsilon, loss)
+        prices, sides = moving.get("rho", (0.0, 0.0)), (p, q)
+
+        def worth(T):
+            J = objective(M, C1, C2, T, alpha, epsilon, loss)
+            return J + sum(paid(T.sum(1 - k), sides[k], prices[k]) for k in range(2))
+
+        # p q', scaled to what must be met.
+        mass = moving.get("mass", np.sqrt(p.sum() * q.sum()))
+        mass = p.sum() if prices[0] == np.inf else q.sum() if prices[1] == np.inf else mass
+        first, last = worth(np.outer(p, q) * mass / (p.sum() * q.sum())), worth(T)
         # A plan that misses its marginals is that of another problem: the potentials say what that is worth.
         f, g = (potential.double().numpy() for potential in solution.potentials)
-        last -= f @ (T.sum(1) - p) + g @ (T.sum(0) - q)
-        size = 1 + reference.gradient(M, C1, C2, T, alpha, loss).ravel() @ T.ravel() / p.sum() / epsilon
-        rounding = torch.finfo(computed).eps * 100 * abs(size) * epsilon * p.sum()
+        if "mass" in moving:
+            last -= g.max() * (T.sum() - moving["mass"])
+        else:
+            last -= sum(
+                x @ (T.sum(1 - k) - side)
+                for k, (x, side) in enumerate(zip((f, g), sides, strict=True))
+                if not moving or prices[k] == np.inf
+            )
+        size = 1 + reference.gradient(M, C1, C2, T, alpha, loss).ravel() @ T.ravel() / T.sum() / epsilon
+        size = abs(size) * epsilon + sum(price for price in prices if price != np.inf)
+        rounding = torch.finfo(computed).eps * 100 * size * max(T.sum(), p.sum(), q.sum())
         assert last <= first + rounding + 1e-6 * abs(first), (*told, first, last)
     return fgwot.Status(int(solution.status)), int(solution.n_iter)
 

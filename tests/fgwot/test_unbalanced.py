@@ -13,6 +13,7 @@ from problems import central_differences, random_case
 import fgwot
 from fgwot import reference
 
+pytestmark = pytest.mark.usefixtures("each_driver")
 fgw = fgwot.fused_gromov_wasserstein
 INF = float("inf")
 MASS_3, MASS_6 = torch.ones(3, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64)
@@ -245,3 +246,32 @@ def test_what_does_not_fit_is_refused(change, error, message):
     C = torch.ones(3, 3, dtype=torch.float64) - torch.eye(3, dtype=torch.float64)
     with pytest.raises(error, match=message):
         fgw(**{"M": C, "C1": C, "C2": C, **change})
+
+
+@pytest.mark.parametrize("rho", [0.5, (INF, 0.5)])
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_residuals_are_relative_to_the_mass(rho, scale):
+    """Of a plan that a loose tolerance ends early; the one that follows is exp((f (+) g - grad E) / epsilon)."""
+    case = random_case(8, max_points=7, kind="euclidean", epsilon=(0.2, 0.4))
+    M, C1, C2, p, q = case.tensors()
+    options = {"rho": rho, "alpha": 0.5, "epsilon": 0.3 * scale, "tol": 0.3, "init": scale * torch.ones_like(M)}
+    found = fgw(M, C1, C2, scale * p, scale * q, **options)
+    f, g = found.potentials
+    gradient = torch.from_numpy(reference.gradient(case.M, case.C1, case.C2, found.plan.numpy(), 0.5))
+    following = torch.exp((f[:, None] + g - gradient) / (0.3 * scale))
+    measured = (following - found.plan).abs().sum() / following.sum()
+    assert measured > 0.01
+    torch.testing.assert_close(found.residual, measured, rtol=0.2, atol=0)
+
+
+def test_a_start_that_is_much_too_heavy_does_not_lose_its_mass():
+    """Costs grow with the mass: the first step from p q', of mass 10^4, would end at exp(-10^9)."""
+    M = torch.tensor([[1.5e5], [2.3e5]], dtype=torch.float64)
+    C1, C2 = torch.tensor([[0.0, 500.0], [500.0, 0.0]], dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    p, q = torch.tensor([4e3, 5e3], dtype=torch.float64), torch.tensor([1.5e4], dtype=torch.float64)
+    options = {"alpha": 1.0, "epsilon": 1.7e6, "rho": (7e5, 1e5)}
+    found = fgw(M, C1, C2, p, q, **options)
+    assert found.converged
+    assert 1 < found.plan.sum() < 100
+    again = fgw(M, C1, C2, p, q, **options, init=found.plan)
+    torch.testing.assert_close(again.plan, found.plan, rtol=1e-6, atol=0)

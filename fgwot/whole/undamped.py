@@ -1,22 +1,44 @@
 r"""The undamped iteration of small problems, and its gradients, as Numba compiles them for `fgwot.whole.compiled`.
 
-The iteration is that of `fgwot.iteration.undamped`, and its inner problems those of `fgwot.inner.chord`. All are in one
-file, and constants of theirs stand here again (`tests/fgwot/test_compiled.py` compares them), because Numba renews the
-compiled form of a function that it has cached when that function's own file changes.
+The iteration is that of `fgwot.iteration.undamped`, and its inner problems those of `fgwot.inner.chord`. Constants of
+theirs stand here again, as numbers that Numba compiles; `tests/fgwot/test_compiled.py` compares them.
 """
 
 # Numba's types are not Python's: compiled functions carry no annotations.
 # mypy: allow-untyped-defs, allow-incomplete-defs, no-check-untyped-defs
 
-from collections.abc import Callable, Collection
 from functools import partial
-from math import exp, inf, isfinite, log, log1p, nan, sqrt
-from typing import Any
+from math import exp, inf, isfinite, log, log1p, nan
 
 import numpy as np
-from numba import njit, types  # type: ignore[attr-defined, unused-ignore]
+from numba import types  # type: ignore[attr-defined, unused-ignore]
 
-from fgwot.solution import Status
+from fgwot.whole.arithmetic import (
+    COUNT,
+    CUBE,
+    EPS,
+    FLAG,
+    INVALID,
+    LINE,
+    NUMBER,
+    SHIFT,
+    TABLE,
+    TINY,
+    UNFINISHED,
+    add_sandwich,
+    cholesky,
+    distance,
+    is_plan,
+    quadratic,
+    reordered,
+    skewness,
+    softmax,
+    solve_factored,
+    structure,
+    times,
+    unit,
+    with_mass,
+)
 
 _COARSEST = 1e-3  # inner tolerance far from an answer
 _SHORT = 0.3  # change from which steps may be extrapolated
@@ -29,175 +51,9 @@ _FAR = 1e13  # factor of a column from which P, computed for 1, is too inexact
 _ROUNDINGS = 8  # that a residual has, as in fgwot.constants
 _REST = 10  # sweeps after a matrix that failed
 _EVALUATIONS = 400
-_TINY = np.finfo(np.float64).tiny
-_EPS = np.finfo(np.float64).eps
-_UNFINISHED, _INVALID = int(Status.MAX_ITER), int(Status.NUMERICAL)
-_LOG_2 = log(2)
-_LOG_2_HIGH, _LOG_2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # their products with k are exact
-_ROUNDER = 1.5 * 2.0**52
-_SHIFT = 1e-15  # of logarithms in the kl loss, as in fgwot.losses
 
 
-def _compile(
-    function: Callable[..., Any], freedoms: Collection[str] = ("contract",), types: Any = None
-) -> Callable[..., Any]:
-    """Compile with some freedoms of LLVM's arithmetic; none that would break tests for infinity and NaN.
-
-    For the given types at once, and for no others; without them when it is called.
-    """
-    compiled: Callable[..., Any] = njit(types, cache=True, nogil=True, error_model="numpy", fastmath=set(freedoms))(
-        function
-    )
-    return compiled
-
-
-# Sums may be reordered, into vectors.
-_reordered = partial(_compile, freedoms=("contract", "reassoc", "nsz", "arcp"))
-_NUMBER, _COUNT, _FLAG = types.float64, types.int64, types.boolean
-_LINE, _TABLE, _CUBE = (types.Array(types.float64, dimensions, "C") for dimensions in (1, 2, 3))
-
-
-@_reordered
-def _add_product(A, B, result):
-    """Add A B to the result: two rows share what is read of B, four of its rows what is read of the result."""
-    n, inner = A.shape
-    whole = inner - inner % 4
-    for i in range(0, n - 1, 2):
-        for k in range(0, whole, 4):
-            a0, a1, a2, a3 = A[i, k], A[i, k + 1], A[i, k + 2], A[i, k + 3]
-            b0, b1, b2, b3 = A[i + 1, k], A[i + 1, k + 1], A[i + 1, k + 2], A[i + 1, k + 3]
-            for j in range(B.shape[1]):
-                c0, c1, c2, c3 = B[k, j], B[k + 1, j], B[k + 2, j], B[k + 3, j]
-                result[i, j] += a0 * c0 + a1 * c1 + a2 * c2 + a3 * c3
-                result[i + 1, j] += b0 * c0 + b1 * c1 + b2 * c2 + b3 * c3
-    for i in range(n):
-        for k in range(whole if i < n - n % 2 else 0, inner):
-            a = A[i, k]
-            for j in range(B.shape[1]):
-                result[i, j] += a * B[k, j]
-
-
-@_reordered
-def _add_sandwich(A, T, B, half, result):
-    """Add A T B to the result, by way of half."""
-    half[:] = 0
-    _add_product(A, T, half)
-    _add_product(half, B, result)
-
-
-@_reordered
-def _quadratic(h1, h2, turned1, turned2, symmetric, T, half, D):
-    """D = h1 T h2' + h1' T h2, with the transposes of h1 and h2."""
-    D[:] = 0
-    _add_sandwich(h1, T, turned2, half, D)
-    if symmetric:
-        D *= 2
-    else:
-        _add_sandwich(turned1, T, h2, half, D)
-
-
-@_compile
-def _exponentials(x, power, result):
-    """Write exp(x) for x <= 0, to about an ulp; the library's exponential would not be vectorised.
-
-    With k the integer next to x / log 2, exp(x) = 2^k exp(x - k log 2). Adding 1.5 2^52 rounds to an integer and leaves
-    it in the lowest bits, from where it is moved to the exponent of `power`.
-    """
-    for j in range(len(x)):
-        bounded = max(x[j], -707.0)
-        power[j] = bounded * (1 / _LOG_2) + _ROUNDER
-        k = power[j] - _ROUNDER
-        r = bounded - k * _LOG_2_HIGH - k * _LOG_2_LOW
-        s = r / 12 + 1
-        for order in (11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1):
-            s = s * r * (1 / order) + 1
-        result[j] = s
-    bits = power.view(np.int64)
-    for j in range(len(x)):
-        bits[j] = (bits[j] + 1023) << 52
-    for j in range(len(x)):
-        result[j] *= power[j]
-
-
-@_reordered
-def _softmax(X, g, P, normaliser):
-    """P = softmax_j(g - X), whose logarithmic normaliser is kept."""
-    logits, power = np.empty(len(g)), np.empty(len(g))
-    for i in range(len(X)):
-        top = -inf
-        for j in range(len(g)):
-            logits[j] = g[j] - X[i, j]
-            top = max(top, logits[j])
-        logits -= top
-        _exponentials(logits, power, P[i])
-        total = P[i].sum()
-        for j in range(len(g)):
-            P[i, j] /= total
-        normaliser[i] = top + log(total)
-
-
-@_reordered
-def _skewness(C):
-    """Largest entry of the skew part over the largest entry; zero of a zero matrix."""
-    skew = largest = 0.0
-    for i in range(len(C)):
-        for k in range(len(C)):
-            skew = max(skew, abs(C[i, k] - C[k, i]))
-            largest = max(largest, abs(C[i, k]))
-    return skew / (2 * max(largest, _TINY))
-
-
-@_reordered
-def _factor(P, u, v, root, p, S):
-    """Cholesky factor of S = diag(c) - T' diag(1/p) T for T = diag(u) P diag(v), scaled by root = sqrt(c).
-
-    S is singular along `root` in that scaling: there it is given the value 1. Return whether it succeeded.
-    """
-    m = len(v)
-    total = (root * root).sum()
-    for a in range(m):
-        for b in range(m):
-            S[a, b] = root[a] * root[b] / total
-        S[a, a] += 1 + 64 * _EPS
-    half, turned = np.empty(P.shape), np.empty((m, len(u)))
-    for i in range(len(u)):
-        weight = u[i] / sqrt(p[i])
-        for a in range(m):
-            half[i, a] = weight * P[i, a] * v[a] / root[a]
-            turned[a, i] = -half[i, a]
-    _add_product(turned, half, S)
-    for a in range(m):
-        for b in range(a + 1):
-            s = S[a, b]
-            for k in range(b):
-                s -= S[a, k] * S[b, k]
-            if b < a:
-                S[a, b] = s / S[b, b]
-            elif s > 0:
-                S[a, a] = sqrt(s)
-            else:
-                return False
-    return True
-
-
-@_reordered
-def _newton_step(S, root, gap, d):
-    """Write d = S^-1 gap, by the factor of S, which is scaled by `root`."""
-    m = len(gap)
-    for a in range(m):
-        s = gap[a] / root[a]
-        for k in range(a):
-            s -= S[a, k] * d[k]
-        d[a] = s / S[a, a]
-    for a in range(m - 1, -1, -1):
-        d[a] /= S[a, a]
-        for k in range(a):
-            d[k] -= S[a, k] * d[a]
-    for a in range(m):
-        d[a] /= root[a]
-
-
-@_reordered
+@reordered
 def _couple(X, p, q, tol, f, g, T, S, root):
     """Plan T = exp(f (+) g - X), from potentials g and the factor S of an earlier plan; they are updated.
 
@@ -205,8 +61,9 @@ def _couple(X, p, q, tol, f, g, T, S, root):
     """
     n, m = X.shape
     u, v, c, gap, d = p.copy(), np.ones(m), np.empty(m), np.empty(m), np.empty(m)
+    null, none = np.empty(m), np.zeros(m)
     worth = 4 + m / 16  # price of a factor, in sweeps
-    _softmax(X, g, T, f)
+    softmax(X, g, T, f)
     before, error, rest, fresh = nan, nan, 0, False
     for k in range(_EVALUATIONS):
         c[:] = 0
@@ -230,11 +87,12 @@ def _couple(X, p, q, tol, f, g, T, S, root):
             renew = not (rate < 1 and log(error / tol) <= -worth * log(rate))
         if renew:
             root[:] = np.sqrt(c)
-            fresh = _factor(T, u, v, root, p, S)
+            unit(root, null)  # S is singular along it
+            fresh = cholesky(T, u / np.sqrt(p), v / root, none, null, 64 * EPS, S)
             if not fresh:
                 root[0], rest = 0.0, k + _REST
         if root[0] > 0:
-            _newton_step(S, root, gap, d)
+            solve_factored(S, root, gap, d)
             for j in range(m):
                 v[j] *= exp(min(max(d[j], -_LONGEST), _LONGEST))
         else:
@@ -247,7 +105,7 @@ def _couple(X, p, q, tol, f, g, T, S, root):
             for j in range(m):
                 g[j] += log(v[j])
                 v[j] = 1
-            _softmax(X, g, T, f)
+            softmax(X, g, T, f)
         for i in range(n):
             s = 0.0
             for j in range(m):
@@ -262,17 +120,7 @@ def _couple(X, p, q, tol, f, g, T, S, root):
     return error
 
 
-@_reordered
-def _distance(T, before):
-    """Sum of absolute differences."""
-    distance = 0.0
-    for i in range(len(T)):
-        for j in range(T.shape[1]):
-            distance += abs(T[i, j] - before[i, j])
-    return distance
-
-
-@_reordered
+@reordered
 def _slope(T, before, costs, L, D, D_before, weight):
     """<delta, R> - <delta, change of G> / 2 for the change delta of the plan and R = G(T) - costs."""
     slope = 0.0
@@ -283,18 +131,18 @@ def _slope(T, before, costs, L, D, D_before, weight):
     return slope
 
 
-@_reordered
+@reordered
 def _divergence(before, T):
     """KL(before || T), but smaller where entries underflow."""
     divergence = 0.0
     for i in range(len(T)):
         for j in range(T.shape[1]):
-            delta, old = T[i, j] - before[i, j], max(before[i, j], _TINY)
-            divergence += delta - old * log1p(max(delta / old, _EPS - 1))
+            delta, old = T[i, j] - before[i, j], max(before[i, j], TINY)
+            divergence += delta - old * log1p(max(delta / old, EPS - 1))
     return divergence
 
 
-@_reordered
+@reordered
 def _limits(T, X, tol, base, eps):
     """Attainable and allowed residual + marginal error near T, inner tolerance there, and rounding in these loops.
 
@@ -304,12 +152,12 @@ def _limits(T, X, tol, base, eps):
     for i in range(len(T)):
         for j in range(T.shape[1]):
             size += T[i, j] * abs(X[i, j])
-    attainable, noise = base + _ROUNDINGS * eps * size, _EPS * size
+    attainable, noise = base + _ROUNDINGS * eps * size, EPS * size
     allowed = tol if tol > 0 else attainable
     return attainable, allowed, max(0.05 * allowed, min(8 * noise, 0.3 * allowed)), noise
 
 
-@_reordered
+@reordered
 def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, max_iter):
     """Solve one problem from the plan T, or if none is `given` from p q'; f and g are updated.
 
@@ -318,7 +166,7 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, m
     changes nothing. Return the plan, D = h1 T h2' + h1' T h2, status, steps, residual and error of the marginals.
     """
     n, m = L.shape
-    symmetric = _skewness(h1) * _skewness(h2) <= 4 * _EPS
+    symmetric = skewness(h1) * skewness(h2) <= 4 * EPS
     if symmetric:  # with skew parts A, the product is 2 S1 T S2 - 2 A1 T A2
         h1, h2 = (h1 + h1.T) / 2, (h2 + h2.T) / 2
     turned1, turned2 = h1.T.copy(), h2.T.copy()
@@ -329,13 +177,13 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, m
     if given:
         for i in range(n):
             for j in range(m):
-                X[i, j] = g[j] - log(max(T[i, j], _TINY))
+                X[i, j] = g[j] - log(max(T[i, j], TINY))
         error, change = _couple(X, p, q, 1e-6, f, g, T, S, root), 0.0
     else:
         for i in range(n):
             for j in range(m):
                 T[i, j] = p[i] * q[j]
-    _quadratic(h1, h2, turned1, turned2, symmetric, T, half, D)
+    quadratic(h1, h2, turned1, turned2, symmetric, T, half, D)
     for i in range(n):
         for j in range(m):
             X[i, j] = L[i, j] - weight * D[i, j]
@@ -344,21 +192,21 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, m
     for step in range(1, max_iter + 1):
         g_next[:] = warm
         error_next = _couple(X, p, q, min(max(0.02 * expected, finest), _COARSEST), f_next, g_next, T_next, S, root)
-        moved = _distance(T_next, T)
+        moved = distance(T_next, T)
         if step == 1:  # p q' may have mass where costs forbid it, its successor has not
             attainable, allowed, finest, noise = _limits(T_next, X, tol, base, eps)
             if attainable > max(largest, tol):
-                return T, D, _UNFINISHED, 1, moved + error_next, error
+                return T, D, UNFINISHED, 1, moved + error_next, error
         # The change made by an undamped step is the residual of the plan it left.
         if plain and moved + error + error_next <= allowed:
             f[:], g[:] = f_next, g_next
             return T, D, 0, step, moved + error_next, error
-        _quadratic(h1, h2, turned1, turned2, symmetric, T_next, half, D_next)
+        quadratic(h1, h2, turned1, turned2, symmetric, T_next, half, D_next)
         slope = _slope(T_next, T, X, L, D_next, D, weight)
         # KL is at least half the square of its L1 distance (Pinsker).
         risen = not (slope <= 0.5 * moved**2 or slope <= _divergence(T, T_next) + 4 * noise * moved)
         if risen and plain:
-            return T, D, _UNFINISHED, step, moved + error_next, error
+            return T, D, UNFINISHED, step, moved + error_next, error
         if risen:
             # Back to an undamped step.
             plain, warm[:] = True, g
@@ -366,7 +214,7 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, m
                 for j in range(m):
                     X[i, j] = L[i, j] - weight * D[i, j]
             continue
-        rate = min(max(moved / max(change, _TINY), 0.1), 1.0)
+        rate = min(max(moved / max(change, TINY), 0.1), 1.0)
         change, expected = moved, moved * rate
         slow |= change < _SHORT and expected * rate**_HORIZON > allowed
         across = norm = theta = 0.0
@@ -389,60 +237,15 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, m
         R, R_before = R_before, R
         T, T_next, D, D_next = T_next, T, D_next, D
         f[:], g[:], error = f_next, g_next, error_next
-    return T, D, _UNFINISHED, max_iter, change, error
-
-
-@_reordered
-def _marginal(given, size, mass):
-    """Points with mass, their masses made to sum to 1, the mass, and whether all that is valid."""
-    if len(given) == 0:
-        return np.arange(size), np.full(size, 1 / size), mass, True
-    valid, mass = True, given.sum()
-    for x in given:
-        valid &= x >= 0
-    points = np.nonzero(given > 0)[0]
-    return points, given[points] / mass, mass, valid and 0 < mass < inf
-
-
-@_reordered
-def _is_plan(T):
-    """Whether all entries are finite and none is negative."""
-    valid = True
-    for t in T.flat:
-        valid &= 0 <= t < inf
-    return valid
-
-
-@_reordered
-def _structure(C, points, weights, kl, second):
-    """h(C) between some points, (f(C) + f(C)') times their weights, and whether all of C is valid."""
-    total = C.sum()
-    valid = isfinite(total)
-    size = len(points)
-    h, shift = np.empty((size, size)), np.zeros(size)
-    if kl:
-        for c in C.flat:
-            valid &= c >= 0
-    for i in range(size):
-        for k in range(size):
-            c = C[points[i], points[k]]
-            if not kl:
-                f, h[i, k] = c * c, (2 * c if second else c)
-            elif second:
-                f, h[i, k] = c, log(max(c, 0.0) + _SHIFT)
-            else:
-                f, h[i, k] = c * log(max(c, 0.0) + _SHIFT) - c, c
-            shift[i] += f * weights[k]
-            shift[k] += f * weights[i]
-    return h, shift, valid
+    return T, D, UNFINISHED, max_iter, change, error
 
 
 @partial(
-    _reordered,
+    reordered,
     types=types.void(
-        _CUBE, _CUBE, _CUBE, _TABLE, _TABLE, _LINE, _LINE, _CUBE, _TABLE,
-        _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _COUNT, _NUMBER, _COUNT, _COUNT,
-        _CUBE, _TABLE, _TABLE, _TABLE,
+        CUBE, CUBE, CUBE, TABLE, TABLE, LINE, LINE, CUBE, TABLE,
+        FLAG, NUMBER, NUMBER, NUMBER, NUMBER, COUNT, NUMBER, COUNT, COUNT,
+        CUBE, TABLE, TABLE, TABLE,
     ),
 )  # fmt: skip
 def solve_batch(
@@ -458,16 +261,17 @@ def solve_batch(
         alpha, epsilon = alphas[b % len(alphas)], epsilons[b % len(epsilons)]
         given_p = p[b % len(p)] if len(p) > 0 else np.empty(0)
         given_q = q[b % len(q)] if len(q) > 0 else np.empty(0)
-        rows, weights1, mass, valid1 = _marginal(given_p, n, given_q.sum() if len(q) > 0 else 1.0)
-        columns, weights2, mass2, valid2 = _marginal(given_q, m, mass)
-        h1, shift1, finite1 = _structure(C1[b % len(C1)], rows, weights1, kl, False)
-        h2, shift2, finite2 = _structure(C2[b % len(C2)], columns, weights2, kl, True)
+        rows, weights1, mass, valid1 = with_mass(given_p, n, given_q.sum() if len(q) > 0 else 1.0)
+        columns, weights2, mass2, valid2 = with_mass(given_q, m, mass)
+        h1, F1, finite1 = structure(C1[b % len(C1)], rows, kl, False)
+        h2, F2, finite2 = structure(C2[b % len(C2)], columns, kl, True)
+        shift1, shift2 = times(F1, weights1), times(F2, weights2)
         valid = valid1 and valid2 and finite1 and finite2 and abs(mass - mass2) <= allowed * mass
         valid = valid and 0 <= alpha <= 1 and 0 < epsilon < inf
         valid = valid and (len(M) == 0 or isfinite(M[b % len(M)].sum()))
-        valid = valid and (len(plans) == 0 or _is_plan(plans[b % len(plans)]))
+        valid = valid and (len(plans) == 0 or is_plan(plans[b % len(plans)]))
         plan[b], f[b], g[b], numbers[b] = 0, 0, 0, nan
-        numbers[b, 7], numbers[b, 8] = _INVALID, 0
+        numbers[b, 7], numbers[b, 8] = INVALID, 0
         if not valid:
             plan[b], f[b], g[b] = nan, nan, nan
             continue
@@ -496,7 +300,7 @@ def solve_batch(
                 t = mass * T[i, j]
                 plan[b, rows[i], columns[j]] = t
                 total += t
-                entropy += t - t * log(max(t, _TINY))
+                entropy += t - t * log(max(t, TINY))
                 # With column sums s = q + e, <f2(C2), s s'> is <2 s - q, (f2(C2) + f2(C2)') q> / 2 up to e^2.
                 quad += t * (shift1[i] + shift2[j] - D[i, j]) / 2 * mass
                 if len(M) > 0:
@@ -505,17 +309,17 @@ def solve_batch(
             g[b, columns[j]] = epsilon * own_g[j] + alpha * mass * shift2[j]
             quad += mass**2 * (T[:, j].sum() - weights2[j]) * shift2[j] / 2
         if not isfinite(total):
-            status = _INVALID
+            status = INVALID
         cost = (1 - alpha) * linear + alpha * quad
         value = cost - epsilon * entropy
         numbers[b] = np.array([value, cost, linear, quad, entropy, residual, error, status, steps])
 
 
 @partial(
-    _reordered,
+    reordered,
     types=types.void(
-        _CUBE, _CUBE, _CUBE, _TABLE, _TABLE, _TABLE, _LINE, _FLAG,
-        _CUBE, _CUBE, _CUBE, _TABLE, _TABLE, _COUNT, _COUNT,
+        CUBE, CUBE, CUBE, TABLE, TABLE, TABLE, LINE, FLAG,
+        CUBE, CUBE, CUBE, TABLE, TABLE, COUNT, COUNT,
     ),
 )  # fmt: skip
 def adjoint_batch(
@@ -545,19 +349,19 @@ def adjoint_batch(
         half, A, B = np.empty((n, m)), C1[b % len(C1)], C2[b % len(C2)]
         if len(dC1) > 0:
             r, product = T.sum(1), np.zeros((n, n))
-            h2 = np.log(B + _SHIFT) if kl else 2 * B
-            _add_sandwich(T, h2, turned, half, product)
+            h2 = np.log(B + SHIFT) if kl else 2 * B
+            add_sandwich(T, h2, turned, half, product)
             for i in range(n):
                 for k in range(n):
                     a = A[i, k]
-                    df = log(a + _SHIFT) + a / (a + _SHIFT) - 1 if kl else 2 * a
+                    df = log(a + SHIFT) + a / (a + SHIFT) - 1 if kl else 2 * a
                     dC1[b, i, k] = w * (df * r[i] * r[k] - product[i, k])
         if len(dC2) > 0:
             s, product = T.sum(0), np.zeros((m, m))
             half = np.empty((m, n))
-            _add_sandwich(turned, A, T, half, product)
+            add_sandwich(turned, A, T, half, product)
             for j in range(m):
                 for k in range(m):
                     c = B[j, k]
-                    df, dh = (1.0, 1 / (c + _SHIFT)) if kl else (2 * c, 2.0)
+                    df, dh = (1.0, 1 / (c + SHIFT)) if kl else (2 * c, 2.0)
                     dC2[b, j, k] = w * (df * s[j] * s[k] - dh * product[j, k])
