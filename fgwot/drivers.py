@@ -370,14 +370,10 @@ def _not_in_kernels(call: Call) -> str | None:
 
 
 def _not_in_loops(call: Call) -> str | None:
-    loss, adjoint, alpha = call.loss, call.adjoint, call.alpha
-    if transformed():
-        return "torch.func transforms the call"
+    loss, alpha = call.loss, call.alpha
     name = loss if isinstance(loss, str) else getattr(loss, "name", None)
     if name not in ("square", "kl") or loss not in (name, BY_NAME[name]):
         return f"the {name} loss; it knows square and kl"
-    if adjoint not in ("envelope", Envelope()):
-        return f"adjoint={adjoint!r}; it knows envelope gradients"
     if call.max_iter == 1:
         return "max_iter=1; its last step is torch's"
     if call.M is None and isinstance(alpha, Tensor):

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fgwot.adjoint import Adjoint, differentiable, envelope_values, with_quadratic
+from fgwot.adjoint import Adjoint, Envelope, differentiable, envelope_values, with_quadratic
 from fgwot.arrays import any_array
 from fgwot.batch import take
 from fgwot.drivers import Call, against_streaming
@@ -17,9 +17,9 @@ from fgwot.iteration.initial import Init, MultiInit, random_starts, start_from, 
 from fgwot.iteration.result import Result
 from fgwot.iteration.solve import solve
 from fgwot.losses import GroundLoss
-from fgwot.operations import folded, outside_graphs, without_autocast
+from fgwot.operations import folded, outside_graphs, transformed, without_autocast
 from fgwot.problem import Problem, Weight
-from fgwot.solution import ConvergenceWarning, Solution, Status
+from fgwot.solution import ConvergenceWarning, Solution, Status, WarmStart
 from fgwot.solvers import Solver
 from fgwot.streamed.lazy import Lazy
 from fgwot.streamed.ranks import together
@@ -162,10 +162,11 @@ def fused_gromov_wasserstein(
         warn(found.status, found.residual)
         return found
     call = call.built()
-    whole = whole_solve(call)
+    direct = adjoint in ("envelope", Envelope()) and not transformed()  # a whole solve has these gradients
+    whole = whole_solve(call) if direct else None
     if whole is not None and is_final(whole):
         return whole
-    return _torch_solve(call, whole, validate)
+    return _solve(call, whole, direct, validate)
 
 
 def gromov_wasserstein(
@@ -218,17 +219,18 @@ def gromov_wasserstein(
     )
 
 
-def _torch_solve(call: Call, whole: Solution | None, validate: bool) -> Solution:
-    """Solve in torch: everything, or what a whole solve has left open."""
+def _solve(call: Call, whole: Solution | None, tried: bool, validate: bool) -> Solution:
+    """Solve everything, or what a whole solve has left open if one was tried, with every kind of gradient."""
     solver, init, tol, max_iter = call.solver, call.init, call.tol, call.max_iter
     problem = call.problem()
     first, count = tensors_of(init, problem), len(problem.tensors)
-    begun = None if whole is None else _flattened(problem, whole)
+    left = None if whole is None else _flattened(problem, whole)
 
     def search(*tensors: Tensor) -> tuple[Tensor, ...]:
         flat, given = problem.of(tensors[:count]), tensors[count:]
         if validate:
             flat.check()
+        begun = left if tried else _begun(flat, call, given)
         if begun is not None:
             result = _completed(flat, call, given, begun)
         elif isinstance(init, MultiInit):
@@ -254,6 +256,17 @@ def _torch_solve(call: Call, whole: Solution | None, validate: bool) -> Solution
         marginal_error=restore(result.marginal_error),
         n_iter=restore(result.n_iter),
     )
+
+
+def _begun(problem: Problem, call: Call, given: tuple[Tensor, ...]) -> Result | None:
+    """Result of a whole solve of a flat batch; None where torch is to solve it from the start."""
+    p, init = problem, call.init
+    if given:
+        init = given[0] if len(given) == 1 else WarmStart(given[0], (torch.zeros_like(p.p), given[1]))
+    flat = (p.M, p.C1, p.C2, p.p, p.q, p.alpha, p.epsilon, p.loss)
+    rest = ("envelope", init, call.max_iter, call.tol, "dense", p.rho, p.mass)
+    whole = whole_solve(Call(*flat, call.solver, *rest))
+    return None if whole is None else _flattened(replace(p, batch_shape=p.alpha.shape), whole)
 
 
 def _flattened(problem: Problem, solution: Solution) -> Result:
