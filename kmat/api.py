@@ -32,7 +32,7 @@ from kmat.runs.folder import RunDir
 from kmat.runs.result import Result
 from kmat.runs.run import TrainedRun, classify, spread, train
 from kmat.runs.run import load_run as load_trained
-from kmat.runs.training import Schedule
+from kmat.runs.schedule import Schedule
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import SPLITS, Record, Task, absent_classes
 from kmat.tasks.descriptions import in_order

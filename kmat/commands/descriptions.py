@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tyro.conf import Positional
 
+from kmat.commands.base import Command
 from kmat.console import note, out, plain_table
 from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
 from kmat.modalities import MODALITIES
-from kmat.model.backbone import offline_tokenizer
 from kmat.tasks import BACKBONES, BUILT_IN
 from kmat.tasks.descriptions import described_classes, examine, load_descriptions
 from kmat.tasks.paper import shipped_sentences
@@ -20,8 +20,10 @@ _EXPECTED = {"digits": 20}  # 50 elsewhere, as in the paper
 
 
 @dataclass(frozen=True)
-class Descriptions:
+class Descriptions(Command):
     """List the sentences that describe the classes, or check them."""
+
+    example: ClassVar[str] = "kmat descriptions mine.json --check"
 
     sources: Positional[tuple[str, ...]] = ()
     """Built-in tasks, or JSON files of your own; every built-in task that has sentences by default."""
@@ -79,6 +81,8 @@ class Descriptions:
 
     def _check(self, source: str, pairs: Sequence[tuple[str, str, Sequence[str]]]) -> Iterator[str]:
         """Print a row per class and modality; yields the problems."""
+        from kmat.model.backbone import offline_tokenizer
+
         backbone = self.tokenizer or BACKBONES.get(source, ("biomedclip",))[0]
         tokenizer = offline_tokenizer(backbone)
         expected = _EXPECTED.get(source, 50) if self.expect is None else self.expect

@@ -22,6 +22,7 @@ import torch
 
 from kmat.console import counted, duration, note, tell
 from kmat.errors import UserError, explain
+from kmat.grids.config import Resources
 from kmat.model.backbone import Backbone, find_device, load_backbone
 from kmat.model.features import FeatureCache
 from kmat.runs.config import RunConfig
@@ -45,31 +46,6 @@ class Job:
     folder: Path
 
 
-@dataclass(frozen=True)
-class Resources:
-    """Where the runs of a grid are done."""
-
-    workers: int = min(2, os.cpu_count() or 1)
-    """Processes, one thread each; 1 is this process. With --ray local, as many CPUs."""
-    ray: str | None = None
-    """Address of a Ray cluster to send the runs to, or local to start Ray on this machine. All its machines must see
-    --out, --cache and the data under the same paths."""
-    cache: Path | None = None
-    """Folder of the feature cache, which all runs share; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
-    device: str = "auto"
-    """Where the backbone runs: auto is CUDA if there is any."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UserError(f"--workers {self.workers}: expected at least 1")
-
-    def open(self) -> AbstractContextManager["Pool"]:
-        """Start the workers; they are stopped at the end, and what they are at is cut off."""
-        if self.ray is not None:
-            return _on_ray(self.ray, self)
-        return _in_this_process(self) if self.workers == 1 else _in_processes(self)
-
-
 class WorkerDiedError(Exception):
     """A worker vanished with its run."""
 
@@ -86,6 +62,13 @@ class Pool(Protocol):
 
     def wait(self) -> tuple[Job, Result | Exception]:
         """Wait for any of the jobs given: its result, or what went wrong."""
+
+
+def open_pool(resources: Resources) -> AbstractContextManager[Pool]:
+    """Start the workers; they are stopped at the end, and what they are at is cut off."""
+    if resources.ray is not None:
+        return _on_ray(resources.ray, resources)
+    return _in_this_process(resources) if resources.workers == 1 else _in_processes(resources)
 
 
 def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:

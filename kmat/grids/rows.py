@@ -4,7 +4,6 @@ from dataclasses import fields
 from typing import NamedTuple
 
 from kmat.methods import (
-    METHODS,
     BiomedCoOpConfig,
     CoCoOpConfig,
     CoOpConfig,
@@ -101,10 +100,9 @@ def describe(method: MethodConfig) -> str:
     >>> describe(KMaTConfig(lambda_anc=1, csc=False)), describe(CoOpConfig())
     ('kmat, csc False, lambda_anc 1', 'coop')
     """
-    name = next(name for name, kind in METHODS.items() if isinstance(method, kind))
     values = {field.name: (getattr(method, field.name), field.default) for field in fields(method)}
     return ", ".join(
-        [name, *(f"{key} {_short(value)}" for key, (value, default) in values.items() if value != default)]
+        [method.name, *(f"{key} {_short(value)}" for key, (value, default) in values.items() if value != default)]
     )
 
 

@@ -2,16 +2,23 @@
 
 import csv
 import json
+import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 from conftest import one_line
 
 from kmat import phantom
+from kmat.cli import COMMANDS, parse
+from kmat.commands.help import EXITS
 from kmat.errors import UserError
+from kmat.methods import METHODS
 
 
 @pytest.mark.parametrize(
@@ -289,21 +296,111 @@ def test_the_version_is_said_at_once(capsys):
     assert capsys.readouterr().out.startswith("kmat ")
 
 
-def test_help_documents_every_command(kmat):
-    code, out, _ = kmat("--help")
-    assert code == 0
-    assert all(
-        command in out for command in ("demo", "train", "evaluate", "predict", "tasks", "bench", "ablate", "report")
+BASH = shutil.which("bash")
+PAGES = [(), *((name,) for name in COMMANDS), *(("train", name) for name in METHODS)]
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("words", PAGES)
+def test_help_fits_a_screen_and_begins_with_an_example(kmat, monkeypatch, words, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    code, out, err = kmat(*words, "--help")
+    assert (code, err) == (0, "")
+    first, *lines = out.splitlines()
+    assert first.startswith("example: ")
+    assert " ".join(("kmat", *words)) in first
+    assert len(lines) < 40
+    assert max(map(len, lines)) <= min(width, 100)
+
+
+def test_the_examples_of_help_can_be_parsed():
+    for kind in COMMANDS.values():
+        if kind is not COMMANDS["completion"]:  # which is given to a shell
+            assert isinstance(parse(shlex.split(kind.example)[1:]), kind)
+
+
+def test_help_and_the_guide_name_the_same_exit_codes(kmat):
+    guide = (Path(__file__).parents[2] / "docs" / "kmat.md").read_text()
+    table = guide.partition("| exit code |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == list(map(str, EXITS))
+    assert re.findall(r"^  (\d+)  ", kmat("--help")[1], re.MULTILINE) == list(map(str, EXITS))
+
+
+def test_a_reader_that_has_seen_enough_is_no_traceback():
+    """As in ``kmat descriptions | head``: the pipe is closed before anything is written."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "kmat", "descriptions", "digits"], stdout=write, stderr=subprocess.PIPE, text=True
     )
-    assert "The paper gives no value" in kmat("train", "kmat", "--help")[1]
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_help_waits_for_no_model_library():
-    code = "import sys; from kmat.cli import main; main(['train', '--help'])"
-    code += "; assert not {'open_clip', 'transformers', 'timm', 'matplotlib', 'sklearn'} & sys.modules.keys()"
+def test_help_explains_options_and_names_the_others(kmat):
+    out = kmat("--help")[1]
+    assert all(f"\n  {command} " in out for command in COMMANDS)
+    out = kmat("train", "--help")[1]
+    assert "\n  --task          A built-in task" in out
+    assert "others: --follow-links" in out
+    assert "--lambda-anc" not in out
+    out = kmat("train", "residual", "--help")[1]
+    assert "\n  --lambda-anc  Weight of the anchor as in K-MaT; 0 leaves" in out
+    assert "\n  --no-csc      Class-specific context" in out, "inherited"
+    assert kmat("evaluate", "--help")[1].count("[its own]") == 1
+    assert "The paper gives no value" in kmat("train", "kmat", "--help-verbose")[1]
+
+
+def test_help_and_errors_of_typing_wait_for_no_library_that_is_slow_to_import():
+    """Row by row: each command's help, its full help, a mistyped option, a bad value, the version, a completion."""
+    code = """
+import contextlib, io, sys
+from kmat.__main__ import main
+from kmat.cli import COMMANDS
+asked = [["--help"], ["--version"], ["--help-verbose"], [], ["fly"], ["completion", "bash"], ["train", "--shots", "0"]]
+for name in COMMANDS:
+    asked += [[name, "--help"], [name, "--help-verbose"], [name, "--no-such-option"]]
+for arguments in asked:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.suppress(SystemExit):
+            main(arguments)
+slow = {"torch", "open_clip", "transformers", "timm", "matplotlib", "sklearn", "scipy", "pandas", "numba", "ray"}
+assert not slow & sys.modules.keys(), slow & sys.modules.keys()
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "Train one method" in done.stdout
+
+
+def bash_completes(kmat, *words):
+    """What bash offers for the last word, with the script that kmat writes."""
+    script = kmat("completion", "bash")[1]
+    line = " ".join(words)
+    ask = f"""
+{script}
+COMP_WORDS=({" ".join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}
+COMP_LINE={shlex.quote(line)}; COMP_POINT={len(line)}
+$(complete -p kmat | sed 's/.*-F \\([^ ]*\\) .*/\\1/') kmat
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run([BASH, "-c", ask], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.skipif(BASH is None, reason="needs bash")
+def test_bash_completes_commands_methods_options_and_values(kmat):
+    assert bash_completes(kmat, "kmat", "") >= set(COMMANDS)
+    assert bash_completes(kmat, "kmat", "sh") == {"shots"}
+    assert bash_completes(kmat, "kmat", "train", "kmat", "--lambda-f") == {"--lambda-fgw"}
+    assert bash_completes(kmat, "kmat", "train", "kg") == {"kgcoop"}
+    assert bash_completes(kmat, "kmat", "train", "--augment", "") == {"auto", "none", "crop"}
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_of_other_shells_names_every_command(kmat, shell):
+    code, out, err = kmat("completion", shell)
+    assert (code, err) == (0, "")
+    assert all(command in out for command in COMMANDS)
 
 
 def test_anchor_without_descriptions_names_both_ways_out(kmat, shapes_dir, tiny_dir, tmp_path):

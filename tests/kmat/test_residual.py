@@ -16,7 +16,8 @@ from kmat.methods.residual import couple, transport
 from kmat.modalities import MODALITIES
 from kmat.reports import residuals
 from kmat.runs.folder import RunDir
-from kmat.runs.training import Schedule, fit
+from kmat.runs.schedule import Schedule
+from kmat.runs.training import fit
 
 
 def unit(*shape, seed=0):

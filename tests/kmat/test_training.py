@@ -20,7 +20,7 @@ from kmat.methods import (
 )
 from kmat.runs.config import RunConfig
 from kmat.runs.run import train
-from kmat.runs.training import Schedule
+from kmat.runs.schedule import Schedule
 from kmat.tasks import TaskConfig
 
 
