@@ -11,8 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from kmat.console import note
 from kmat.errors import UserError
-from kmat.grids.results import Entry, Results
-from kmat.grids.rows import describe
+from kmat.grids.results import FLOOR, FLOORS, Entry, Results
+from kmat.grids.rows import row_of
 from kmat.methods import KMaTConfig
 from kmat.modalities import LOW, MODALITIES
 from kmat.runs.config import RunConfig
@@ -131,7 +131,9 @@ def _grid(folder: Path) -> tuple[Results, list[FinishedRun]]:
 
 
 def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
-    runs, banners, damaged = [], {}, []
+    runs: list[FinishedRun] = []
+    floors: list[Entry] = []
+    banners, damaged = {}, []
     for path in sorted(file.parent for file in folder.rglob("result.json")):
         run = RunDir(path)
         try:
@@ -140,8 +142,11 @@ def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
             if tested is None:
                 note(f"{path} was not tested on both modalities: left out")
                 continue
-            key = result.task, describe(config.method), config.backbone, config.seed
-            runs.append(_run(run, Entry.of(*key, str(path), tested)))
+            where = config.backbone, config.seed
+            runs.append(_run(run, Entry.of(result.task, row_of(config), *where, str(path), tested)))
+            for floor in FLOORS:
+                scores = {modality: result.floors[modality][floor] for modality in MODALITIES}
+                floors.append(Entry.of(result.task, FLOOR + floor, *where, "", scores))
             banners[result.task] = result.banner
         except UserError as error:
             damaged.append(str(error))
@@ -149,7 +154,7 @@ def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
         raise UserError("; ".join(damaged) or f"{folder} holds neither a finished grid nor a finished run")
     for why in damaged:
         note(f"{why}: left out")
-    return Results("bench", [run.entry for run in runs], banners, ()), runs
+    return Results("runs", floors + [run.entry for run in runs], banners, ()), runs
 
 
 def _run(run: RunDir, entry: Entry) -> FinishedRun:

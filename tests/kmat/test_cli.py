@@ -590,7 +590,11 @@ def test_report_on_single_runs(kmat, trained, tmp_path):
     code, _, err = kmat("report", trained)
     assert code == 0, err
     page = (tmp_path / "runs" / "report" / "report.html").read_text(encoding="utf-8")
-    assert '<th scope="row">kmat</th>' in page
+    assert '<th scope="row">K-MaT, shots 4, epochs 2</th>' in page
+    assert '<th scope="row">floor: chance</th>' in page
+    assert "Single runs" in page
+    assert "Table 2" not in page
+    assert "<td>–</td>" not in page
 
 
 def test_report_on_damaged_folders_is_one_line(kmat, trained, tmp_path):
