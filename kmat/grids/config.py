@@ -58,11 +58,16 @@ class Resources(Machine):
     """Where the runs of a grid are done."""
 
     workers: int = min(2, os.cpu_count() or 1)
-    """Processes, one thread each; 1 is this process. With --ray local, as many CPUs."""
+    """Processes, one thread each; 1 is this process. With --ray local, as many CPUs; with --slurm, jobs at once."""
     ray: str | None = None
     """Address of a Ray cluster to send the runs to, or local to start Ray on this machine. All its machines must see
     --out, --cache and the data under the same paths."""
+    slurm: tuple[str, ...] | None = None
+    """Send each run to SLURM, with these options of sbatch: partition=gpu gpus_per_node=1 time=240 (minutes), or none.
+    All its machines must see --out, --cache and the data under the same paths."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UserError(f"--workers {self.workers}: expected at least 1")
+        if self.ray is not None and self.slurm is not None:
+            raise UserError("--ray and --slurm exclude each other")

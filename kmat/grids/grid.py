@@ -83,7 +83,7 @@ def run_grid(
     tasks = {task: task.load() for task in {place.task for place in places}}  # refused before a worker starts
     fixed = [method for method in rows.values() if not _has_anchor(method)]
     candidates = {place: _candidates(tasks[place.task]) for place in places if len(fixed) < len(rows)}
-    with open_pool(resources) as pool:
+    with open_pool(resources, out / "slurm") as pool:
         runs.do(pool, [(p, seed, m) for p in places for seed in grid.seeds for m in (*fixed, *candidates.get(p, ()))])
         weights = {place: _choose(runs, some, place, grid.seeds) for place, some in candidates.items()}
         chosen = {place: weight for place, weight in weights.items() if weight is not None}

@@ -1,4 +1,4 @@
-"""Many runs: in this process, in several, or on a Ray cluster. The same function does each run wherever it is done.
+"""Many runs: in this process, in several, on a Ray cluster or, in ``slurm``, on one of SLURM. Each is done alike.
 
 A run belongs to its folder: a finished one is read back, an interrupted one goes on from its last epoch. So a grid that
 was stopped is started again with the same command, and a worker that dies takes no more than its current run with it.
@@ -64,8 +64,12 @@ class Pool(Protocol):
         """Wait for any of the jobs given: its result, or what went wrong."""
 
 
-def open_pool(resources: Resources) -> AbstractContextManager[Pool]:
-    """Start the workers; they are stopped at the end, and what they are at is cut off."""
+def open_pool(resources: Resources, logs: Path = Path("runs/slurm")) -> AbstractContextManager[Pool]:
+    """Start the workers; they are stopped at the end, and what they are at is cut off. SLURM's leave ``logs``."""
+    if resources.slurm is not None:
+        from kmat.grids.slurm import on_slurm
+
+        return on_slurm(resources.slurm, resources, logs)
     if resources.ray is not None:
         return _on_ray(resources.ray, resources)
     return _in_this_process(resources) if resources.workers == 1 else _in_processes(resources)
@@ -295,7 +299,7 @@ class _Ray:
 
         devices: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = 1 if resources.device != "cpu" and devices.get("GPU") else 0
-        self._remote = ray.remote(max_retries=0, num_cpus=1, num_gpus=gpus)(_execute_there)
+        self._remote = ray.remote(max_retries=0, num_cpus=1, num_gpus=gpus)(execute_there)
         self._resources = replace(resources, cache=FeatureCache(resources.cache).folder.resolve())
         self._jobs: dict[Any, Job] = {}
 
@@ -316,7 +320,8 @@ class _Ray:
         return job, outcome
 
 
-def _execute_there(directory: Path, job: Job, resources: Resources) -> Result:
+def execute_there(directory: Path, job: Job, resources: Resources) -> Result:
+    """Do a run on another machine, which sees the same files."""
     os.chdir(directory)  # relative paths in a configuration mean what they mean here
     torch.set_num_threads(1)
     return execute(job, resources)

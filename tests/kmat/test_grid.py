@@ -22,7 +22,7 @@ from kmat.runs.config import RunConfig
 from kmat.runs.schedule import Schedule
 from kmat.tasks import DataOptions
 
-execute_there = grid._execute_there
+execute_there = grid.execute_there
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def dies_once(directory, job, resources):
 
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # Ray forks; JAX objects if another test imported it
 def test_ray_gives_the_same_numbers_and_survives_a_killed_worker(ray, config, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(grid, "_execute_there", dies_once)
+    monkeypatch.setattr(grid, "execute_there", dies_once)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(Path(__file__).parent), *filter(None, sys.path))))
     monkeypatch.chdir(tmp_path)
     jobs = [Job(replace(config, seed=seed, schedule=Schedule(epochs=60)), Path(f"seed{seed}")) for seed in (1, 2)]
