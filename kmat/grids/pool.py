@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -90,15 +90,19 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
             f"{len(finished)} of {len(jobs)} runs are already finished and used as they are; "
             "delete their folders to repeat them"
         )
+    if not jobs:
+        return {}
     waiting = deque(jobs)
     deaths: Counter[Path] = Counter()
     results: dict[Path, Result | UserError] = {}
     begin, given = time.monotonic(), 0
+    left: float | None = None
     with counted("runs", len(jobs)) as advance:
         while len(results) < len(jobs):
             while waiting and pool.idle:
                 pool.start(waiting.popleft())
                 given += 1
+            advance(0, _state(results, given, left))
             job, outcome = pool.wait()
             if isinstance(outcome, WorkerDiedError):
                 deaths[job.folder] += 1
@@ -111,14 +115,20 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
             if isinstance(outcome, Exception) and not isinstance(outcome, UserError):
                 raise outcome
             results[job.folder] = outcome
-            advance(1)
-            if job.folder not in finished:
-                failed = sum(isinstance(each, UserError) for each in results.values())
-                fresh = len(results) - len(finished & results.keys())
+            if fresh := len(results) - len(finished & results.keys()):
                 left = (time.monotonic() - begin) / fresh * (len(jobs) - len(results))
-                state = f"{failed} failed, {given - len(results)} running, {duration(left)} left"
+            state = _state(results, given, left)
+            advance(1, state)
+            if job.folder not in finished:
                 tell(f"{len(results)}/{len(jobs)} ({state}) {job.folder}: {_outcome(outcome)}")
     return results
+
+
+def _state(results: Mapping[Path, Result | UserError], given: int, left: float | None) -> str:
+    """Say how many runs have failed and are under way, and the time left, where it is known."""
+    failed = sum(isinstance(each, UserError) for each in results.values())
+    time_left = "" if left is None else f", {duration(left)} left"
+    return f"{failed} failed, {given - len(results)} running{time_left}"
 
 
 def _outcome(outcome: Result | UserError) -> str:

@@ -1,8 +1,10 @@
 """Grids: the same numbers in every kind of pool, and no more than a run lost when a worker is killed."""
 
+import io
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -11,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from kmat.errors import UserError
 from kmat.grids import pool as grid
@@ -167,6 +170,20 @@ def test_a_backbone_out_of_reach_is_asked_for_once(jobs, cached, monkeypatch):
     monkeypatch.undo()
     with open_pool(Resources(1, cache=cached)) as pool:
         assert not isinstance(run_all(pool, jobs[:1])[jobs[0].folder], UserError), "asked again in the next grid"
+
+
+def test_a_terminal_shows_what_is_done_failed_and_running(jobs, cached, tmp_path, monkeypatch):
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=120, soft_wrap=True)
+    monkeypatch.setattr("kmat.console.err", console)
+    (tmp_path / "seed2").mkdir()
+    (tmp_path / "seed2" / "something.txt").touch()
+    with open_pool(Resources(1, cache=cached)) as pool:
+        run_all(pool, jobs)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+    states = re.findall(r"runs [━╺╸ ]+(\d/\d (?:\d failed, \d running(?:, .+? left)?)?)", plain)
+    assert states[-1].startswith("3/3 1 failed, 0 running, 0 s left")
+    assert run_all(pool, []) == {}
 
 
 def test_what_is_no_users_error_ends_the_grid(jobs, cached, monkeypatch):
