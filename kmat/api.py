@@ -195,6 +195,7 @@ def fit(
     seed: int = 1,
     epochs: int = 50,
     augment: Literal["auto", "none", "crop"] = "auto",
+    views: int | None = None,
     out: str | Path | None = None,
     cache: Path | None = None,
     device: str = "auto",
@@ -206,7 +207,7 @@ def fit(
     task : Task
     method : str or a method's configuration
         One of ``kmat.METHODS`` by name, with its default options, or set by hand.
-    backbone, shots, seed, epochs, augment, cache, device
+    backbone, shots, seed, epochs, augment, views, cache, device
         As of ``kmat train``.
     out : path, optional
         Folder for all that ``kmat train`` leaves; nothing is kept by default.
@@ -228,6 +229,7 @@ def fit(
         shots=shots,
         seed=seed,
         augment=augment,
+        views=views,
         schedule=Schedule(epochs=epochs),
     )
     features = FeatureCache(cache)

@@ -56,7 +56,7 @@ class Bench(Command):
 
     example: ClassVar[str] = "kmat bench --task mine.csv --descriptions mine.json --backbone biomedclip"
     usual: ClassVar[str] = (
-        "methods published out dry_run task backbone seeds shots epochs root descriptions workers ray slurm"
+        "methods published out dry_run task backbone seeds shots epochs views root descriptions workers ray slurm"
     )
 
     grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
@@ -90,7 +90,9 @@ class Shots(Command):
     """Repeat a bench with fewer and more training images per class, and draw its scores against their number."""
 
     example: ClassVar[str] = "kmat shots --counts 1 2 4 8 16 --task chest-phantom --workers 4"
-    usual: ClassVar[str] = "counts methods out dry_run task backbone seeds epochs root descriptions workers ray slurm"
+    usual: ClassVar[str] = (
+        "counts methods out dry_run task backbone seeds epochs views root descriptions workers ray slurm"
+    )
 
     grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
     counts: tuple[int, ...] = (1, 2, 4, 8, 16)
@@ -125,7 +127,7 @@ class Ablate(Command):
     """Train K-MaT with parts switched off, as in the paper's Table 3, or with parts that the paper does not have."""
 
     example: ClassVar[str] = "kmat ablate --task chest-phantom --workers 4"
-    usual: ClassVar[str] = "rows out dry_run task backbone seeds shots epochs root descriptions workers ray slurm"
+    usual: ClassVar[str] = "rows out dry_run task backbone seeds shots epochs views root descriptions workers ray slurm"
 
     grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
     rows: Literal["paper", "beyond"] = "paper"

@@ -38,7 +38,7 @@ class Train(Machine, Command):
 
     example: ClassVar[str] = "kmat train kmat --task mine.csv --descriptions mine.json --backbone biomedclip"
     usual: ClassVar[str] = (
-        "task root descriptions backbone shots seed epochs augment published config out resume overwrite"
+        "task root descriptions backbone shots seed epochs augment views published config out resume overwrite"
     )
 
     run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)

@@ -34,6 +34,8 @@ class GridConfig:
     """Training images per class (paper)."""
     epochs: int = Schedule.epochs
     """Passes over the training images (paper)."""
+    views: int | None = RunConfig.views
+    """Different crops of a training image, which the epochs take in turn; by default each epoch has its own."""
     data: OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
 
     def __post_init__(self) -> None:

@@ -77,7 +77,7 @@ def run_grid(
     UserError
         If a task cannot be loaded, no run could be done, or a task has no test images of one modality.
     """
-    base = RunConfig(shots=grid.shots, schedule=Schedule(epochs=grid.epochs))
+    base = RunConfig(shots=grid.shots, views=grid.views, schedule=Schedule(epochs=grid.epochs))
     runs = _Runs(base, out, published)
     places = grid.places()
     tasks = {task: task.load() for task in {place.task for place in places}}  # refused before a worker starts

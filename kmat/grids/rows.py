@@ -115,7 +115,7 @@ def row_of(config: RunConfig) -> str:
     ('CoOp shared', 'K-MaT, shots 4, epochs 2')
     """
     name = next((name for name, method in BENCH.items() if method == config.method), describe(config.method))
-    own = (part for part in _changed(config) if part.split(" ")[0] in ("shots", "augment"))
+    own = (part for part in _changed(config) if part.split(" ")[0] in ("shots", "augment", "views"))
     return ", ".join([name, *own, *_changed(config.crop), *_changed(config.schedule)])
 
 

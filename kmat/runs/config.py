@@ -48,11 +48,13 @@ class RunConfig:
     augment: Literal["auto", "none", "crop"] = "auto"
     """Random resized crops of the training images, as BiomedCoOp does (the paper does not say); auto is crop, but
     none on the phantom, whose backbones saw whole images only."""
+    views: int | None = None
+    """Different crops of an image, which the epochs take in turn; by default each epoch has its own (BiomedCoOp's)."""
     crop: Crop = field(default_factory=Crop)
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
-        check(1, shots=self.shots)
+        check(1, shots=self.shots, **({} if self.views is None else {"views": self.views}))
         check(-(2**32), 2**32, seed=self.seed)  # what torch's generators take, with room for an epoch beside it
 
     def to_json(self) -> dict[str, Any]:

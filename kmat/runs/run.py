@@ -114,7 +114,7 @@ def _learn(
         [record.ref for record in draw.records],
         crop=config.crop if augmented else None,
         seed=config.seed,
-        epochs=config.schedule.epochs,
+        epochs=min(config.views or config.schedule.epochs, config.schedule.epochs),
     )
     number = {label: position for position, label in enumerate(task.present(HIGH))}
     labels = torch.tensor([number[record.label] for record in draw.records], device=backbone.device)

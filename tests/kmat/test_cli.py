@@ -229,6 +229,7 @@ def test_demo(kmat, tmp_path, workers):
         (("train", "--backbone", "phantom:seed99"), "choose one of seed0"),
         (("train", "--shots", "0"), "--shots 0: expected at least 1"),
         (("train", "--epochs", "0"), "--epochs 0: expected at least 1"),
+        (("train", "--views", "0"), "--views 0: expected at least 1"),
         (("train", "--seed", "99999999999999999999"), "--seed 99999999999999999999: expected"),
         (("train", "--lr", "-1"), "--lr -1.0: expected at least 0"),
         (("train", "--lr", "nan"), "--lr nan: expected at least 0"),
