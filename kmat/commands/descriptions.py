@@ -12,11 +12,10 @@ from kmat.console import note, out, plain_table
 from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
 from kmat.modalities import MODALITIES
-from kmat.tasks import BACKBONES, BUILT_IN
+from kmat.tasks import BUILT_IN, backbones_of
 from kmat.tasks.descriptions import described_classes, examine, load_descriptions
 from kmat.tasks.paper import shipped_sentences
-
-_EXPECTED = {"digits": 20}  # 50 elsewhere, as in the paper
+from kmat.tinyclip.frozen import Embedded
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,10 @@ class Descriptions(Command):
         """Print a row per class and modality; yields the problems."""
         from kmat.model.backbone import offline_tokenizer
 
-        backbone = self.tokenizer or BACKBONES.get(source, ("biomedclip",))[0]
+        backbone = self.tokenizer or backbones_of(source)[0]
         tokenizer = offline_tokenizer(backbone)
-        expected = _EXPECTED.get(source, 50) if self.expect is None else self.expect
+        usual = EMBEDDED[source].sentences if source in EMBEDDED else Embedded.sentences
+        expected = usual if self.expect is None else self.expect
         table = plain_table(f"{source}: sentences per class and modality")
         for name in ("class", "modality"):
             table.add_column(name)

@@ -1,6 +1,5 @@
 """Commands that do many runs."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,11 +27,11 @@ class Demo(Command):
     """Folder of results (Markdown, LaTeX, CSV, JSON, PNG) and runs."""
     backbones: tuple[str, ...] = ("phantom:seed0", "phantom:seed1", "phantom:seed2")
     """The ranking of methods depends on the backbone: one alone proves nothing."""
-    seeds: tuple[int, ...] = (1, 2, 3)
+    seeds: tuple[int, ...] = GridConfig.seeds
     """One run each."""
     epochs: int = Schedule.epochs
     """Passes over the training images."""
-    workers: int = min(2, os.cpu_count() or 1)
+    workers: int = Resources.workers
     """Processes, one thread each."""
     cache: Path | None = None
     """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""

@@ -10,7 +10,7 @@ from kmat.errors import UserError
 from kmat.options import Machine
 from kmat.runs.config import RunConfig
 from kmat.runs.schedule import Schedule
-from kmat.tasks import BACKBONES, TASKS, DataOptions, TaskConfig
+from kmat.tasks import BACKBONES, TASKS, DataOptions, TaskConfig, backbones_of
 
 
 class Place(NamedTuple):
@@ -51,7 +51,7 @@ class GridConfig:
         return [
             Place(TaskConfig(task=task, **vars(embedded if task in TASKS else self.data)), backbone)
             for task in self.task
-            for backbone in self.backbone or BACKBONES.get(task, ("biomedclip",))
+            for backbone in self.backbone or backbones_of(task)
         ]
 
 
