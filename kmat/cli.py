@@ -72,15 +72,15 @@ def parse(arguments: Sequence[str]) -> Command:
     if ASKED.intersection(arguments):
         print(page(COMMANDS, arguments))
         raise SystemExit(0)
-    kinds: Any = reduce(or_, (Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items()))
-    command: Command = tyro.cli(
-        kinds,
-        prog="kmat",
-        description="K-MaT: prompt learning across imaging modalities.",
-        args=arguments,
-        compact_help=True,
-        config=(CascadeSubcommandArgs, OmitSubcommandPrefixes),
-    )
+    if arguments and (kind := COMMANDS.get(arguments[0])):  # by itself, so that errors are about this one
+        return _parse(kind, f"kmat {arguments[0]}", arguments[1:])
+    kinds = reduce(or_, (Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items()))
+    return _parse(kinds, "kmat", arguments)
+
+
+def _parse(kind: Any, prog: str, arguments: Sequence[str]) -> Command:
+    config = CascadeSubcommandArgs, OmitSubcommandPrefixes
+    command: Command = tyro.cli(kind, prog=prog, args=arguments, compact_help=True, config=config)
     return command
 
 

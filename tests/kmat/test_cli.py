@@ -277,6 +277,14 @@ def test_usage_errors_go_to_stderr(kmat, arguments):
     assert err
 
 
+def test_a_mistyped_option_is_looked_for_in_its_own_command(kmat):
+    code, _, err = kmat("train", "kmat", "--shotz", "4")
+    assert code == 2
+    assert "--shots INT" in err
+    assert "kmat train --help" in err
+    assert "ablate" not in err
+
+
 def test_a_toy_backbone_on_own_images_is_told(kmat, shapes_dir):
     options = ("--task", shapes_dir / "manifest.csv", "--shots", 2, "--epochs", 1, "--out", "toy")
     code, _, err = kmat("train", "coop", *options)
