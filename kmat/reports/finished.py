@@ -94,7 +94,19 @@ def load(folders: Sequence[Path]) -> dict[str, tuple[Results, list[FinishedRun]]
             found[results.kind] = merged, others + runs
         else:
             found[results.kind] = results, runs
+    if "runs" in found and len(found) > 1:
+        found["runs"] = _apart(*found["runs"])
     return found
+
+
+def _apart(results: Results, runs: Sequence[FinishedRun]) -> tuple[Results, list[FinishedRun]]:
+    """Say of single runs that they are, beside grids whose rows may be called the same and have other settings."""
+
+    def alone(entry: Entry) -> Entry:
+        return entry if entry.method.startswith(FLOOR) else replace(entry, method=f"{entry.method}, single")
+
+    renamed = Results("runs", [alone(entry) for entry in results.entries], results.banners, results.notes)
+    return renamed, [replace(run, entry=alone(run.entry)) for run in runs]
 
 
 def pairs(runs: Iterable[FinishedRun]) -> list[Pair]:

@@ -606,6 +606,21 @@ def test_report_on_single_runs(kmat, trained, tmp_path):
     assert "<td>–</td>" not in page
 
 
+def test_report_on_a_grid_and_a_single_run(kmat, trained, tmp_path):
+    from kmat.grids.results import Entry, Results
+    from kmat.reports.report import write_results
+    from kmat.runs.evaluation import Means
+
+    scores = dict.fromkeys(("high", "low"), Means(0.5, 0.5))
+    write_results(Results("bench", [Entry.of("t", "K-MaT", "b", 1, "", scores)], {"t": ""}, ()), tmp_path / "grid")
+    code, _, err = kmat("report", "grid", trained)
+    assert code == 0, err
+    page = (tmp_path / "runs" / "report" / "report.html").read_text(encoding="utf-8")
+    rows = re.findall('<th scope="row">(.*?)</th>', page)
+    assert rows[:4] == ["K-MaT", "floor: chance", "floor: largest class", "K-MaT, shots 4, epochs 2, single"]
+    assert "<td>–</td>" not in page
+
+
 def test_report_on_damaged_folders_is_one_line(kmat, trained, tmp_path):
     from kmat.grids.results import Entry, Results
     from kmat.reports.report import write_results
