@@ -24,6 +24,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import kmat.api  # this and the next for what commands import when they are done
+import kmat.reports.report
 from kmat.cli import main as kmat
 
 _DATA = ("--task", "chest-phantom", "--backbone", "phantom:seed0", "--shots", "4")

@@ -23,11 +23,12 @@ from torch.nn import functional as F  # noqa: N812
 from benchmarks.machine import describe
 from kmat import phantom
 from kmat.methods.base import Batch, Setting
-from kmat.methods.kmat import KMaT, KMaTConfig
+from kmat.methods.configs import KMaTConfig
+from kmat.methods.kmat import KMaT
 from kmat.modalities import MODALITIES
 from kmat.model.backbone import BIOMEDBERT, BIOMEDCLIP_CONTEXT, Backbone, load_backbone, text_overrides
 from kmat.model.features import FeatureCache
-from kmat.runs.training import Schedule
+from kmat.runs.schedule import Schedule
 from kmat.tasks.embedded import load_embedded
 
 if TYPE_CHECKING:

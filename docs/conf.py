@@ -5,13 +5,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 project = "fgwot and kmat"
 author = "The fgwot and kmat developers"
+copyright = f"2026 {author}"
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx_gallery.gen_gallery",
+    "mathml",
 ]
+html_math_renderer = "mathml"
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 html_theme = "furo"
@@ -31,4 +33,5 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "download_all_examples": False,
     "show_signature": False,
+    "write_computation_times": False,  # a page with scripts from the network
 }

@@ -32,7 +32,7 @@ from kmat.runs.folder import RunDir
 from kmat.runs.result import Result
 from kmat.runs.run import TrainedRun, classify, spread, train
 from kmat.runs.run import load_run as load_trained
-from kmat.runs.training import Schedule
+from kmat.runs.schedule import Schedule
 from kmat.tasks import TaskConfig
 from kmat.tasks.base import SPLITS, Record, Task, absent_classes
 from kmat.tasks.descriptions import in_order
@@ -195,6 +195,7 @@ def fit(
     seed: int = 1,
     epochs: int = 50,
     augment: Literal["auto", "none", "crop"] = "auto",
+    views: int | None = None,
     out: str | Path | None = None,
     cache: Path | None = None,
     device: str = "auto",
@@ -206,7 +207,7 @@ def fit(
     task : Task
     method : str or a method's configuration
         One of ``kmat.METHODS`` by name, with its default options, or set by hand.
-    backbone, shots, seed, epochs, augment, cache, device
+    backbone, shots, seed, epochs, augment, views, cache, device
         As of ``kmat train``.
     out : path, optional
         Folder for all that ``kmat train`` leaves; nothing is kept by default.
@@ -228,6 +229,7 @@ def fit(
         shots=shots,
         seed=seed,
         augment=augment,
+        views=views,
         schedule=Schedule(epochs=epochs),
     )
     features = FeatureCache(cache)

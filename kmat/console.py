@@ -16,7 +16,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -83,21 +82,22 @@ def plain_table(title: str) -> Table:
 
 
 @contextmanager
-def counted(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far something is: yields a function that is told how many more are done.
+def counted(description: str, total: int) -> Iterator[Callable[..., None]]:
+    """Show how far something is: yields a function that is told how many more are done, and perhaps what goes on.
 
-    On a terminal that is a bar with the rate and the time left, which leaves nothing behind; elsewhere a line every
-    half minute, so that a log tells what goes on. In a worker process a terminal belongs to its parent.
+    On a terminal that is a bar with the rate and the time left, or what is said to go on instead, which leaves nothing
+    behind; elsewhere a line every half minute, so that a log tells what goes on. In a worker process a terminal belongs
+    to its parent.
     """
     if not err.is_terminal:
         yield _Lines(description, total)
     elif multiprocessing.parent_process() is not None:
-        yield lambda _: None
+        yield lambda _count, _state="": None
     else:
-        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate()
-        with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
-            task = bar.add_task(description, total=total)
-            yield lambda count: bar.advance(task, count)
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _State()
+        with Progress(*columns, console=err, transient=True) as bar:
+            task = bar.add_task(description, total=total, state="")
+            yield lambda count, state="": bar.update(task, advance=count, state=state)
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
@@ -108,10 +108,12 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
             advance(1)
 
 
-class _Rate(ProgressColumn):
+class _State(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:.3g}/s" if speed else "")
+        left = task.time_remaining
+        rate = f"{speed:.3g}/s" if speed else ""
+        return Text(task.fields["state"] or (f"{rate}, {duration(left)} left" if left else rate))
 
 
 class _Lines:
@@ -121,7 +123,7 @@ class _Lines:
         self._description, self._total, self._done = description, total, 0
         self._start = self._said = time.monotonic()
 
-    def __call__(self, count: int) -> None:
+    def __call__(self, count: int, _state: str = "") -> None:
         self._done += count
         now = time.monotonic()
         if now - self._said >= SECONDS_BETWEEN_LINES and self._done < self._total:

@@ -17,6 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from kmat.embedded import EMBEDDED
+from kmat.methods.configs import TEMPLATE
+from kmat.modalities import MODALITIES
 from kmat.tinyclip.layout import load, pixels
 
 if TYPE_CHECKING:
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 
     from kmat.tinyclip.frozen import LabelledImages
 
-MODALITIES = ("high", "low")
-TEMPLATE = "a photo of a {}."
 _OTHER = {"high": "low", "low": "high"}
 _LABELLED = {"high": "train", "low": "probe"}
 _PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -111,7 +111,7 @@ def measure(
         known = np.random.default_rng(0).permutation(np.flatnonzero(data.split == _LABELLED[source]))
         return _score(_probe(x[known], data.label[known], x[mask]), data.label[mask])
 
-    names = [[TEMPLATE.format(name)] for name in book]
+    names = [[TEMPLATE.replace("{name}", name)] for name in book]
     described = {m: [book[name][m] for name in book] for m in MODALITIES}
     return {
         "zero-shot, template": {m: zero_shot(names, m) for m in MODALITIES},

@@ -1,8 +1,20 @@
-"""Ranges of options, which come from the command line or from a file."""
+"""Options that several commands have, and ranges of options, which come from the command line or from a file."""
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 from kmat.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a backbone runs, and what it has computed is kept."""
+
+    cache: Path | None = None
+    """Folder of the feature cache, which all runs share; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
+    device: str = "auto"
+    """Where the backbone runs: auto is CUDA if there is any."""
 
 
 def check(least: float, most: float = math.inf, /, **options: float) -> None:

@@ -3,27 +3,29 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from kmat.commands.base import Command
 from kmat.console import note, out, plain_table, show_banner
 from kmat.errors import UserError
 from kmat.modalities import HIGH, LOW, MODALITIES
-from kmat.runs import run as runs
 from kmat.runs.config import RunConfig
 from kmat.tasks import BUILT_IN, TaskConfig
 from kmat.tasks.base import SPLITS, Task
 from kmat.tasks.check import Inspection, inspect, write_findings
-from kmat.tasks.files import ignored
+from kmat.tasks.files import ignored, say_skipped
 from kmat.tasks.manifest import write_manifest
 from kmat.tasks.paper import PAPER_TASKS, read_table
 
 
 @dataclass(frozen=True)
-class Tasks:
+class Tasks(Command):
     """List the built-in tasks, and count the images of one task, built-in or your own."""
+
+    example: ClassVar[str] = "kmat tasks --task mine.csv"
 
     data: OmitArgPrefixes[TaskConfig] = field(default_factory=TaskConfig)
 
@@ -35,14 +37,16 @@ class Tasks:
         out.print(_count_table(task))
         if one_sided := task.one_sided():
             note(f"classes {one_sided}")
-        runs.say_skipped(task.skipped)
+        say_skipped(task.skipped)
         if obstacles := "; ".join(Inspection(task, ()).obstacles()):
             raise UserError(f"{task.name} cannot be run: {obstacles}")
 
 
 @dataclass(frozen=True)
-class CheckData(TaskConfig):
+class CheckData(TaskConfig, Command):
     """List what of a task is missing, unreadable, ambiguous or there twice, and tell if it can be run."""
+
+    example: ClassVar[str] = "kmat check-data mine.csv --write readable.csv"
 
     task: Annotated[Positional[str], arg(metavar="TASK")] = field()
     """What the other commands take as --task."""

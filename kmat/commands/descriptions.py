@@ -3,25 +3,26 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tyro.conf import Positional
 
+from kmat.commands.base import Command
 from kmat.console import note, out, plain_table
 from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
 from kmat.modalities import MODALITIES
-from kmat.model.backbone import offline_tokenizer
-from kmat.tasks import BACKBONES, BUILT_IN
+from kmat.tasks import BUILT_IN, backbones_of
 from kmat.tasks.descriptions import described_classes, examine, load_descriptions
 from kmat.tasks.paper import shipped_sentences
-
-_EXPECTED = {"digits": 20}  # 50 elsewhere, as in the paper
+from kmat.tinyclip.frozen import Embedded
 
 
 @dataclass(frozen=True)
-class Descriptions:
+class Descriptions(Command):
     """List the sentences that describe the classes, or check them."""
+
+    example: ClassVar[str] = "kmat descriptions mine.json --check"
 
     sources: Positional[tuple[str, ...]] = ()
     """Built-in tasks, or JSON files of your own; every built-in task that has sentences by default."""
@@ -79,9 +80,12 @@ class Descriptions:
 
     def _check(self, source: str, pairs: Sequence[tuple[str, str, Sequence[str]]]) -> Iterator[str]:
         """Print a row per class and modality; yields the problems."""
-        backbone = self.tokenizer or BACKBONES.get(source, ("biomedclip",))[0]
+        from kmat.model.backbone import offline_tokenizer
+
+        backbone = self.tokenizer or backbones_of(source)[0]
         tokenizer = offline_tokenizer(backbone)
-        expected = _EXPECTED.get(source, 50) if self.expect is None else self.expect
+        usual = EMBEDDED[source].sentences if source in EMBEDDED else Embedded.sentences
+        expected = usual if self.expect is None else self.expect
         table = plain_table(f"{source}: sentences per class and modality")
         for name in ("class", "modality"):
             table.add_column(name)

@@ -3,21 +3,25 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from tyro.conf import Positional
 
+from kmat.commands.base import Command
 from kmat.console import out
 from kmat.errors import UserError
-from kmat.model.backbone import PRESETS
 from kmat.model.fetch import fetch
+from kmat.model.names import PRESETS
 
 
 @dataclass(frozen=True)
-class Fetch:
+class Fetch(Command):
     """Download a backbone into a folder, for machines with and without network; BiomedCLIP has about 800 MB.
 
     A download that was cut off goes on with the same command. Every file is checked by the digest that the hub tells.
     """
+
+    example: ClassVar[str] = "kmat fetch biomedclip --out models/biomedclip"
 
     model: Positional[str] = "biomedclip"
     """biomedclip, or hf-hub:OWNER/REPO."""

@@ -1,39 +1,37 @@
 """Commands that do many runs."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
+from kmat.commands.base import Command
 from kmat.console import out, show_banner, tell
 from kmat.errors import UserError
-from kmat.grids.grid import GridConfig, announce, run_grid
-from kmat.grids.pool import Resources
+from kmat.grids.config import GridConfig, Resources
 from kmat.grids.rows import ABLATION, BENCH, BEYOND
-from kmat.methods import METHODS, CoOpConfig, KMaTConfig, MethodConfig, ResidualConfig, ZeroShotConfig
-from kmat.reports.tables import backbone_tables, main_tables
-from kmat.runs.training import Schedule
+from kmat.methods import METHODS, CoOpConfig, KMaTConfig, MethodConfig, MethodName, ResidualConfig, ZeroShotConfig
+from kmat.runs.schedule import Schedule
 from kmat.storage.lock import Lock
-
-MethodName = Literal["zero-shot", "coop", "cocoop", "kgcoop", "biomedcoop", "kmat", "residual"]
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(Command):
     """Train and compare methods on the embedded synthetic benchmark; one to three minutes on two cores."""
+
+    example: ClassVar[str] = "kmat demo"
 
     out: Path = Path("runs/demo")
     """Folder of results (Markdown, LaTeX, CSV, JSON, PNG) and runs."""
     backbones: tuple[str, ...] = ("phantom:seed0", "phantom:seed1", "phantom:seed2")
     """The ranking of methods depends on the backbone: one alone proves nothing."""
-    seeds: tuple[int, ...] = (1, 2, 3)
+    seeds: tuple[int, ...] = GridConfig.seeds
     """One run each."""
-    epochs: int = 50
+    epochs: int = Schedule.epochs
     """Passes over the training images."""
-    workers: int = min(2, os.cpu_count() or 1)
+    workers: int = Resources.workers
     """Processes, one thread each."""
     cache: Path | None = None
     """Folder of the feature cache; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
@@ -48,15 +46,20 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(Command):
     """Train and compare all methods of the paper's Table 2, on every task, backbone and seed.
 
     Finished runs are skipped: an interrupted grid is started again by the same command. The weight of an anchor is
     chosen by high-end validation accuracy. Residual transport is ours, not the paper's.
     """
 
+    example: ClassVar[str] = "kmat bench --task mine.csv --descriptions mine.json --backbone biomedclip"
+    usual: ClassVar[str] = (
+        "methods published out dry_run task backbone seeds shots epochs views root descriptions workers ray slurm"
+    )
+
     grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
-    methods: tuple[MethodName, ...] = get_args(MethodName)
+    methods: tuple[MethodName, ...] = tuple(METHODS)
     """Which to run."""
     published: bool = False
     """Epochs, batch size and learning rate of each baseline's own publication instead of the K-MaT paper's."""
@@ -68,7 +71,7 @@ class Bench:
 
     def __call__(self) -> None:
         """Run it."""
-        if self.published and self.grid.epochs != Schedule().epochs:
+        if self.published and self.grid.epochs != Schedule.epochs:
             raise UserError("--published sets the baselines' schedules: leave out --epochs")
         _run(
             "bench",
@@ -82,13 +85,18 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Shots:
+class Shots(Command):
     """Repeat a bench with fewer and more training images per class, and draw its scores against their number."""
+
+    example: ClassVar[str] = "kmat shots --counts 1 2 4 8 16 --task chest-phantom --workers 4"
+    usual: ClassVar[str] = (
+        "counts methods out dry_run task backbone seeds epochs views root descriptions workers ray slurm"
+    )
 
     grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
     counts: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Training images per class, of each bench; in the place of --shots."""
-    methods: tuple[MethodName, ...] = get_args(MethodName)
+    methods: tuple[MethodName, ...] = tuple(METHODS)
     """Which to run."""
     out: Path = Path("runs/shots")
     """Folder of shots.png and shots.csv, and of a bench for each number."""
@@ -98,7 +106,7 @@ class Shots:
 
     def __call__(self) -> None:
         """Run it."""
-        if self.grid.shots != GridConfig().shots:
+        if self.grid.shots != GridConfig.shots:
             raise UserError("--shots is one number: kmat shots takes several, as --counts")
         if not self.counts or min(self.counts) < 1 or len(set(self.counts)) < len(self.counts):
             raise UserError(f"--counts {' '.join(map(str, self.counts))}: expected different numbers from 1 on")
@@ -114,8 +122,11 @@ class Shots:
 
 
 @dataclass(frozen=True)
-class Ablate:
+class Ablate(Command):
     """Train K-MaT with parts switched off, as in the paper's Table 3, or with parts that the paper does not have."""
+
+    example: ClassVar[str] = "kmat ablate --task chest-phantom --workers 4"
+    usual: ClassVar[str] = "rows out dry_run task backbone seeds shots epochs views root descriptions workers ray slurm"
 
     grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
     rows: Literal["paper", "beyond"] = "paper"
@@ -136,8 +147,10 @@ class Ablate:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Command):
     """Write one HTML page on finished grids and runs, which opens without network, and their tables beside it."""
+
+    example: ClassVar[str] = "kmat report runs/bench runs/ablate"
 
     folders: Positional[tuple[Path, ...]]
     """Folders of `kmat bench`, `kmat ablate` or `kmat demo`, or that hold runs of `kmat train`."""
@@ -146,7 +159,7 @@ class Report:
 
     def __call__(self) -> None:
         """Write it."""
-        from kmat.reports.report import write_report  # here: not every command draws
+        from kmat.reports.report import write_report
 
         files = write_report(self.folders, self.out)
         out.print(f"written to {self.out}: {', '.join(file.name for file in files)}")
@@ -170,7 +183,9 @@ def _run(
     published: bool = False,
     dry_run: bool = False,
 ) -> None:
+    from kmat.grids.grid import announce, run_grid
     from kmat.reports.report import write_results
+    from kmat.reports.tables import backbone_tables, main_tables
 
     if dry_run:
         tell(announce(rows, grid))

@@ -76,6 +76,5 @@ def resize(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
-DIGITS = Embedded(
-    "digits", "digits", CLASSES, {"high": "MNIST", "low": "8 x 8 optical digits"}, BANNER, FROZEN, load_digits
-)
+NAMES = {"high": "MNIST", "low": "8 x 8 optical digits"}
+DIGITS = Embedded("digits", "digits", CLASSES, NAMES, BANNER, FROZEN, load_digits, sentences=20)

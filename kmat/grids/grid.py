@@ -1,15 +1,14 @@
 """Grids of methods, tasks, backbones and seeds: the paper's Table 2 and Table 3, and the demo."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple, TypeGuard
-
-from tyro.conf import OmitArgPrefixes
+from typing import TypeGuard
 
 from kmat.errors import UserError
-from kmat.grids.pool import Job, Pool, Resources, run_all
+from kmat.grids.config import GridConfig, Place, Resources
+from kmat.grids.pool import Job, Pool, open_pool, run_all
 from kmat.grids.results import FLOOR, FLOORS, Entry, Results
 from kmat.grids.rows import describe
 from kmat.methods import KMaTConfig, MethodConfig, ResidualConfig
@@ -17,54 +16,13 @@ from kmat.modalities import HIGH, MODALITIES
 from kmat.runs.config import PUBLISHED, RunConfig
 from kmat.runs.folder import slug
 from kmat.runs.result import Result
-from kmat.runs.training import Schedule
-from kmat.tasks import BACKBONES, TASKS, DataOptions, TaskConfig
+from kmat.runs.schedule import Schedule
 from kmat.tasks.base import Task
 
 # Chosen per task and backbone by mean high-end validation accuracy over seeds of K-MaT without FGW, whose high end all
 # anchored rows share; a tie goes to the first. lambda_fgw cannot be chosen that way, high-end predictions do not depend
 # on it: it stays at its default.
 LAMBDA_ANC = (10.0, 1.0)
-
-
-@dataclass(frozen=True)
-class GridConfig:
-    """What to compare on."""
-
-    task: tuple[str, ...] = tuple(BACKBONES)
-    """Built-in tasks, CSV files or folders; each gives a table, and all of them their average."""
-    backbone: tuple[str, ...] = ()
-    """Backbones of every task; by default each task's own."""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    """One run each."""
-    shots: int = 16
-    """Training images per class (paper)."""
-    epochs: int = 50
-    """Passes over the training images (paper)."""
-    data: OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
-
-    def __post_init__(self) -> None:
-        for name in ("task", "seeds"):
-            if not (values := getattr(self, name)):
-                raise UserError(f"--{name}: expected at least one")
-            if len(set(values)) < len(values):
-                raise UserError(f"--{name}: {', '.join(map(str, values))} names one twice")
-
-    def places(self) -> "list[Place]":
-        """Every task on every backbone of it."""
-        embedded = DataOptions(descriptions=self.data.descriptions)
-        return [
-            Place(TaskConfig(task=task, **vars(embedded if task in TASKS else self.data)), backbone)
-            for task in self.task
-            for backbone in self.backbone or BACKBONES.get(task, ("biomedclip",))
-        ]
-
-
-class Place(NamedTuple):
-    """Where methods meet."""
-
-    task: TaskConfig
-    backbone: str
 
 
 def announce(rows: Mapping[str, MethodConfig], grid: GridConfig) -> str:
@@ -119,13 +77,13 @@ def run_grid(
     UserError
         If a task cannot be loaded, no run could be done, or a task has no test images of one modality.
     """
-    base = RunConfig(shots=grid.shots, schedule=Schedule(epochs=grid.epochs))
+    base = RunConfig(shots=grid.shots, views=grid.views, schedule=Schedule(epochs=grid.epochs))
     runs = _Runs(base, out, published)
     places = grid.places()
     tasks = {task: task.load() for task in {place.task for place in places}}  # refused before a worker starts
     fixed = [method for method in rows.values() if not _has_anchor(method)]
     candidates = {place: _candidates(tasks[place.task]) for place in places if len(fixed) < len(rows)}
-    with resources.open() as pool:
+    with open_pool(resources, out / "slurm") as pool:
         runs.do(pool, [(p, seed, m) for p in places for seed in grid.seeds for m in (*fixed, *candidates.get(p, ()))])
         weights = {place: _choose(runs, some, place, grid.seeds) for place, some in candidates.items()}
         chosen = {place: weight for place, weight in weights.items() if weight is not None}
@@ -177,12 +135,12 @@ class _Runs:
         self._published = published
         self._results: dict[Path, Result | UserError] = {}
 
-    def do(self, pool: Pool, wanted: Sequence[tuple["Place", int, MethodConfig]]) -> None:
+    def do(self, pool: Pool, wanted: Sequence[tuple[Place, int, MethodConfig]]) -> None:
         """Do those that are not done yet."""
         jobs = {job.folder: job for job in (self._job(*each) for each in wanted)}
         self._results |= run_all(pool, [job for folder, job in jobs.items() if folder not in self._results])
 
-    def of(self, place: "Place", seed: int, method: MethodConfig) -> tuple[Path, Result | None]:
+    def of(self, place: Place, seed: int, method: MethodConfig) -> tuple[Path, Result | None]:
         """Return the folder and result of a run that is done, None if it failed."""
         folder = self._job(place, seed, method).folder
         result = self._results[folder]
@@ -196,11 +154,11 @@ class _Runs:
                 reasons.setdefault(str(result), []).append(folder.relative_to(self._out / "runs").as_posix())
         return [f"{why} (the end of {len(runs)} runs, the first {runs[0]})" for why, runs in reasons.items()]
 
-    def _job(self, place: "Place", seed: int, method: MethodConfig) -> Job:
+    def _job(self, place: Place, seed: int, method: MethodConfig) -> Job:
         config = replace(self._base, method=method, data=place.task, backbone=place.backbone, seed=seed)
         name = describe(method)
-        if self._published and config.method_name in PUBLISHED:
-            config = replace(config, schedule=PUBLISHED[config.method_name])
+        if self._published and type(method) in PUBLISHED:
+            config = replace(config, schedule=PUBLISHED[type(method)])
             name += ", as published"
         folders = slug(place.task.task), slug(place.backbone), f"{slug(name)}-seed{seed}"
         return Job(config, self._out.joinpath("runs", *folders))

@@ -1,4 +1,4 @@
-"""Many runs: in this process, in several, or on a Ray cluster. The same function does each run wherever it is done.
+"""Many runs: in this process, in several, on a Ray cluster or, in ``slurm``, on one of SLURM. Each is done alike.
 
 A run belongs to its folder: a finished one is read back, an interrupted one goes on from its last epoch. So a grid that
 was stopped is started again with the same command, and a worker that dies takes no more than its current run with it.
@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,6 +22,7 @@ import torch
 
 from kmat.console import counted, duration, note, tell
 from kmat.errors import UserError, explain
+from kmat.grids.config import Resources
 from kmat.model.backbone import Backbone, find_device, load_backbone
 from kmat.model.features import FeatureCache
 from kmat.runs.config import RunConfig
@@ -45,31 +46,6 @@ class Job:
     folder: Path
 
 
-@dataclass(frozen=True)
-class Resources:
-    """Where the runs of a grid are done."""
-
-    workers: int = min(2, os.cpu_count() or 1)
-    """Processes, one thread each; 1 is this process. With --ray local, as many CPUs."""
-    ray: str | None = None
-    """Address of a Ray cluster to send the runs to, or local to start Ray on this machine. All its machines must see
-    --out, --cache and the data under the same paths."""
-    cache: Path | None = None
-    """Folder of the feature cache, which all runs share; $XDG_CACHE_HOME/kmat or ~/.cache/kmat by default."""
-    device: str = "auto"
-    """Where the backbone runs: auto is CUDA if there is any."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UserError(f"--workers {self.workers}: expected at least 1")
-
-    def open(self) -> AbstractContextManager["Pool"]:
-        """Start the workers; they are stopped at the end, and what they are at is cut off."""
-        if self.ray is not None:
-            return _on_ray(self.ray, self)
-        return _in_this_process(self) if self.workers == 1 else _in_processes(self)
-
-
 class WorkerDiedError(Exception):
     """A worker vanished with its run."""
 
@@ -88,6 +64,17 @@ class Pool(Protocol):
         """Wait for any of the jobs given: its result, or what went wrong."""
 
 
+def open_pool(resources: Resources, logs: Path = Path("runs/slurm")) -> AbstractContextManager[Pool]:
+    """Start the workers; they are stopped at the end, and what they are at is cut off. SLURM's leave ``logs``."""
+    if resources.slurm is not None:
+        from kmat.grids.slurm import on_slurm
+
+        return on_slurm(resources.slurm, resources, logs)
+    if resources.ray is not None:
+        return _on_ray(resources.ray, resources)
+    return _in_this_process(resources) if resources.workers == 1 else _in_processes(resources)
+
+
 def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
     """Do all jobs; their folders must differ.
 
@@ -103,15 +90,19 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
             f"{len(finished)} of {len(jobs)} runs are already finished and used as they are; "
             "delete their folders to repeat them"
         )
+    if not jobs:
+        return {}
     waiting = deque(jobs)
     deaths: Counter[Path] = Counter()
     results: dict[Path, Result | UserError] = {}
     begin, given = time.monotonic(), 0
+    left: float | None = None
     with counted("runs", len(jobs)) as advance:
         while len(results) < len(jobs):
             while waiting and pool.idle:
                 pool.start(waiting.popleft())
                 given += 1
+            advance(0, _state(results, given, left))
             job, outcome = pool.wait()
             if isinstance(outcome, WorkerDiedError):
                 deaths[job.folder] += 1
@@ -124,14 +115,20 @@ def run_all(pool: Pool, jobs: Sequence[Job]) -> dict[Path, Result | UserError]:
             if isinstance(outcome, Exception) and not isinstance(outcome, UserError):
                 raise outcome
             results[job.folder] = outcome
-            advance(1)
-            if job.folder not in finished:
-                failed = sum(isinstance(each, UserError) for each in results.values())
-                fresh = len(results) - len(finished & results.keys())
+            if fresh := len(results) - len(finished & results.keys()):
                 left = (time.monotonic() - begin) / fresh * (len(jobs) - len(results))
-                state = f"{failed} failed, {given - len(results)} running, {duration(left)} left"
+            state = _state(results, given, left)
+            advance(1, state)
+            if job.folder not in finished:
                 tell(f"{len(results)}/{len(jobs)} ({state}) {job.folder}: {_outcome(outcome)}")
     return results
+
+
+def _state(results: Mapping[Path, Result | UserError], given: int, left: float | None) -> str:
+    """Say how many runs have failed and are under way, and the time left, where it is known."""
+    failed = sum(isinstance(each, UserError) for each in results.values())
+    time_left = "" if left is None else f", {duration(left)} left"
+    return f"{failed} failed, {given - len(results)} running{time_left}"
 
 
 def _outcome(outcome: Result | UserError) -> str:
@@ -312,7 +309,7 @@ class _Ray:
 
         devices: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = 1 if resources.device != "cpu" and devices.get("GPU") else 0
-        self._remote = ray.remote(max_retries=0, num_cpus=1, num_gpus=gpus)(_execute_there)
+        self._remote = ray.remote(max_retries=0, num_cpus=1, num_gpus=gpus)(execute_there)
         self._resources = replace(resources, cache=FeatureCache(resources.cache).folder.resolve())
         self._jobs: dict[Any, Job] = {}
 
@@ -333,7 +330,8 @@ class _Ray:
         return job, outcome
 
 
-def _execute_there(directory: Path, job: Job, resources: Resources) -> Result:
+def execute_there(directory: Path, job: Job, resources: Resources) -> Result:
+    """Do a run on another machine, which sees the same files."""
     os.chdir(directory)  # relative paths in a configuration mean what they mean here
     torch.set_num_threads(1)
     return execute(job, resources)

@@ -113,7 +113,7 @@ class Results:
     Parameters
     ----------
     kind : str
-        ``bench``, ``ablate`` or ``beyond``: how the tables are set.
+        ``bench``, ``ablate`` or ``beyond``, or ``runs`` that are of no grid: how the tables are set.
     entries : sequence of Entry
     banners : mapping
         By task, what is to be said with every number; empty for real images.

@@ -4,7 +4,6 @@ from dataclasses import fields
 from typing import NamedTuple
 
 from kmat.methods import (
-    METHODS,
     BiomedCoOpConfig,
     CoCoOpConfig,
     CoOpConfig,
@@ -14,6 +13,9 @@ from kmat.methods import (
     ResidualConfig,
     ZeroShotConfig,
 )
+from kmat.model.crop import Crop
+from kmat.runs.config import RunConfig
+from kmat.runs.schedule import Schedule
 
 # What other rows are compared with.
 OURS = "K-MaT"
@@ -101,11 +103,25 @@ def describe(method: MethodConfig) -> str:
     >>> describe(KMaTConfig(lambda_anc=1, csc=False)), describe(CoOpConfig())
     ('kmat, csc False, lambda_anc 1', 'coop')
     """
-    name = next(name for name, kind in METHODS.items() if isinstance(method, kind))
-    values = {field.name: (getattr(method, field.name), field.default) for field in fields(method)}
-    return ", ".join(
-        [name, *(f"{key} {_short(value)}" for key, (value, default) in values.items() if value != default)]
-    )
+    return ", ".join([method.name, *_changed(method)])
+
+
+def row_of(config: RunConfig) -> str:
+    """Name a run that is of no grid: its method as the bench does, and whatever in its settings is not the default.
+
+    Examples
+    --------
+    >>> row_of(RunConfig(method=CoOpConfig())), row_of(RunConfig(shots=4, schedule=Schedule(epochs=2)))
+    ('CoOp shared', 'K-MaT, shots 4, epochs 2')
+    """
+    name = next((name for name, method in BENCH.items() if method == config.method), describe(config.method))
+    own = (part for part in _changed(config) if part.split(" ")[0] in ("shots", "augment", "views"))
+    return ", ".join([name, *own, *_changed(config.crop), *_changed(config.schedule)])
+
+
+def _changed(options: MethodConfig | RunConfig | Crop | Schedule) -> list[str]:
+    values = {field.name: (getattr(options, field.name), field.default) for field in fields(options)}
+    return [f"{key} {_short(value)}" for key, (value, default) in values.items() if value != default]
 
 
 def _short(value: object) -> str:

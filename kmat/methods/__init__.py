@@ -1,16 +1,20 @@
-"""Methods by name: each file holds one method and the dataclass of its options."""
+"""Methods by name: their options in ``configs``, and a file for each, which is imported when one is set up."""
 
-from typing import Annotated
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from tyro.conf import subcommand
 
-from kmat.methods.biomedcoop import BiomedCoOpConfig
-from kmat.methods.cocoop import CoCoOpConfig
-from kmat.methods.coop import CoOpConfig
-from kmat.methods.kgcoop import KgCoOpConfig
-from kmat.methods.kmat import KMaTConfig
-from kmat.methods.residual import ResidualConfig
-from kmat.methods.zero_shot import ZeroShotConfig
+from kmat.methods.configs import (
+    BiomedCoOpConfig,
+    CoCoOpConfig,
+    CoOpConfig,
+    KgCoOpConfig,
+    KMaTConfig,
+    ResidualConfig,
+    ZeroShotConfig,
+)
 
 __all__ = [
     "METHODS",
@@ -20,30 +24,21 @@ __all__ = [
     "KMaTConfig",
     "KgCoOpConfig",
     "MethodConfig",
+    "MethodName",
+    "MethodOption",
     "ResidualConfig",
     "ZeroShotConfig",
 ]
 
-METHODS: dict[
-    str,
-    type[ZeroShotConfig | CoOpConfig | CoCoOpConfig | KgCoOpConfig | BiomedCoOpConfig | KMaTConfig | ResidualConfig],
-] = {
-    "zero-shot": ZeroShotConfig,
-    "coop": CoOpConfig,
-    "cocoop": CoCoOpConfig,
-    "kgcoop": KgCoOpConfig,
-    "biomedcoop": BiomedCoOpConfig,
-    "kmat": KMaTConfig,
-    "residual": ResidualConfig,
-}
-
-# On the command line a method is a subcommand.
 MethodConfig = (
-    Annotated[ZeroShotConfig, subcommand("zero-shot", prefix_name=False)]
-    | Annotated[CoOpConfig, subcommand("coop", prefix_name=False)]
-    | Annotated[CoCoOpConfig, subcommand("cocoop", prefix_name=False)]
-    | Annotated[KgCoOpConfig, subcommand("kgcoop", prefix_name=False)]
-    | Annotated[BiomedCoOpConfig, subcommand("biomedcoop", prefix_name=False)]
-    | Annotated[KMaTConfig, subcommand("kmat", prefix_name=False)]
-    | Annotated[ResidualConfig, subcommand("residual", prefix_name=False)]
+    ZeroShotConfig | CoOpConfig | CoCoOpConfig | KgCoOpConfig | BiomedCoOpConfig | KMaTConfig | ResidualConfig
 )
+METHODS: dict[str, type[MethodConfig]] = {kind.name: kind for kind in get_args(MethodConfig)}
+
+if TYPE_CHECKING:
+    MethodName = str
+    MethodOption = MethodConfig
+else:
+    MethodName = Literal[tuple(METHODS)]
+    # On the command line a method is a subcommand.
+    MethodOption = reduce(or_, (Annotated[kind, subcommand(name, prefix_name=False)] for name, kind in METHODS.items()))

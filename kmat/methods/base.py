@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kmat.errors import UserError
+from kmat.methods.configs import PromptConfig
 from kmat.modalities import HIGH, LOW, MODALITIES
 from kmat.model.backbone import Backbone, PromptFrame
 from kmat.model.features import FeatureCache
@@ -75,19 +76,17 @@ class PromptLearner(Method):
 
     def __init__(
         self,
+        config: PromptConfig,
         setting: Setting,
         *,
-        n_ctx: int,
-        csc: bool,
-        msc: bool,
-        prompt: str,
-        init_words: str | None,
+        csc: bool = False,
+        msc: bool = False,
         same_start: bool = False,
         both_ends: bool = True,
     ) -> None:
         """Set up the prompts; ``both_ends`` tells whether they classify the low end, too."""
         super().__init__(setting)
-        backbone, classes = setting.backbone, setting.task.classes
+        backbone, classes, n_ctx, words = setting.backbone, setting.task.classes, config.n_ctx, config.init_words
         if both_ends and csc and (unlearned := setting.task.absent.get(HIGH)):
             names = ", ".join(setting.task.labels[label] for label in sorted(unlearned))
             raise UserError(
@@ -102,9 +101,9 @@ class PromptLearner(Method):
             msc=msc,
             seed=setting.seed,
             same_start=same_start,
-            start=start_from_words(backbone, init_words, n_ctx) if init_words else None,
+            start=start_from_words(backbone, words, n_ctx) if words else None,
         )
-        texts = class_texts(setting.task, prompt)
+        texts = class_texts(setting.task, config.prompt)
         # One frame for both modalities, so that their prompts can be encoded as one batch.
         self._frame = backbone.frame([text for modality in MODALITIES for text in texts[modality]], n_ctx)
         self._classes = {modality: list(setting.task.present(modality)) for modality in MODALITIES}

@@ -1,62 +1,23 @@
 """BiomedCoOp (Koleilat et al., CVPR 2025, arXiv 2411.15232): CoOp taught by the class descriptions."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from kmat.errors import UserError
-from kmat.methods.base import Batch, Method, PromptLearner, Setting, required_descriptions
+from kmat.methods.base import Batch, PromptLearner, Setting, required_descriptions
+from kmat.methods.configs import BiomedCoOpConfig
 from kmat.methods.losses import distillation_loss, typical
 from kmat.modalities import HIGH
-from kmat.options import check
-
-
-@dataclass(frozen=True)
-class BiomedCoOpConfig:
-    """Learn context vectors by L = L_ce + lambda_s L_sccm + lambda_k L_kdsp, taught by the high end's descriptions.
-
-    The published runs have weights and tau of their own for each data set; the defaults are those of the code.
-    """
-
-    lambda_s: float = 1.0
-    """Weight of L_sccm, the distance from the descriptions' means."""
-    lambda_k: float = 1.0
-    """Weight of L_kdsp, the distillation from the descriptions that are typical for the batch."""
-    tau: float = 1.5
-    """Standard deviations from the mean score up to which a description is typical."""
-    n_ctx: int = 4
-    """Context vectors per prompt."""
-    csc: bool = False
-    """Class-specific context: one set per class instead of one shared by all."""
-    init_words: str | None = "a photo of a"
-    """Start from the embeddings of these words; None is at random, N(0, 0.02^2)."""
-    prompt: str = "{name}."
-    """What follows the context vectors; {name} is the class, {modality} the modality."""
-
-    def __post_init__(self) -> None:
-        check(1, n_ctx=self.n_ctx)
-
-    def build(self, setting: Setting) -> Method:
-        """Set up the prompts and the descriptions' features."""
-        return BiomedCoOp(self, setting)
 
 
 class BiomedCoOp(PromptLearner):
-    """See :class:`BiomedCoOpConfig`."""
+    """See :class:`~kmat.methods.configs.BiomedCoOpConfig`."""
 
     descriptions: Tensor
 
     def __init__(self, config: BiomedCoOpConfig, setting: Setting) -> None:
-        super().__init__(
-            setting,
-            n_ctx=config.n_ctx,
-            csc=config.csc,
-            msc=False,
-            prompt=config.prompt,
-            init_words=config.init_words,
-        )
+        super().__init__(config, setting, csc=config.csc)
         self.config = config
         sentences = required_descriptions(setting.task, "BiomedCoOp")[HIGH]
         if len({len(texts) for texts in sentences}) > 1:

@@ -1,51 +1,25 @@
 """CoCoOp (Zhou et al., CVPR 2022, arXiv 2203.05557): context that depends on the image."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kmat.methods.base import Batch, Method, PromptLearner, Setting
+from kmat.methods.base import Batch, PromptLearner, Setting
+from kmat.methods.configs import CoCoOpConfig
 from kmat.modalities import HIGH
 from kmat.model.backbone import PromptFrame
-from kmat.options import check
 
 HIDDEN = 32  # of the meta-net, as published: a sixteenth of CLIP's 512
 CHUNK = 32  # images whose prompts are encoded at once
 
 
-@dataclass(frozen=True)
-class CoCoOpConfig:
-    """Learn shared context vectors, and a network that shifts them for each image, by cross-entropy on the high end.
-
-    Each image has prompts of its own, to be encoded in training and ever after: by far the slowest method.
-    """
-
-    n_ctx: int = 4
-    """Context vectors per prompt."""
-    init_words: str | None = "a photo of a"
-    """Start from the embeddings of these words; None is at random, N(0, 0.02^2)."""
-    prompt: str = "{name}."
-    """What follows the context vectors; {name} is the class, {modality} the modality."""
-
-    def __post_init__(self) -> None:
-        check(1, n_ctx=self.n_ctx)
-
-    def build(self, setting: Setting) -> Method:
-        """Set up the prompts and the network."""
-        return CoCoOp(self, setting)
-
-
 class CoCoOp(PromptLearner):
-    """See :class:`CoCoOpConfig`."""
+    """See :class:`~kmat.methods.configs.CoCoOpConfig`."""
 
     image_conditional = True
 
     def __init__(self, config: CoCoOpConfig, setting: Setting) -> None:
-        super().__init__(
-            setting, n_ctx=config.n_ctx, csc=False, msc=False, prompt=config.prompt, init_words=config.init_words
-        )
+        super().__init__(config, setting)
         backbone = setting.backbone
         width = backbone.encode_texts(setting.task.classes[:1]).shape[1]
         with torch.random.fork_rng(devices=()):

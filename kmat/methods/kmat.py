@@ -2,8 +2,6 @@
 
 import math
 import warnings
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +11,6 @@ import fgwot
 from kmat.errors import UserError
 from kmat.methods.base import (
     Batch,
-    Method,
     PromptLearner,
     Setting,
     prototypes,
@@ -21,87 +18,17 @@ from kmat.methods.base import (
     required_descriptions,
     sentence_features,
 )
+from kmat.methods.configs import KMaTConfig
 from kmat.methods.losses import anchor_loss, fgw_cost, geometry, squared_error_of_mean
 from kmat.modalities import HIGH, LOW, MODALITIES
-from kmat.options import check
 
 # The fit of low_start "anchor", by Adam. Three times the steps brought it 3 to 14 % closer on the phantoms.
 FIT_STEPS = 100
 FIT_RATE = 0.01
 
 
-@dataclass(frozen=True)
-class KMaTConfig:
-    """Learn context vectors by L = L_ce + lambda_anc L_anc + lambda_fgw L_fgw, from high-end images and text alone.
-
-    The four switches of the paper's Table 3 are csc, msc, and the two lambdas, 0 being off.
-    """
-
-    csc: bool = True
-    """Class-specific context: one set per class."""
-    msc: bool = True
-    """Modality-specific context: one set for the high end and one for the low end."""
-    lambda_anc: float = 10.0
-    """Weight of the anchor. The paper gives no value; it tunes on high-end validation images."""
-    lambda_fgw: float = 1.0
-    """Weight of FGW. The paper gives no value, and its tuning rule cannot find one: with the high end detached and
-    msc on, high-end predictions do not depend on it."""
-    n_ctx: int = 4
-    """Context vectors per prompt."""
-    init_words: str | None = None
-    """Start from the embeddings of these words; else at random as in the paper, N(0, 0.02^2) (its std is not given)."""
-    low_start: Literal["random", "same", "high", "anchor"] = "random"
-    """Where the low-end context starts: at random as in the paper; at the high-end one's random start (same); at the
-    high-end one once that is trained, so that the schedule runs twice, first for the high end, then for the low (high);
-    or where its text features are fitted to their descriptions (anchor). All but random are ours."""
-    prompt: str = "{name}."
-    """What follows the context vectors. The paper's formula has the class only; {modality} can be named here too."""
-    normalise: bool = True
-    """Bring text features to unit length in L_anc and L_fgw. The paper does not say; raw lengths would change what
-    the lambdas and epsilon mean."""
-    renormalise_prototypes: bool = False
-    """Bring the descriptions' mean to unit length. The paper writes a plain mean; BiomedCoOp renormalises."""
-    alpha: float = 0.1
-    """Weight of the Gromov-Wasserstein term, 1 - alpha of the Wasserstein term (paper)."""
-    epsilon: float = 0.1
-    """Entropy of the coupling: the paper's "temperature 0.1" of its Sinkhorn-Knopp."""
-    fgw_value: Literal["cost", "value"] = "cost"
-    """Differentiate the printed formula with the coupling held fixed, or the entropic objective, whose envelope
-    gradient is the same but whose value includes the entropy. The paper prints the former."""
-    fgw_unit: Literal["one", "discrepancy"] = "one"
-    """What lambda_fgw is a multiple of: one, or the weight at which FGW moves the low end as far from its anchor as
-    the descriptions leave that uncertain (ours; needs no image and no label of the low end)."""
-    coupling: Literal["entropic", "proximal", "diagonal"] = "entropic"
-    """Solver: entropic (blurred, the paper's "Sinkhorn") or proximal point (sharp, epsilon is only its step). Diagonal
-    solves nothing and sends each class to itself: a control that knows what the other two have to find."""
-    warm_start: bool = True
-    """Start each step's coupling from the last one's. The paper does not say."""
-    detach_high: bool = True
-    """Let FGW move the low-end prompts only (paper)."""
-    max_iter: int = 100
-    """Outer iterations of the coupling; the paper's "max 100" does not name the loop."""
-
-    def __post_init__(self) -> None:
-        check(1, n_ctx=self.n_ctx, max_iter=self.max_iter)
-        check(0, lambda_anc=self.lambda_anc, lambda_fgw=self.lambda_fgw)
-        check(0, 1, alpha=self.alpha)
-        check(1e-6, epsilon=self.epsilon)
-        if self.low_start in ("high", "anchor") and not self.msc:
-            raise UserError(f"--low-start {self.low_start}: without --msc the low end has no context of its own")
-        if self.low_start == "high" and not (self.detach_high and (self.lambda_anc or self.lambda_fgw)):
-            raise UserError("--low-start high: the low end learns by itself, with --detach-high and the anchor or FGW")
-        if self.low_start == "anchor" and not self.lambda_anc:
-            raise UserError("--low-start anchor: there is none with --lambda-anc 0")
-        if self.fgw_unit == "discrepancy" and not self.lambda_anc:
-            raise UserError("--fgw-unit discrepancy weighs FGW against the anchor: there is none with --lambda-anc 0")
-
-    def build(self, setting: Setting) -> Method:
-        """Set up prompts, prototypes and the coupling."""
-        return KMaT(self, setting)
-
-
 class KMaT(PromptLearner):
-    """See :class:`KMaTConfig`."""
+    """See :class:`~kmat.methods.configs.KMaTConfig`."""
 
     fgw: fgwot.FGWLoss | None
     prototypes: Tensor
@@ -110,15 +37,7 @@ class KMaT(PromptLearner):
 
     def __init__(self, config: KMaTConfig, setting: Setting) -> None:
         require_same_classes(setting.task, "K-MaT")
-        super().__init__(
-            setting,
-            n_ctx=config.n_ctx,
-            csc=config.csc,
-            msc=config.msc,
-            prompt=config.prompt,
-            init_words=config.init_words,
-            same_start=config.low_start == "same",
-        )
+        super().__init__(config, setting, csc=config.csc, msc=config.msc, same_start=config.low_start == "same")
         self.config = config
         if config.lambda_anc:
             remedy = ", or switch the anchor off with --lambda-anc 0"

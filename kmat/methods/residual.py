@@ -1,7 +1,6 @@
 """Transported residuals: what the high end learns of its classes from images, carried to the low end by text."""
 
 import warnings
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,51 +8,14 @@ from torch.nn import functional as F  # noqa: N812
 
 import fgwot
 from kmat.console import note
-from kmat.methods.base import Batch, Method, PromptLearner, Setting, prototypes, required_descriptions
+from kmat.methods.base import Batch, PromptLearner, Setting, prototypes, required_descriptions
+from kmat.methods.configs import ResidualConfig
 from kmat.methods.losses import anchor_loss, geometry
 from kmat.modalities import HIGH, MODALITIES
-from kmat.options import check
-
-
-@dataclass(frozen=True)
-class ResidualConfig:
-    """Learn the high end as K-MaT does, by L = L_ce + lambda_anc L_anc; the low end follows from it by one coupling.
-
-    To each low-end class's descriptions is added how far the high end has moved from its own descriptions, averaged
-    over the high-end classes that FGW couples it with, be they the same classes or not. Ours, not the paper's; nothing
-    of the low end is trained.
-    """
-
-    lambda_anc: float = 10.0
-    """Weight of the anchor as in K-MaT; 0 leaves the high end to class-specific CoOp."""
-    scale: float = 1.0
-    """How much of the residuals is added; 0 leaves the low end to its descriptions."""
-    alpha: float = 0.1
-    """Weight of the coupling's Gromov-Wasserstein term, 1 - alpha of the Wasserstein term (the paper's)."""
-    epsilon: float = 0.1
-    """Entropy of the coupling (the paper's). A small one carries residuals class by class, a large one their mean."""
-    n_ctx: int = 4
-    """Context vectors per prompt."""
-    csc: bool = True
-    """Class-specific context: one set per class."""
-    init_words: str | None = None
-    """Start from the embeddings of these words; else at random, N(0, 0.02^2)."""
-    prompt: str = "{name}."
-    """What follows the context vectors; {name} is the class, {modality} the modality."""
-
-    def __post_init__(self) -> None:
-        check(1, n_ctx=self.n_ctx)
-        check(0, lambda_anc=self.lambda_anc, scale=self.scale)
-        check(0, 1, alpha=self.alpha)
-        check(1e-6, epsilon=self.epsilon)
-
-    def build(self, setting: Setting) -> Method:
-        """Set up the prompts, and solve for the coupling of the descriptions."""
-        return ResidualTransport(self, setting)
 
 
 class ResidualTransport(PromptLearner):
-    """See :class:`ResidualConfig`."""
+    """See :class:`~kmat.methods.configs.ResidualConfig`."""
 
     described_high: Tensor
     described_low: Tensor
@@ -61,15 +23,7 @@ class ResidualTransport(PromptLearner):
 
     def __init__(self, config: ResidualConfig, setting: Setting) -> None:
         # With one set of contexts, the high end's, which starts where the first of K-MaT's two does.
-        super().__init__(
-            setting,
-            n_ctx=config.n_ctx,
-            csc=config.csc,
-            msc=False,
-            prompt=config.prompt,
-            init_words=config.init_words,
-            both_ends=False,
-        )
+        super().__init__(config, setting, csc=config.csc, both_ends=False)
         self.config = config
         sentences = required_descriptions(setting.task, "Residual transport")
         high, low = prototypes(setting, sentences, normalise=True, renormalise=False)

@@ -1,31 +1,15 @@
 """Zero-shot classification: nothing is learned."""
 
-from dataclasses import dataclass
-from typing import Literal
-
 from torch import Tensor
 
 from kmat.console import note
 from kmat.methods.base import Batch, Method, Setting, prototypes, template_sentences
+from kmat.methods.configs import ZeroShotConfig
 from kmat.modalities import MODALITIES
 
 
-@dataclass(frozen=True)
-class ZeroShotConfig:
-    """Classify by the text features of a template or of the class descriptions."""
-
-    text: Literal["template", "descriptions"] = "template"
-    """One sentence per class, or the mean of its descriptions' unit features, renormalised."""
-    template: str = "a photo of a {name}."
-    """The sentence; {name} is the class, {modality} the modality. The default is BiomedCoOp's for every data set."""
-
-    def build(self, setting: Setting) -> Method:
-        """Compute the classifier."""
-        return ZeroShot(self, setting)
-
-
 class ZeroShot(Method):
-    """Fixed text features, computed once."""
+    """Fixed text features, computed once; see :class:`~kmat.methods.configs.ZeroShotConfig`."""
 
     def __init__(self, config: ZeroShotConfig, setting: Setting) -> None:
         super().__init__(setting)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,15 +17,14 @@ from torch import Tensor, nn
 
 from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
+from kmat.model import names
+from kmat.model.names import PRESETS, SHIPPED
 from kmat.model.text_towers import TextTower, text_tower
 from kmat.storage.schema import read_json
 from kmat.storage.tensors import content_digest
 
-BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 BIOMEDBERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 BIOMEDCLIP_CONTEXT = 256  # tokens, as in the model's open_clip_config.json
-PRESETS = {"biomedclip": BIOMEDCLIP}
-SHIPPED = tuple(bench.prefix for bench in EMBEDDED.values())
 
 # Any one-piece word will do: its embedding is replaced by the learned vectors before it is used.
 PLACEHOLDER = "x"
@@ -243,7 +241,7 @@ def load_backbone(name: str, device: str | torch.device = "cpu") -> Backbone:
         if prefix in SHIPPED:
             model_name = f"local-dir:{_shipped_dir(prefix, shipped)}"
         if model_name.startswith("local-dir:"):
-            folder = _folder(model_name.removeprefix("local-dir:"))
+            folder = names.folder(model_name.removeprefix("local-dir:"))
             model_name = f"local-dir:{folder}"
             overrides = text_overrides(folder, stack)
         elif not model_name.startswith("hf-hub:"):
@@ -300,7 +298,7 @@ def offline_tokenizer(name: str) -> Any:
     if prefix not in (*SHIPPED, "local-dir"):
         own = ", ".join(f"{prefix}:NAME" for prefix in SHIPPED)
         raise UserError(f"tokenizer of {name!r}: expected biomedclip, {own} or local-dir:DIR")
-    folder = _shipped_dir(prefix, rest) if prefix in SHIPPED else _folder(rest)
+    folder = _shipped_dir(prefix, rest) if prefix in SHIPPED else names.folder(rest)
     try:
         from open_clip import get_tokenizer
 
@@ -308,16 +306,6 @@ def offline_tokenizer(name: str) -> Any:
     except Exception as error:  # open_clip and transformers each have their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot load the tokenizer of {name!r}: {reason}") from error
-
-
-def at_home(name: str) -> str:
-    """Name a backbone so that it can be loaded from any folder."""
-    prefix, _, folder = name.partition(":")
-    return f"{prefix}:{_folder(folder)}" if prefix == "local-dir" else name
-
-
-def _folder(name: str) -> Path:
-    return Path(os.path.realpath(os.path.expanduser(name)))  # noqa: PTH111 (unlike Path's, they raise nothing)
 
 
 def _shipped_dir(prefix: str, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from colorsys import hsv_to_rgb
 from itertools import product
 from statistics import fmean
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
@@ -24,6 +26,7 @@ from kmat.reports.finished import FinishedRun, Pair
 HIGH_COLOUR, LOW_COLOUR = "#4477aa", "#ee6677"
 OFF_COLOUR, ON_COLOUR = "#bbbbbb", "#228833"
 CLASS_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#994455", "#555555")
+SMALL = 5  # classes up to which there is room for two decimals
 MARKERS = {HIGH: "o", LOW: "^"}
 
 mpl.rcParams["text.parse_math"] = False  # names of classes are no formulas, whatever "$" is in them
@@ -41,8 +44,14 @@ def svg(figure: Figure) -> bytes:
 
 def accuracies(results: Results) -> Figure:
     """Bars of high-end and low-end accuracy for every row and task, a dot for each backbone."""
-    figure, panels = _panels(len(results.tasks), 1, width=9, height=0.45 * len(results.methods) + 1.2)
-    for axes, task in zip(panels, results.tasks, strict=True):
+    there = {
+        task: [each for each in results.methods if any(results.by_seed(task, each, b, "h_accuracy") for b in backbones)]
+        for task in results.tasks
+        if (backbones := results.backbones(task))
+    }
+    heights = [0.45 * len(methods) + 1.2 for methods in there.values()]
+    figure, panels = _panels(len(there), 1, width=9, height=fmean(heights), ratios=heights)
+    for axes, (task, methods) in zip(panels, there.items(), strict=True):
         for offset, (metric, colour, label) in enumerate(
             (("high_accuracy", HIGH_COLOUR, "high end"), ("low_accuracy", LOW_COLOUR, "low end"))
         ):
@@ -52,14 +61,14 @@ def accuracies(results: Results) -> Figure:
                     for backbone in results.backbones(task)
                     if (cell := results.cell(task, method, backbone, metric))
                 ]
-                for method in results.methods
+                for method in methods
             ]
-            heights = [row + 0.4 * offset - 0.2 for row in range(len(dots))]
+            places = [row + 0.4 * offset - 0.2 for row in range(len(dots))]
             means = [fmean(each) if each else 0 for each in dots]
-            axes.barh(heights, means, height=0.36, color=colour, alpha=0.55, label=label)
-            for y, each in zip(heights, dots, strict=True):
+            axes.barh(places, means, height=0.36, color=colour, alpha=0.55, label=label)
+            for y, each in zip(places, dots, strict=True):
                 axes.plot(each, [y] * len(each), "o", color=colour, markersize=4, markeredgecolor="white")
-        axes.set_yticks(range(len(results.methods)), results.methods)
+        axes.set_yticks(range(len(methods)), methods)
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_title(task, loc="left", fontsize=10)
@@ -105,6 +114,7 @@ def embeddings(pairs: Sequence[Pair]) -> Figure:
     by_backbone = _group(pairs, lambda pair: pair.on.entry.backbone)
     figure, panels = _panels(1, len(by_backbone), width=max(6.0, 3.6 * len(by_backbone)), height=4.0)
     labels = pairs[0].on.labels
+    colours = class_colours(len(labels))
     for axes, (backbone, members) in zip(panels, by_backbone.items(), strict=True):
         points, styles = [], []
         for pair in members:
@@ -116,7 +126,7 @@ def embeddings(pairs: Sequence[Pair]) -> Figure:
         features, index = np.unique(torch.cat(points).numpy().round(6), axis=0, return_inverse=True)
         tsne = TSNE(perplexity=min(10.0, (len(features) - 1) / 3), init="pca", random_state=0)
         for (x, y), (modality, filled, label) in zip(tsne.fit_transform(features)[index], styles, strict=True):
-            colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
+            colour = colours[label]
             axes.plot(
                 x,
                 y,
@@ -153,8 +163,8 @@ def embeddings(pairs: Sequence[Pair]) -> Figure:
 def _explain(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
     """Legend of markers, and of the colours of classes."""
     colours = (
-        Line2D([], [], linestyle="", marker="s", color=CLASS_COLOURS[i % len(CLASS_COLOURS)], label=label)
-        for i, label in enumerate(labels)
+        Line2D([], [], linestyle="", marker="s", color=colour, label=label)
+        for colour, label in zip(class_colours(len(labels)), labels, strict=True)
     )
     figure.legend(handles=[*handles, *colours], loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
@@ -167,6 +177,7 @@ def residuals(runs: Sequence[FinishedRun]) -> Figure:
     by_backbone = _group(runs, lambda run: run.entry.backbone)
     figure, panels = _panels(1, len(by_backbone), width=max(6.0, 3.6 * len(by_backbone)), height=4.0)
     labels = runs[0].labels
+    colours = class_colours(len(labels))
     for axes, (backbone, members) in zip(panels, by_backbone.items(), strict=True):
         points = torch.cat([each[m].double() for run in members for m in MARKERS for each in (run.described, run.text)])
         centre = points.mean(dim=0)
@@ -175,7 +186,7 @@ def residuals(runs: Sequence[FinishedRun]) -> Figure:
             start, end = ((each[modality].double() - centre) @ plane for each in (run.described, run.text))
             own = run.present(modality)
             for label, (x0, y0), (x1, y1) in zip(own, start.tolist(), end.tolist(), strict=True):
-                colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
+                colour = colours[label]
                 axes.plot([x0, x1], [y0, y1], color=colour, lw=0.8, alpha=0.6)
                 axes.plot(x0, y0, MARKERS[modality], color=colour, markerfacecolor="none", markersize=9)
                 axes.plot(x1, y1, MARKERS[modality], color=colour, markersize=6, alpha=0.9)
@@ -207,7 +218,8 @@ def per_class(pairs: Sequence[Pair]) -> Figure:
             axes.bar(places, means, width=0.36, color=colour, alpha=0.7, label=word)
             for x, each in zip(places, values, strict=True):
                 axes.plot([x] * len(each), each, "o", color="#333333", markersize=3, alpha=0.6)
-        axes.set_xticks(range(len(labels)), labels, rotation=20 if len(labels) > 3 else 0, fontsize=8)
+        turned = 0 if len(labels) <= 3 else 20 if len(labels) <= SMALL else 90
+        axes.set_xticks(range(len(labels)), labels, rotation=turned, fontsize=8)
         axes.set_ylim(0, 100)
         axes.set_title(backbone, fontsize=10)
     panels[0].set_ylabel("low-end accuracy in class, %")
@@ -218,16 +230,21 @@ def per_class(pairs: Sequence[Pair]) -> Figure:
 def plans(pairs: Sequence[Pair]) -> Figure:
     """Coupling of each high-end class with the low-end ones, mean over seeds; rows without and with FGW."""
     by_backbone = _group(pairs, lambda pair: pair.on.entry.backbone)
-    figure, panels = _panels(2, len(by_backbone), width=max(6.0, 3.2 * len(by_backbone)), height=2.9)
     labels = pairs[0].on.labels
+    size = max(2.9, 0.3 * len(labels) + 1.6)
+    figure, panels = _panels(2, len(by_backbone), width=max(6.0, (size + 0.3) * len(by_backbone)), height=size)
     for column, (backbone, members) in enumerate(by_backbone.items()):
         for row, word in enumerate(("without FGW", "with FGW")):
             shares = len(labels) * np.mean([_plan(pair.on if row else pair.off) for pair in members], axis=0)
             axes = panels[row * len(by_backbone) + column]
             axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
             for (i, j), share in np.ndenumerate(shares):
-                axes.text(j, i, f"{share:.2f}", ha="center", va="center", color="white" if share > 0.6 else "#333333")
-            axes.set_xticks(range(len(labels)), labels, fontsize=8, rotation=30)
+                colour = "white" if share > 0.6 else "#333333"
+                if len(labels) <= SMALL:
+                    axes.text(j, i, f"{share:.2f}", ha="center", va="center", color=colour)
+                elif share >= 0.005:
+                    axes.text(j, i, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=7)
+            axes.set_xticks(range(len(labels)), labels, fontsize=8, rotation=30 if len(labels) <= SMALL else 90)
             axes.set_yticks(range(len(labels)), labels if column == 0 else [], fontsize=8)
             axes.spines[:].set_visible(False)
             axes.set_title(f"{backbone}, {word}\nmatched: {100 * np.trace(shares) / len(labels):.0f} %", fontsize=9)
@@ -247,7 +264,7 @@ def confusions(runs: Sequence[FinishedRun]) -> Figure:
             for (i, j), share in np.ndenumerate(shares):
                 colour = "white" if share > 0.6 else "#333333"
                 axes.text(j, i, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=7)
-            axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=20)
+            axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=20 if len(labels) <= SMALL else 90)
             axes.set_yticks(range(len(labels)), labels if column == 0 else [], fontsize=7)
             axes.spines[:].set_visible(False)
             axes.set_title(f"{method}, {ENDS[modality]}", fontsize=8, loc="left")
@@ -307,11 +324,27 @@ def curves(runs: Iterable[FinishedRun]) -> Figure | None:
     return figure
 
 
-def _panels(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, list[Any]]:
-    """Return a figure and its axes, row by row; each row is ``height`` inches high."""
+def class_colours(count: int) -> list[str]:
+    """As many colours as there are classes, all of them different.
+
+    Examples
+    --------
+    >>> class_colours(2), len(set(class_colours(30)))
+    (['#4477aa', '#ee6677'], 30)
+    """
+    if count <= len(CLASS_COLOURS):
+        return list(CLASS_COLOURS[:count])
+    # Neighbours differ in more than hue.
+    return [to_hex(hsv_to_rgb(number / count, 0.75, 0.9 if number % 2 else 0.6)) for number in range(count)]
+
+
+def _panels(
+    rows: int, columns: int, *, width: float, height: float, ratios: Sequence[float] | None = None
+) -> tuple[Figure, list[Any]]:
+    """Return a figure and its axes, row by row; each row is ``height`` inches high, or shares all by its ratio."""
     figure = Figure(figsize=(width, height * rows + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    panels = list(figure.subplots(rows, columns, squeeze=False, height_ratios=ratios).flat)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     return figure, panels

@@ -11,8 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from kmat.console import note
 from kmat.errors import UserError
-from kmat.grids.results import Entry, Results
-from kmat.grids.rows import describe
+from kmat.grids.results import FLOOR, FLOORS, Entry, Results
+from kmat.grids.rows import row_of
 from kmat.methods import KMaTConfig
 from kmat.modalities import LOW, MODALITIES
 from kmat.runs.config import RunConfig
@@ -94,7 +94,19 @@ def load(folders: Sequence[Path]) -> dict[str, tuple[Results, list[FinishedRun]]
             found[results.kind] = merged, others + runs
         else:
             found[results.kind] = results, runs
+    if "runs" in found and len(found) > 1:
+        found["runs"] = _apart(*found["runs"])
     return found
+
+
+def _apart(results: Results, runs: Sequence[FinishedRun]) -> tuple[Results, list[FinishedRun]]:
+    """Say of single runs that they are, beside grids whose rows may be called the same and have other settings."""
+
+    def alone(entry: Entry) -> Entry:
+        return entry if entry.method.startswith(FLOOR) else replace(entry, method=f"{entry.method}, single")
+
+    renamed = Results("runs", [alone(entry) for entry in results.entries], results.banners, results.notes)
+    return renamed, [replace(run, entry=alone(run.entry)) for run in runs]
 
 
 def pairs(runs: Iterable[FinishedRun]) -> list[Pair]:
@@ -131,7 +143,9 @@ def _grid(folder: Path) -> tuple[Results, list[FinishedRun]]:
 
 
 def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
-    runs, banners, damaged = [], {}, []
+    runs: list[FinishedRun] = []
+    floors: list[Entry] = []
+    banners, damaged = {}, []
     for path in sorted(file.parent for file in folder.rglob("result.json")):
         run = RunDir(path)
         try:
@@ -140,8 +154,11 @@ def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
             if tested is None:
                 note(f"{path} was not tested on both modalities: left out")
                 continue
-            key = result.task, describe(config.method), config.backbone, config.seed
-            runs.append(_run(run, Entry.of(*key, str(path), tested)))
+            where = config.backbone, config.seed
+            runs.append(_run(run, Entry.of(result.task, row_of(config), *where, str(path), tested)))
+            for floor in FLOORS:
+                scores = {modality: result.floors[modality][floor] for modality in MODALITIES}
+                floors.append(Entry.of(result.task, FLOOR + floor, *where, "", scores))
             banners[result.task] = result.banner
         except UserError as error:
             damaged.append(str(error))
@@ -149,7 +166,7 @@ def _loose(folder: Path) -> tuple[Results, list[FinishedRun]]:
         raise UserError("; ".join(damaged) or f"{folder} holds neither a finished grid nor a finished run")
     for why in damaged:
         note(f"{why}: left out")
-    return Results("bench", [run.entry for run in runs], banners, ()), runs
+    return Results("runs", floors + [run.entry for run in runs], banners, ()), runs
 
 
 def _run(run: RunDir, entry: Entry) -> FinishedRun:

@@ -18,6 +18,7 @@ TITLES = {
     "bench": "Methods (the paper's Table 2)",
     "ablate": "Ablation (the paper's Table 3)",
     "beyond": "Beyond the paper",
+    "runs": "Single runs",
 }
 
 
@@ -101,7 +102,7 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
 
 def _tables_section(results: Results) -> Section:
     pictures = []
-    if results.kind == "bench":
+    if results.kind in ("bench", "runs"):
         caption = (
             "Test accuracy by task. Bars are means over backbones, dots the backbones' means over seeds. "
             "Training saw no low-end image."

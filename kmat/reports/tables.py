@@ -1,7 +1,7 @@
 """The tables of a grid, laid out like the paper's, and their forms: Markdown, LaTeX, terminal."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Table as RichTable
 
@@ -11,6 +11,7 @@ from kmat.grids.rows import ABLATION, NO_FGW, OURS, TRANSPORT, WITHOUT_FGW, Swit
 from kmat.reports.printed import beside
 
 RELATIVE = ("H acc %", "H F1 %")
+BLANK = "–"
 
 PAIRED = {"low_accuracy": "Lo", "low_macro_f1": "Lo F1", "h_accuracy": "H"}
 PAIRED_CAPTION = (
@@ -49,6 +50,13 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, tuple[TableCell, ...]], ...]
     caption: str
+
+    def without_blanks(self) -> "Table | None":
+        """Leave out rows without a number; None if nothing but floors is left."""
+        rows = tuple(row for row in self.rows if not all(cell.text in ("", "x", BLANK) for cell in row[1]))
+        if all(name.startswith(FLOOR) for name, _ in rows):
+            return None
+        return replace(self, rows=rows)
 
     def markdown(self) -> str:
         """Heading, table and caption; the best of a column is bold."""
@@ -98,21 +106,26 @@ class Table:
 
 
 def main_tables(results: Results) -> list[Table]:
-    """Return the average over tasks, then each task over all its backbones, with what is compared with other rows."""
+    """Return the average over tasks, then each task over all its backbones, with what is compared with other rows.
+
+    Rows and tables without a number are left out: of the average, those that are not on every task.
+    """
     layout = _LAYOUTS[results.kind]
-    found: list[Table] = []
+    found: list[Table | None] = []
     for task in (AVERAGE, *results.tasks) if len(results.tasks) > 1 else results.tasks:
-        found.append(layout(results, task, ALL if task == AVERAGE else results.scopes(task)[0]))
+        found.append(layout(results, task, ALL if task == AVERAGE else results.scopes(task)[0]).without_blanks())
         if results.kind != "beyond":
-            found += [_comparison(results, task, ours) for ours in (OURS, TRANSPORT) if ours in results.methods]
-        found += _paired_tables(results, task)
-    return found
+            compared = (_comparison(results, task, ours) for ours in (OURS, TRANSPORT) if ours in results.methods)
+            found += [table.without_blanks() for table in compared]
+        found += [table.without_blanks() for table in _paired_tables(results, task)]
+    return [table for table in found if table]
 
 
 def backbone_tables(results: Results) -> list[Table]:
     """Return each task on each of its backbones, where it has several."""
     layout = _LAYOUTS[results.kind]
-    return [layout(results, task, scope) for task in results.tasks for scope in results.scopes(task)[1:]]
+    found = (layout(results, task, scope) for task in results.tasks for scope in results.scopes(task)[1:])
+    return [table for each in found if (table := each.without_blanks())]
 
 
 def _scores(results: Results, task: str, scope: str) -> Table:
@@ -138,7 +151,7 @@ def _ablation(results: Results, task: str, scope: str) -> Table:
         columns.append(
             [
                 TableCell(
-                    f"{100 * (cell.mean / base.mean - 1):+.1f}" if cell and base and base.mean else "–",
+                    f"{100 * (cell.mean / base.mean - 1):+.1f}" if cell and base and base.mean else BLANK,
                     _printed(printed[method], f"relative_{name}"),
                 )
                 for method, cell in cells.items()
@@ -154,7 +167,7 @@ def _ablation(results: Results, task: str, scope: str) -> Table:
     return Table(_title(results, task, scope), header, rows, caption)
 
 
-_LAYOUTS = {"bench": _scores, "ablate": _ablation, "beyond": _scores}
+_LAYOUTS = {"bench": _scores, "ablate": _ablation, "beyond": _scores, "runs": _scores}
 
 
 def _comparison(results: Results, task: str, ours: str) -> Table:
@@ -167,7 +180,7 @@ def _comparison(results: Results, task: str, ours: str) -> Table:
     for other in results.methods:
         found = [results.paired(task, ours, other, *column) for column in columns]
         texts = [
-            "–" if not each else str(each) if of == ALL else f"{each.mean:+.1f}"
+            BLANK if not each else str(each) if of == ALL else f"{each.mean:+.1f}"
             for (of, _), each in zip(columns, found, strict=True)
         ]
         rows.append((other, tuple(map(TableCell, texts))))
@@ -201,7 +214,7 @@ def _paired_tables(results: Results, task: str) -> list[Table]:
         rows = []
         for method, base in pairs:
             cells = [results.paired(task, method, base, *column) for column in columns.values()]
-            rows.append((method, tuple(TableCell(str(cell) if cell else "–") for cell in cells)))
+            rows.append((method, tuple(TableCell(str(cell) if cell else BLANK) for cell in cells)))
         found.append(Table(f"{task}: {title}", ("row", *columns), tuple(rows), PAIRED_CAPTION))
     return found
 
@@ -217,7 +230,7 @@ def _column(
     ranked = [round(cell.mean, 1) for method, cell in cells.items() if cell and not method.startswith(FLOOR)]
     return [
         TableCell(
-            str(cell) if cell else "–",
+            str(cell) if cell else BLANK,
             _printed(printed[method], metric),
             best=bool(cell and not method.startswith(FLOOR) and round(cell.mean, 1) == max(ranked)),
         )

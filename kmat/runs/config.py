@@ -6,21 +6,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kmat.errors import UserError
-from kmat.methods import METHODS, KMaTConfig, MethodConfig
-from kmat.model.backbone import at_home
-from kmat.model.features import Crop
+from kmat.methods import (
+    METHODS,
+    BiomedCoOpConfig,
+    CoCoOpConfig,
+    CoOpConfig,
+    KgCoOpConfig,
+    KMaTConfig,
+    MethodConfig,
+    MethodOption,
+)
+from kmat.model.crop import Crop
+from kmat.model.names import at_home
 from kmat.options import check
-from kmat.runs.training import Schedule
+from kmat.runs.schedule import Schedule
 from kmat.storage.schema import misfit, read_json
 from kmat.tasks import BUILT_IN, TaskConfig
 
 # `kmat train METHOD --published`: the few-shot schedules of BiomedCoOp's repository, the one that has every baseline
 # on BiomedCLIP. The default is the K-MaT paper's, for every method.
-PUBLISHED = {
-    "coop": Schedule(epochs=100, batch_size=32, lr=0.002),
-    "cocoop": Schedule(epochs=10, batch_size=1, lr=0.001),
-    "kgcoop": Schedule(epochs=100, batch_size=128, lr=0.002),
-    "biomedcoop": Schedule(epochs=100),
+PUBLISHED: dict[type[MethodConfig], Schedule] = {
+    CoOpConfig: Schedule(epochs=100, batch_size=32, lr=0.002),
+    CoCoOpConfig: Schedule(epochs=10, batch_size=1, lr=0.001),
+    KgCoOpConfig: Schedule(epochs=100, batch_size=128, lr=0.002),
+    BiomedCoOpConfig: Schedule(epochs=100),
 }
 
 
@@ -28,7 +37,7 @@ PUBLISHED = {
 class RunConfig:
     """One training run."""
 
-    method: MethodConfig = field(default_factory=KMaTConfig)
+    method: MethodOption = field(default_factory=KMaTConfig)
     data: TaskConfig = field(default_factory=TaskConfig)
     backbone: str = "phantom:seed0"
     """biomedclip, phantom:NAME, local-dir:DIR, hf-hub:OWNER/REPO, or ARCHITECTURE:TAG of open_clip."""
@@ -39,23 +48,20 @@ class RunConfig:
     augment: Literal["auto", "none", "crop"] = "auto"
     """Random resized crops of the training images, as BiomedCoOp does (the paper does not say); auto is crop, but
     none on the phantom, whose backbones saw whole images only."""
+    views: int | None = None
+    """Different crops of an image, which the epochs take in turn; by default each epoch has its own (BiomedCoOp's)."""
     crop: Crop = field(default_factory=Crop)
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
-        check(1, shots=self.shots)
+        check(1, shots=self.shots, **({} if self.views is None else {"views": self.views}))
         check(-(2**32), 2**32, seed=self.seed)  # what torch's generators take, with room for an epoch beside it
-
-    @property
-    def method_name(self) -> str:
-        """The method's name on the command line."""
-        return next(name for name, kind in METHODS.items() if isinstance(self.method, kind))
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, with the method's name among its options, and paths that hold wherever they are read."""
         table = asdict(self)
         table["backbone"] = at_home(self.backbone)
-        table["method"] = {"name": self.method_name, **table["method"]}
+        table["method"] = {"name": self.method.name, **table["method"]}
         table["data"] = {k: os.path.abspath(v) if isinstance(v, Path) else v for k, v in table["data"].items()}  # noqa: PTH100
         if self.data.task not in BUILT_IN and os.path.exists(self.data.task):  # noqa: PTH110
             table["data"]["task"] = os.path.abspath(self.data.task)  # noqa: PTH100 (which, unlike Path's, has no ".." in it)

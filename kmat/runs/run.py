@@ -17,8 +17,9 @@ from kmat.console import note
 from kmat.errors import UserError
 from kmat.methods.base import Method, Setting
 from kmat.modalities import HIGH, LOW, MODALITIES
-from kmat.model.backbone import SHIPPED, Backbone, load_backbone
+from kmat.model.backbone import Backbone, load_backbone
 from kmat.model.features import FeatureCache, Views
+from kmat.model.names import SHIPPED
 from kmat.runs.config import RunConfig
 from kmat.runs.evaluation import Means, certainty, floors, harmonic_mean, score
 from kmat.runs.folder import RunDir
@@ -28,7 +29,7 @@ from kmat.runs.training import fit
 from kmat.storage import atomic
 from kmat.storage.tensors import save_tensors
 from kmat.tasks.base import Skipped, Task, present
-from kmat.tasks.files import NOT_AN_IMAGE, ignored
+from kmat.tasks.files import say_skipped
 from kmat.tasks.images import LooseImages
 from kmat.tasks.manifest import write_manifest
 from kmat.tasks.splits import Draw, draw_few_shot
@@ -113,7 +114,7 @@ def _learn(
         [record.ref for record in draw.records],
         crop=config.crop if augmented else None,
         seed=config.seed,
-        epochs=config.schedule.epochs,
+        epochs=min(config.views or config.schedule.epochs, config.schedule.epochs),
     )
     number = {label: position for position, label in enumerate(task.present(HIGH))}
     labels = torch.tensor([number[record.label] for record in draw.records], device=backbone.device)
@@ -265,6 +266,26 @@ class TrainedRun:
         """Numbers of the classes that a modality has."""
         return present(len(self.labels), self.absent, modality)
 
+    def number(self, task: Task) -> Task:
+        """Number a task's classes as the run does, and let each modality have those that it has in the run.
+
+        Raises
+        ------
+        UserError
+            If a modality has images of a class that it does not have in the run.
+        """
+        if unknown := sorted(set(task.labels) - set(self.labels)):
+            raise UserError(f"{task.name} has classes that the run does not know: {', '.join(unknown)}")
+        records = tuple(replace(each, label=self.labels.index(task.labels[each.label])) for each in task.records)
+        for modality in MODALITIES:
+            there = {record.label for record in records if record.modality == modality}
+            if strange := sorted(there - set(self.present(modality))):
+                named = ", ".join(self.labels[label] for label in strange)
+                raise UserError(
+                    f"{task.name} has {modality}-end images of classes that the run does not know there: {named}"
+                )
+        return replace(task, labels=self.labels, classes=self.labels, records=records, absent=self.absent)
+
 
 def load_run(folder: Path, on: str | torch.device | Backbone = "cpu") -> TrainedRun:
     """Load a finished run, its backbone to a device if it is not given.
@@ -320,19 +341,6 @@ def _say_collapsed(parts: Sequence[Predictions], task: Task) -> None:
             record = part.records[0]
             where = f"{task.modality_names[record.modality]} {record.split}"
             note(f"{task.name}: all {len(part.records)} {where} images are taken for {task.labels[int(chosen)]!r}")
-
-
-def say_skipped(skipped: Sequence[Skipped], listed_in: Path | None = None) -> None:
-    """Tell how many files were left out, by reason, with the first few, and how many are no images."""
-    if strange := ignored(skipped):
-        note(strange)
-    skipped = [item for item in skipped if item.reason != NOT_AN_IMAGE]
-    if skipped:
-        reasons = Counter(item.reason.split(":")[0] for item in skipped)
-        where = f", listed in {listed_in}" if listed_in else ""
-        note(f"{len(skipped)} files skipped ({', '.join(f'{n} {why}' for why, n in reasons.items())}){where}")
-        for item in skipped[:3]:
-            note(f"  {item.ref}: {item.reason}")
 
 
 def _total_diagnostics(epochs: Sequence[dict[str, Any]]) -> dict[str, int]:

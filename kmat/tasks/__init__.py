@@ -20,8 +20,18 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
 }
 BUILT_IN = (*TASKS, *PAPER_TASKS)
 
-# What a grid over a task runs on unless told otherwise; BiomedCLIP where nothing is said.
 BACKBONES: dict[str, tuple[str, ...]] = {name: bench.backbones for name, bench in EMBEDDED.items()}
+
+
+def backbones_of(task: str) -> tuple[str, ...]:
+    """Return what a grid over a task runs on unless told otherwise.
+
+    Examples
+    --------
+    >>> backbones_of("chest-phantom"), backbones_of("mine.csv")
+    (('phantom:seed0', 'phantom:seed1', 'phantom:seed2'), ('biomedclip',))
+    """
+    return BACKBONES.get(task, ("biomedclip",))
 
 
 @dataclass(frozen=True, kw_only=True)

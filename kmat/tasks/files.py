@@ -6,10 +6,11 @@ its slices: ``PATH#1``, ``PATH#2`` and so on.
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
+from kmat.console import note
 from kmat.tasks import dicom, nifti
 from kmat.tasks.base import Skipped
 
@@ -109,3 +110,16 @@ def ignored(skipped: Iterable[Skipped]) -> str | None:
         return None
     listed = ", ".join(f"{name} ({count})" for name, count in Counter(sorted(names)).most_common())
     return f"{len(names)} files ignored: {listed}; kmat reads none of these: convert what are images to PNG"
+
+
+def say_skipped(skipped: Sequence[Skipped], listed_in: Path | None = None) -> None:
+    """Tell how many files were left out, by reason, with the first few, and how many are no images."""
+    if strange := ignored(skipped):
+        note(strange)
+    skipped = [item for item in skipped if item.reason != NOT_AN_IMAGE]
+    if skipped:
+        reasons = Counter(item.reason.split(":")[0] for item in skipped)
+        where = f", listed in {listed_in}" if listed_in else ""
+        note(f"{len(skipped)} files skipped ({', '.join(f'{n} {why}' for why, n in reasons.items())}){where}")
+        for item in skipped[:3]:
+            note(f"  {item.ref}: {item.reason}")

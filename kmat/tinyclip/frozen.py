@@ -130,6 +130,8 @@ class Embedded:
         Its files.
     load : callable
         Reads its images.
+    sentences : int
+        How many describe a class in a modality; as many as in the paper.
     """
 
     task: str
@@ -139,6 +141,7 @@ class Embedded:
     banner: str
     frozen: Frozen
     load: Callable[[], LabelledImages]
+    sentences: int = 50
 
     @property
     def backbones(self) -> tuple[str, ...]:

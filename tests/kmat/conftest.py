@@ -178,7 +178,7 @@ def kmat(tmp_path, monkeypatch, capsys):
         try:
             code = main([str(argument) for argument in arguments])
         except SystemExit as stop:  # usage errors and --help
-            code = stop.code
+            code = stop.code or 0
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

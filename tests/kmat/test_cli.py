@@ -2,16 +2,23 @@
 
 import csv
 import json
+import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 from conftest import one_line
 
 from kmat import phantom
+from kmat.cli import COMMANDS, parse
+from kmat.commands.help import EXITS
 from kmat.errors import UserError
+from kmat.methods import METHODS
 
 
 @pytest.mark.parametrize(
@@ -222,6 +229,7 @@ def test_demo(kmat, tmp_path, workers):
         (("train", "--backbone", "phantom:seed99"), "choose one of seed0"),
         (("train", "--shots", "0"), "--shots 0: expected at least 1"),
         (("train", "--epochs", "0"), "--epochs 0: expected at least 1"),
+        (("train", "--views", "0"), "--views 0: expected at least 1"),
         (("train", "--seed", "99999999999999999999"), "--seed 99999999999999999999: expected"),
         (("train", "--lr", "-1"), "--lr -1.0: expected at least 0"),
         (("train", "--lr", "nan"), "--lr nan: expected at least 0"),
@@ -269,6 +277,14 @@ def test_usage_errors_go_to_stderr(kmat, arguments):
     assert err
 
 
+def test_a_mistyped_option_is_looked_for_in_its_own_command(kmat):
+    code, _, err = kmat("train", "kmat", "--shotz", "4")
+    assert code == 2
+    assert "--shots INT" in err
+    assert "kmat train --help" in err
+    assert "ablate" not in err
+
+
 def test_a_toy_backbone_on_own_images_is_told(kmat, shapes_dir):
     options = ("--task", shapes_dir / "manifest.csv", "--shots", 2, "--epochs", 1, "--out", "toy")
     code, _, err = kmat("train", "coop", *options)
@@ -289,21 +305,111 @@ def test_the_version_is_said_at_once(capsys):
     assert capsys.readouterr().out.startswith("kmat ")
 
 
-def test_help_documents_every_command(kmat):
-    code, out, _ = kmat("--help")
-    assert code == 0
-    assert all(
-        command in out for command in ("demo", "train", "evaluate", "predict", "tasks", "bench", "ablate", "report")
+BASH = shutil.which("bash")
+PAGES = [(), *((name,) for name in COMMANDS), *(("train", name) for name in METHODS)]
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("words", PAGES)
+def test_help_fits_a_screen_and_begins_with_an_example(kmat, monkeypatch, words, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    code, out, err = kmat(*words, "--help")
+    assert (code, err) == (0, "")
+    first, *lines = out.splitlines()
+    assert first.startswith("example: ")
+    assert " ".join(("kmat", *words)) in first
+    assert len(lines) < 40
+    assert max(map(len, lines)) <= min(width, 100)
+
+
+def test_the_examples_of_help_can_be_parsed():
+    for kind in COMMANDS.values():
+        if kind is not COMMANDS["completion"]:  # which is given to a shell
+            assert isinstance(parse(shlex.split(kind.example)[1:]), kind)
+
+
+def test_help_and_the_guide_name_the_same_exit_codes(kmat):
+    guide = (Path(__file__).parents[2] / "docs" / "kmat.md").read_text()
+    table = guide.partition("| exit code |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == list(map(str, EXITS))
+    assert re.findall(r"^  (\d+)  ", kmat("--help")[1], re.MULTILINE) == list(map(str, EXITS))
+
+
+def test_a_reader_that_has_seen_enough_is_no_traceback():
+    """As in ``kmat descriptions | head``: the pipe is closed before anything is written."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "kmat", "descriptions", "digits"], stdout=write, stderr=subprocess.PIPE, text=True
     )
-    assert "The paper gives no value" in kmat("train", "kmat", "--help")[1]
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_help_waits_for_no_model_library():
-    code = "import sys; from kmat.cli import main; main(['train', '--help'])"
-    code += "; assert not {'open_clip', 'transformers', 'timm', 'matplotlib', 'sklearn'} & sys.modules.keys()"
+def test_help_explains_options_and_names_the_others(kmat):
+    out = kmat("--help")[1]
+    assert all(f"\n  {command} " in out for command in COMMANDS)
+    out = kmat("train", "--help")[1]
+    assert "\n  --task          A built-in task" in out
+    assert "others: --follow-links" in out
+    assert "--lambda-anc" not in out
+    out = kmat("train", "residual", "--help")[1]
+    assert "\n  --lambda-anc  Weight of the anchor as in K-MaT; 0 leaves" in out
+    assert "\n  --no-csc      Class-specific context" in out, "inherited"
+    assert kmat("evaluate", "--help")[1].count("[its own]") == 1
+    assert "The paper gives no value" in kmat("train", "kmat", "--help-verbose")[1]
+
+
+def test_help_and_errors_of_typing_wait_for_no_library_that_is_slow_to_import():
+    """Row by row: each command's help, its full help, a mistyped option, a bad value, the version, a completion."""
+    code = """
+import contextlib, io, sys
+from kmat.__main__ import main
+from kmat.cli import COMMANDS
+asked = [["--help"], ["--version"], ["--help-verbose"], [], ["fly"], ["completion", "bash"], ["train", "--shots", "0"]]
+for name in COMMANDS:
+    asked += [[name, "--help"], [name, "--help-verbose"], [name, "--no-such-option"]]
+for arguments in asked:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.suppress(SystemExit):
+            main(arguments)
+slow = {"torch", "open_clip", "transformers", "timm", "matplotlib", "sklearn", "scipy", "pandas", "numba", "ray"}
+assert not slow & sys.modules.keys(), slow & sys.modules.keys()
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "Train one method" in done.stdout
+
+
+def bash_completes(kmat, *words):
+    """What bash offers for the last word, with the script that kmat writes."""
+    script = kmat("completion", "bash")[1]
+    line = " ".join(words)
+    ask = f"""
+{script}
+COMP_WORDS=({" ".join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}
+COMP_LINE={shlex.quote(line)}; COMP_POINT={len(line)}
+$(complete -p kmat | sed 's/.*-F \\([^ ]*\\) .*/\\1/') kmat
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run([BASH, "-c", ask], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.skipif(BASH is None, reason="needs bash")
+def test_bash_completes_commands_methods_options_and_values(kmat):
+    assert bash_completes(kmat, "kmat", "") >= set(COMMANDS)
+    assert bash_completes(kmat, "kmat", "sh") == {"shots"}
+    assert bash_completes(kmat, "kmat", "train", "kmat", "--lambda-f") == {"--lambda-fgw"}
+    assert bash_completes(kmat, "kmat", "train", "kg") == {"kgcoop"}
+    assert bash_completes(kmat, "kmat", "train", "--augment", "") == {"auto", "none", "crop"}
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_of_other_shells_names_every_command(kmat, shell):
+    code, out, err = kmat("completion", shell)
+    assert (code, err) == (0, "")
+    assert all(command in out for command in COMMANDS)
 
 
 def test_anchor_without_descriptions_names_both_ways_out(kmat, shapes_dir, tiny_dir, tmp_path):
@@ -493,7 +599,26 @@ def test_report_on_single_runs(kmat, trained, tmp_path):
     code, _, err = kmat("report", trained)
     assert code == 0, err
     page = (tmp_path / "runs" / "report" / "report.html").read_text(encoding="utf-8")
-    assert '<th scope="row">kmat</th>' in page
+    assert '<th scope="row">K-MaT, shots 4, epochs 2</th>' in page
+    assert '<th scope="row">floor: chance</th>' in page
+    assert "Single runs" in page
+    assert "Table 2" not in page
+    assert "<td>–</td>" not in page
+
+
+def test_report_on_a_grid_and_a_single_run(kmat, trained, tmp_path):
+    from kmat.grids.results import Entry, Results
+    from kmat.reports.report import write_results
+    from kmat.runs.evaluation import Means
+
+    scores = dict.fromkeys(("high", "low"), Means(0.5, 0.5))
+    write_results(Results("bench", [Entry.of("t", "K-MaT", "b", 1, "", scores)], {"t": ""}, ()), tmp_path / "grid")
+    code, _, err = kmat("report", "grid", trained)
+    assert code == 0, err
+    page = (tmp_path / "runs" / "report" / "report.html").read_text(encoding="utf-8")
+    rows = re.findall('<th scope="row">(.*?)</th>', page)
+    assert rows[:4] == ["K-MaT", "floor: chance", "floor: largest class", "K-MaT, shots 4, epochs 2, single"]
+    assert "<td>–</td>" not in page
 
 
 def test_report_on_damaged_folders_is_one_line(kmat, trained, tmp_path):

@@ -15,7 +15,8 @@ from kmat.digits import CLASSES, DIGITS, FROZEN, glyphs
 from kmat.digits.descriptions import write_all
 from kmat.digits.pretrain import pretrain
 from kmat.errors import UserError
-from kmat.levels import MODALITIES, measure
+from kmat.levels import measure
+from kmat.modalities import MODALITIES
 from kmat.tasks import BACKBONES, TaskConfig
 from kmat.tinyclip.layout import WEIGHTS, load
 

@@ -8,7 +8,8 @@ from conftest import write_backbone
 from PIL import Image
 
 from kmat.model.backbone import Backbone, load_backbone
-from kmat.model.features import Crop, FeatureCache
+from kmat.model.crop import Crop
+from kmat.model.features import FeatureCache
 from kmat.tasks.images import FolderImages
 
 

@@ -238,7 +238,7 @@ def snapshot(folder):
 def test_damaged_input_is_an_answer_or_one_line(world, tiny_dir, tmp_path, monkeypatch, capsys, part):
     monkeypatch.setenv("COLUMNS", "200")
     cached = lru_cache(load_backbone)
-    for module in ("commands.runs", "runs.run", "grids.pool"):
+    for module in ("model.backbone", "runs.run", "grids.pool"):
         monkeypatch.setattr(f"kmat.{module}.load_backbone", cached)
     for seed in range(part, CASES, PARTS):
         rng = random.Random(seed)  # noqa: S311

@@ -1,8 +1,10 @@
 """Grids: the same numbers in every kind of pool, and no more than a run lost when a worker is killed."""
 
+import io
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -11,17 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from kmat.errors import UserError
 from kmat.grids import pool as grid
-from kmat.grids.grid import GridConfig, run_grid
-from kmat.grids.pool import Job, Resources, run_all
+from kmat.grids.config import GridConfig, Resources
+from kmat.grids.grid import run_grid
+from kmat.grids.pool import Job, open_pool, run_all
 from kmat.methods import CoOpConfig, KMaTConfig, ZeroShotConfig
 from kmat.runs.config import RunConfig
-from kmat.runs.training import Schedule
+from kmat.runs.schedule import Schedule
 from kmat.tasks import DataOptions
 
-execute_there = grid._execute_there
+execute_there = grid.execute_there
 
 
 @pytest.fixture
@@ -51,10 +55,10 @@ def ray():
 
 
 def test_processes_give_the_numbers_of_one(jobs, cached, tmp_path):
-    with Resources(workers=1, cache=cached).open() as pool:
+    with open_pool(Resources(workers=1, cache=cached)) as pool:
         alone = run_all(pool, jobs)
     elsewhere = [Job(job.config, tmp_path / "other" / job.folder.name) for job in jobs]
-    with Resources(workers=2, cache=cached).open() as pool:
+    with open_pool(Resources(workers=2, cache=cached)) as pool:
         together = run_all(pool, elsewhere)
     assert list(alone) == [job.folder for job in jobs]
     assert numbers(alone) == [together[job.folder].scores for job in elsewhere]
@@ -86,7 +90,7 @@ def test_killed_workers_are_replaced_and_their_runs_go_on(config, cached, tmp_pa
     jobs = [Job(replace(long, seed=seed), tmp_path / f"seed{seed}") for seed in (1, 2, 3)]
     killed = []
     watcher = threading.Thread(target=kill_workers_in_training, args=(jobs[0].folder, killed))
-    with Resources(workers=2, cache=cached).open() as pool:
+    with open_pool(Resources(workers=2, cache=cached)) as pool:
         watcher.start()
         results = run_all(pool, jobs)
         watcher.join()
@@ -95,7 +99,7 @@ def test_killed_workers_are_replaced_and_their_runs_go_on(config, cached, tmp_pa
     assert "its worker died (exit code -9)" in err
     lines = (jobs[0].folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(150)), "it went on from its checkpoint"
-    with Resources(workers=1, cache=cached).open() as pool:
+    with open_pool(Resources(workers=1, cache=cached)) as pool:
         alone = run_all(pool, [Job(jobs[0].config, tmp_path / "undisturbed")])
     assert numbers(alone) == [results[jobs[0].folder].scores]
 
@@ -111,14 +115,14 @@ def dies_once(directory, job, resources):
 
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # Ray forks; JAX objects if another test imported it
 def test_ray_gives_the_same_numbers_and_survives_a_killed_worker(ray, config, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(grid, "_execute_there", dies_once)
+    monkeypatch.setattr(grid, "execute_there", dies_once)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(Path(__file__).parent), *filter(None, sys.path))))
     monkeypatch.chdir(tmp_path)
     jobs = [Job(replace(config, seed=seed, schedule=Schedule(epochs=60)), Path(f"seed{seed}")) for seed in (1, 2)]
-    with Resources(workers=1, ray="local", cache=Path("cache")).open() as pool:
+    with open_pool(Resources(workers=1, ray="local", cache=Path("cache"))) as pool:
         results = run_all(pool, jobs)
     assert capfd.readouterr().err.count("its worker died (WorkerCrashedError") == 1
-    with Resources(workers=1, cache=Path("cache")).open() as pool:
+    with open_pool(Resources(workers=1, cache=Path("cache"))) as pool:
         alone = run_all(pool, [Job(job.config, Path("alone") / job.folder) for job in jobs])
     assert [results[job.folder].scores for job in jobs] == numbers(alone), "in whatever order they ended"
     for job in jobs:
@@ -129,13 +133,13 @@ def test_ray_gives_the_same_numbers_and_survives_a_killed_worker(ray, config, tm
 
 def test_without_ray_the_option_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match="pip install 'fgwot\\[ray\\]'"), Resources(ray="local").open():
+    with pytest.raises(UserError, match="pip install 'fgwot\\[ray\\]'"), open_pool(Resources(ray="local")):
         pass
 
 
 @pytest.mark.usefixtures("ray")
 def test_a_cluster_out_of_reach_is_one_line():
-    with pytest.raises(UserError, match="--ray 'nonsense'"), Resources(ray="nonsense").open():
+    with pytest.raises(UserError, match="--ray 'nonsense'"), open_pool(Resources(ray="nonsense")):
         pass
 
 
@@ -143,7 +147,7 @@ def test_a_cluster_out_of_reach_is_one_line():
 def test_a_run_that_cannot_be_done_does_not_keep_the_others_from_being_done(jobs, cached, tmp_path, workers):
     (tmp_path / "seed2").mkdir()
     (tmp_path / "seed2" / "something.txt").touch()
-    with Resources(workers, cache=cached).open() as pool:
+    with open_pool(Resources(workers, cache=cached)) as pool:
         outcomes = run_all(pool, jobs)
     first, second, third = (outcomes[job.folder] for job in jobs)
     assert isinstance(second, UserError)
@@ -159,18 +163,32 @@ def test_a_backbone_out_of_reach_is_asked_for_once(jobs, cached, monkeypatch):
         raise UserError("no such backbone")
 
     monkeypatch.setattr(grid, "load_backbone", unreachable)
-    with Resources(1, cache=cached).open() as pool:
+    with open_pool(Resources(1, cache=cached)) as pool:
         outcomes = run_all(pool, jobs)
     assert [str(outcome) for outcome in outcomes.values()] == ["no such backbone"] * 3
     assert len(asked) == 1
     monkeypatch.undo()
-    with Resources(1, cache=cached).open() as pool:
+    with open_pool(Resources(1, cache=cached)) as pool:
         assert not isinstance(run_all(pool, jobs[:1])[jobs[0].folder], UserError), "asked again in the next grid"
+
+
+def test_a_terminal_shows_what_is_done_failed_and_running(jobs, cached, tmp_path, monkeypatch):
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=120, soft_wrap=True)
+    monkeypatch.setattr("kmat.console.err", console)
+    (tmp_path / "seed2").mkdir()
+    (tmp_path / "seed2" / "something.txt").touch()
+    with open_pool(Resources(1, cache=cached)) as pool:
+        run_all(pool, jobs)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+    states = re.findall(r"runs [━╺╸ ]+(\d/\d (?:\d failed, \d running(?:, .+? left)?)?)", plain)
+    assert states[-1].startswith("3/3 1 failed, 0 running, 0 s left")
+    assert run_all(pool, []) == {}
 
 
 def test_what_is_no_users_error_ends_the_grid(jobs, cached, monkeypatch):
     monkeypatch.setattr(grid, "train", lambda *_, **__: 1 / 0)
-    with Resources(1, cache=cached).open() as pool, pytest.raises(ZeroDivisionError):
+    with open_pool(Resources(1, cache=cached)) as pool, pytest.raises(ZeroDivisionError):
         run_all(pool, jobs)
 
 
@@ -193,7 +211,7 @@ def test_a_run_that_kills_its_workers_is_given_up(config, tmp_path):
 def test_a_run_cut_off_before_it_began_is_done(jobs, cached):
     jobs[0].folder.mkdir()
     (jobs[0].folder / "config.json.partial").write_text("{")
-    with Resources(workers=1, cache=cached).open() as pool:
+    with open_pool(Resources(workers=1, cache=cached)) as pool:
         assert run_all(pool, jobs[:1])
 
 

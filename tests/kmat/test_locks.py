@@ -22,7 +22,7 @@ from kmat.model.features import FeatureCache
 from kmat.runs.config import RunConfig
 from kmat.runs.result import Result
 from kmat.runs.run import train
-from kmat.runs.training import Schedule
+from kmat.runs.schedule import Schedule
 from kmat.storage import atomic, lock
 from kmat.storage.lock import Lock
 
@@ -245,7 +245,7 @@ def test_names_that_are_no_utf8_are_written_as_they_are(tmp_path):
     ("arguments", "does", "line"),
     [
         (("train", "zero-shot"), "kmat.runs.run.train", "interrupted; the same command with --resume goes on"),
-        (("demo", "--workers", "1"), "kmat.commands.grids.run_grid", "interrupted; the same command goes on"),
+        (("demo", "--workers", "1"), "kmat.grids.grid.run_grid", "interrupted; the same command goes on"),
         (("tasks",), "kmat.commands.data.plain_table", "interrupted"),
     ],
 )

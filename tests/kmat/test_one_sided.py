@@ -176,7 +176,7 @@ def test_from_manifest_to_report(merged, tiny_dir, kmat, tmp_path):
     assert kmat("report", "runs/one")[0] == 0
     page = (tmp_path / "runs/report/report.html").read_text(encoding="utf-8")
     assert "high end 4 bright, 4 dark, 4 round; low end 4 round, 4 shape" in page
-    assert "Text embeddings: residual" in page
+    assert "Text embeddings: Residual transport" in page
     from_python = api.load_run(tmp_path / "runs/one")
     assert from_python.predict(sorted((folder / "low").glob("*-test-*")), "low")[:, :2].abs().max() == 0
     assert [len(from_python.text_features(m)) for m in ("high", "low")] == [3, 2]

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from kmat.levels import MODALITIES, measure
+from kmat.levels import measure
+from kmat.modalities import MODALITIES
 from kmat.phantom import CHEST, CLASSES, backbone_dir, backbone_names, load_chest
 from kmat.phantom.pretrain import pretrain
 from kmat.phantom.recipe import RECIPES

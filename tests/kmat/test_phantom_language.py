@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from kmat.levels import TEMPLATE
+from kmat.methods.configs import TEMPLATE
 from kmat.phantom import CHEST, CLASSES, CLINICAL_NAMES, backbone_dir, backbone_names, factors, language
 from kmat.phantom.descriptions import write_all
 from kmat.phantom.recipe import RECIPES
@@ -46,7 +46,7 @@ def test_vocabulary_has_no_duplicates_and_is_the_shipped_one():
 
 def test_every_word_is_one_known_token(captions):
     _, tokenizer = load(backbone_dir("seed0"), weights=False)
-    texts = [*captions, *SENTENCES, *CLASSES, *(TEMPLATE.format(c) for c in CLASSES)]
+    texts = [*captions, *SENTENCES, *CLASSES, *(TEMPLATE.replace("{name}", c) for c in CLASSES)]
     vocabulary = language.vocabulary()
     used = {vocabulary[i] for i in set(tokenizer(texts).flatten().tolist())}
     assert "[UNK]" not in used

@@ -8,7 +8,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from kmat.cli import main
-from kmat.levels import MODALITIES, measure
+from kmat.levels import measure
+from kmat.modalities import MODALITIES
 from kmat.phantom import BANNER, generate
 from kmat.phantom.descriptions import write_all
 from kmat.phantom.recipe import RECIPES

@@ -16,7 +16,8 @@ from kmat.methods.residual import couple, transport
 from kmat.modalities import MODALITIES
 from kmat.reports import residuals
 from kmat.runs.folder import RunDir
-from kmat.runs.training import Schedule, fit
+from kmat.runs.schedule import Schedule
+from kmat.runs.training import fit
 
 
 def unit(*shape, seed=0):
@@ -205,4 +206,4 @@ def test_the_report_draws_the_way_from_descriptions_to_classifiers(kmat, options
     assert kmat("train", "residual", *options, "--out", "runs/one")[0] == 0
     assert kmat("report", "runs/one")[0] == 0
     page = (tmp_path / "runs" / "report" / "report.html").read_text(encoding="utf-8")
-    assert page.count("<h3>Text embeddings: residual</h3>") == 1
+    assert page.count("<h3>Text embeddings: Residual transport, shots 4, epochs 2</h3>") == 1

@@ -73,9 +73,23 @@ def test_average_over_tasks_spreads_over_seeds(entries):
     assert results.cell(AVERAGE, "theirs", ALL, "high_accuracy") is None, "not on every task"
     average = main_tables(results)[0]
     assert average.title == "average over 2 tasks"
-    assert [cell.text for _, cells in average.rows[1:] for cell in cells] == ["–"] * len(METRICS)
+    assert [name for name, _ in average.rows] == ["K-MaT"], "what is not on every task is not in the average"
     uneven = Results("bench", [*entries, other[0]], {}, ())
     assert uneven.cell(AVERAGE, "K-MaT", ALL, "high_accuracy").spread is None, "the seeds differ"
+
+
+def test_tables_have_only_rows_with_numbers():
+    floor = "floor: chance"
+    first = grid({(floor, "a"): [(33, 33)], ("K-MaT", "a"): [(60, 40)], ("theirs", "a"): [(50, 45)]}, task="t_1")
+    second = grid({(floor, "b"): [(50, 50)], ("another", "b"): [(70, 60)]}, task="t_2")
+    results = Results("bench", first + second, {}, ())
+    found = [*main_tables(results), *backbone_tables(results)]
+    assert [(table.title, [name for name, _ in table.rows]) for table in found] == [
+        ("t_1, a", [floor, "K-MaT", "theirs"]),
+        ("t_1: K-MaT minus the other rows", [floor, "theirs"]),
+        ("t_2, b", [floor, "another"]),
+    ], "no average of floors, and no difference to what is not there"
+    assert all(cell.text != "–" for table in found for _, cells in table.rows for cell in cells)
 
 
 def test_losses_stand_beside_wins(results):

@@ -20,7 +20,7 @@ from kmat.methods import (
 )
 from kmat.runs.config import RunConfig
 from kmat.runs.run import train
-from kmat.runs.training import Schedule
+from kmat.runs.schedule import Schedule
 from kmat.tasks import TaskConfig
 
 
@@ -42,12 +42,13 @@ def after(epochs):
 
 @pytest.fixture
 def go(tiny, tiny_dir, shapes, shapes_config, cache, tmp_path):
-    def run(folder, method=None, epochs=4, **options):
+    def run(folder, method=None, epochs=4, views=None, **options):
         config = RunConfig(
             method=method or KMaTConfig(),
             data=shapes_config,
             backbone=f"local-dir:{tiny_dir}",
             shots=5,
+            views=views,
             schedule=Schedule(epochs=epochs),
         )
         return train(config, tmp_path / folder, task=shapes, backbone=tiny, cache=cache, **options)
@@ -88,6 +89,24 @@ def test_every_image_is_used_each_epoch(go, tmp_path, monkeypatch):
     assert seen == [4, 4, 2] * 2, "5 shots of 2 classes in batches of 4, the rest not dropped"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["lr"] for line in lines] == [1e-5, 0.0025]
+
+
+def test_few_views_are_encoded_once_and_taken_in_turn(go, tiny, tmp_path, monkeypatch):
+    encoded, encode = [], tiny.encode_images
+    monkeypatch.setattr(tiny, "encode_images", lambda pixels: encoded.append(len(pixels)) or encode(pixels))
+    go("zero", ZeroShotConfig(), views=1)
+    tested = sum(encoded) - 10
+    found = {}
+    for views in (1, 2, 4, None, 9):
+        encoded.clear()
+        go(f"views-{views}", CoOpConfig(), views=views)
+        found[views] = sum(encoded), load_file(tmp_path / f"views-{views}" / "prompts.safetensors")
+    assert tested > 0
+    assert [count for count, _ in found.values()] == [0, 10, 20, 0, 0], "of 10 images, those that were new"
+    every = found[None][1]["contexts.vectors.0"]
+    assert torch.equal(found[4][1]["contexts.vectors.0"], every)
+    assert torch.equal(found[9][1]["contexts.vectors.0"], every), "no more than there are epochs"
+    assert not torch.equal(found[2][1]["contexts.vectors.0"], every)
 
 
 def test_training_learns(go, tmp_path):
