@@ -1,15 +1,17 @@
-"""Pictures of solutions: plans as heat maps, and matched clouds or graphs. Needs Matplotlib, the extra ``plot``.
+"""Plans as heat maps, matched clouds or graphs, and convergence. Needs Matplotlib, the extra ``plot``.
 
 Colours read on light and on dark backgrounds; all else follows Matplotlib's style.
 """
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fgwot.arrays import any_array
-from fgwot.solution import Solution
+from fgwot.functional import fused_gromov_wasserstein
+from fgwot.solution import ConvergenceWarning, Solution
 from fgwot.streamed.plan import stored
 
 try:
@@ -132,6 +134,54 @@ def matching(
     ax.autoscale()
     ax.set_aspect("equal")
     ax.set_axis_off()
+    return ax
+
+
+def convergence(
+    M: Any, C1: Any, C2: Any, p: Any = None, q: Any = None, *, steps: int = 50, ax: Axes | None = None, **options: Any
+) -> Axes:
+    """Draw how far from an answer a solve is after each of its steps.
+
+    The residual and what the value is above the last one, on a logarithmic scale, of the solutions with ``max_iter`` 1,
+    2, ..., up to the first that converges. Each starts anew, which small problems can bear.
+
+    Parameters
+    ----------
+    M, C1, C2, p, q, **options
+        Those of `fgwot.fused_gromov_wasserstein`, of one problem.
+    steps : int
+        At most so many.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; the present axes by default.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.randn(9, 2)
+    >>> C = torch.cdist(x, x)
+    >>> figure, ax = pyplot.subplots()
+    >>> convergence(None, C, C, epsilon=0.1, ax=ax).get_xlabel()
+    'step'
+    >>> pyplot.close(figure)
+    """
+    ax = pyplot.gca() if ax is None else ax
+    residuals, values = [], []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for step in range(1, steps + 1):
+            solution = fused_gromov_wasserstein(M, C1, C2, p, q, **options, max_iter=step)
+            if solution.value.ndim:
+                raise ValueError(f"one problem is drawn at a time, got a batch {tuple(solution.value.shape)}")
+            residuals.append(float(solution.residual))
+            values.append(float(solution.value))
+            if bool(solution.converged):
+                break
+    count = range(1, len(values) + 1)
+    ax.semilogy(count, residuals, "o-", color=FIRST, markersize=3, label="residual")
+    excess = [value - values[-1] for value in values]
+    ax.semilogy(count, [x if x > 0 else float("nan") for x in excess], "s-", color=SECOND, markersize=3, label="excess")
+    ax.set(xlabel="step", ylabel="residual, and value above the last")
+    ax.legend()
     return ax
 
 

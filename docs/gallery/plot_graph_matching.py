@@ -40,3 +40,9 @@ figure, (left, centre) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=(1.7
 plot.matching(solution, x, x[order], edges1=first, edges2=second, ax=left)
 plot.heat_map(solution, C1, ax=centre)
 figure.tight_layout()
+
+# %%
+# What each step is worth, from one of the starts: the residual says how far the plan is from where the next step takes it.
+figure, axes = plt.subplots(figsize=(6, 3.2))
+plot.convergence(None, C1, C2, epsilon=0.05, alpha=1.0, ax=axes)
+figure.tight_layout()

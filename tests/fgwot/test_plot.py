@@ -75,3 +75,24 @@ def test_without_matplotlib():
     code = "import sys; sys.modules['matplotlib'] = None; import fgwot; import fgwot.plot"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: fgwot.plot needs Matplotlib: pip install 'fgwot[plot]'" in run.stderr
+
+
+def test_convergence_ends_with_the_first_solution_that_converges(ax):
+    x, C = line(7)
+    options = {"epsilon": 0.2, "alpha": 0.5}
+    plot.convergence(torch.cdist(x, x), C, C / 2, ax=ax, **options)
+    residual, excess = (drawn.get_ydata() for drawn in ax.lines)
+    solution = fgwot.fused_gromov_wasserstein(torch.cdist(x, x), C, C / 2, **options)
+    assert 2 < len(residual) <= solution.n_iter  # one that is stopped looks at its residual once more
+    assert residual[-1] <= 1.1e-7
+    assert residual[0] > 1e3 * residual[-1]
+    assert np.nanargmax(excess) == 0  # the objective never rises
+    ax.clear()
+    plot.convergence(torch.cdist(x, x), C, C / 2, ax=ax, steps=3, **options)
+    assert len(ax.lines[0].get_ydata()) == 3
+
+
+def test_convergence_of_a_batch_is_refused():
+    C = torch.rand(2, 4, 4)
+    with pytest.raises(ValueError, match="one problem"):
+        plot.convergence(None, C, C, epsilon=0.1)
