@@ -86,6 +86,8 @@ def barycenter(
     fixed: Fixed | None = None,
     alpha: Weight | None = None,
     epsilon: Weight = 0.05,
+    rho: Weight | tuple[Weight, Weight] | None = None,
+    mass: Weight | None = None,
     loss: str | GroundLoss = "square",
     seed: int = 0,
     max_iter: int = 1000,
@@ -107,6 +109,10 @@ def barycenter(
     f1, h2 being those of `fgwot.Factors`: the weighted mean of C_s for the square loss, its geometric mean for kl. F
     never rises.
 
+    With prices `rho` or a `mass` the plans are those that `fgwot.fused_gromov_wasserstein` has with them: inputs may
+    differ in mass, outliers are left out, and the sums of the plans' rows take the place of p in these formulas. A
+    point that no plan gives mass to stays where it is.
+
     Parameters
     ----------
     structures, features, weights
@@ -114,7 +120,8 @@ def barycenter(
     n : int
         Points of the barycenter.
     p : Tensor (n,), optional
-        Their weights, positive and of the inputs' mass; uniform by default.
+        Their weights, positive and of the inputs' mass; uniform by default. With `rho` or `mass` they may have any, by
+        default the mean of the inputs'.
     coefficients : Tensor (S,) or sequence of float, optional
         lambda, non-negative; 1 / S by default.
     init_structure, init_features : Tensor (n, n), (n, d), optional
@@ -124,6 +131,8 @@ def barycenter(
         What stays as it was given.
     alpha, epsilon : float or Tensor (), optional
         As in `fgwot.fused_gromov_wasserstein`.
+    rho, mass : float, Tensor () or (S,), or a pair of them for rho, optional
+        As there; the first price is that of p. Zero leaves the weights of points free, for each input by itself.
     loss : {"square", "kl"}
     seed : int
         Of the disturbance.
@@ -166,8 +175,9 @@ def barycenter(
         raise ValueError(f"barycenters are for the losses {' and '.join(_INVERSE)}, not for {loss.name}")
     if max_iter < 1 or (tol is not None and not tol > 0):
         raise ValueError(f"max_iter must be at least 1 and tol positive, got {max_iter} and {tol}")
-    spaces = Spaces.of(structures, features, weights, non_negative=loss.non_negative)
-    inputs, p, coefficients = spaces.padded(), _support(n, p, spaces), _coefficients(coefficients, spaces)
+    exact = rho is None and mass is None
+    spaces = Spaces.of(structures, features, weights, non_negative=loss.non_negative, one_mass=exact)
+    inputs, p, coefficients = spaces.padded(), _support(n, p, spaces, exact), _coefficients(coefficients, spaces)
     _check_fixed(fixed, init_structure, init_features)
     C, X = _first(spaces, int(coefficients.argmax()), n, init_structure, init_features, seed)
 
@@ -180,6 +190,8 @@ def barycenter(
             inputs.weights,
             alpha=alpha,
             epsilon=epsilon,
+            rho=rho,
+            mass=mass,
             loss=loss,
             init=init,
             tol=None if tol is None else _OF_PLANS * tol,
@@ -231,12 +243,14 @@ class _Update:
 
     def __call__(self, T: Tensor, C: Tensor, X: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Closed forms at the plans T (S, n, m), with the actual sums of their rows."""
-        rows = T.sum(2)
+        rows, least = T.sum(2), torch.finfo(T.dtype).tiny ** 0.5
         if self._fixed != "structure":
             pairs = self._mean(rows[:, :, None] * rows[:, None, :])
-            C = self._invert(self._mean(T @ self._h2 @ T.mT) / pairs)
-        if self._features is not None and self._fixed != "features":
-            X = self._mean(T @ self._features) / self._mean(rows)[:, None]
+            mean = self._invert(self._mean(T @ self._h2 @ T.mT) / pairs.clamp_min(least))
+            C = torch.where(pairs > least, mean, C)
+        if self._features is not None and X is not None and self._fixed != "features":
+            sums = self._mean(rows)[:, None]
+            X = torch.where(sums > least, self._mean(T @ self._features) / sums.clamp_min(least), X)
         return C, X
 
     def change(self, before: tuple[Tensor, Tensor | None], after: tuple[Tensor, Tensor | None]) -> Tensor:
@@ -253,7 +267,7 @@ def _relative(change: Tensor, unit: Tensor) -> Tensor:
     return change / unit.clamp_min(torch.finfo(unit.dtype).tiny)
 
 
-def _support(n: int, p: Tensor | None, spaces: Spaces) -> Tensor:
+def _support(n: int, p: Tensor | None, spaces: Spaces, exact: bool) -> Tensor:
     """Weights of the barycenter's points."""
     like = spaces.weights[0]
     if n < 1:
@@ -264,7 +278,7 @@ def _support(n: int, p: Tensor | None, spaces: Spaces) -> Tensor:
         raise ValueError(f"p must be a floating point tensor of shape ({n},), got {_described(p)}")
     if not bool((p > 0).all()):
         raise ValueError(f"p must be positive, got {float(p.min()):g}: a point without mass has no structure")
-    if not abs(float(p.detach().sum()) - spaces.mass) <= allowed_imbalance(p.dtype) * spaces.mass:
+    if exact and not abs(float(p.detach().sum()) - spaces.mass) <= allowed_imbalance(p.dtype) * spaces.mass:
         raise ValueError(f"p must have the mass of the inputs, {spaces.mass:g}; it sums to {float(p.detach().sum()):g}")
     return p.to(like)
 

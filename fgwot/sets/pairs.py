@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -54,6 +55,8 @@ def pairwise(
     *,
     alpha: float | None = None,
     epsilon: float = 0.05,
+    rho: float | tuple[float, float] | None = None,
+    mass: float | None = None,
     loss: str | GroundLoss = "square",
     solver: Solver | None = None,
     init: MultiInit | None = None,
@@ -74,11 +77,11 @@ def pairwise(
     features : sequence of N tensors (n_i, d), or Tensor (N, n, d), optional
         Without them the problems are Gromov-Wasserstein.
     weights : sequence of N tensors (n_i,), or Tensor (N, n), optional
-        Of one mass; uniform by default.
+        Of one mass, where neither `rho` nor `mass` is given; uniform by default.
     others : tuple, optional
         Structures, features and weights of a second set, with None for what is left out.
-    alpha, epsilon, loss, solver, max_iter, tol
-        As in `fgwot.fused_gromov_wasserstein`, with numbers for alpha and epsilon.
+    alpha, epsilon, rho, mass, loss, solver, max_iter, tol
+        As in `fgwot.fused_gromov_wasserstein`, with numbers for alpha, epsilon, rho and mass.
     init : MultiInit, optional
         p q^T by default. That may be a poor start for a space and itself.
     memory : int
@@ -116,10 +119,13 @@ def pairwise(
     if not (init is None or isinstance(init, MultiInit)):
         raise TypeError(f"init must be None or a fgwot.MultiInit, got {type(init).__name__}")
     loss = ground_loss(loss)
-    rows = Spaces.of(structures, features, weights, non_negative=loss.non_negative)
-    columns = rows if others is None else Spaces.of(*others, non_negative=loss.non_negative)
-    _check_fit(rows, columns)
-    half = others is None and (loss.name == "square" or loss.kernel is not None)
+    one_mass = rho is None and mass is None
+    checked = partial(Spaces.of, non_negative=loss.non_negative, one_mass=one_mass)
+    rows = checked(structures, features, weights)
+    columns = rows if others is None else checked(*others)
+    _check_fit(rows, columns, one_mass)
+    even = not isinstance(rho, tuple) or rho[0] == rho[-1]
+    half = others is None and even and (loss.name == "square" or loss.kernel is not None)
     sizes = len(rows.weights), len(columns.weights)
     total = sizes[0] * (sizes[0] + 1) // 2 if half else sizes[0] * sizes[1]
 
@@ -134,6 +140,8 @@ def pairwise(
                 *_costs(first, second, *pairs),
                 alpha=alpha,
                 epsilon=epsilon,
+                rho=rho,
+                mass=mass,
                 loss=loss,
                 solver=solver,
                 init=init,
@@ -153,7 +161,7 @@ def pairwise(
     return found
 
 
-def _check_fit(rows: Spaces, columns: Spaces) -> None:
+def _check_fit(rows: Spaces, columns: Spaces, one_mass: bool) -> None:
     a, b = rows.structures[0], columns.structures[0]
     if a.dtype != b.dtype or a.device != b.device:
         raise TypeError(
@@ -162,7 +170,7 @@ def _check_fit(rows: Spaces, columns: Spaces) -> None:
     dimensions = [None if s.features is None else s.features[0].shape[1] for s in (rows, columns)]
     if dimensions[0] != dimensions[1]:
         raise ValueError(f"both sets need features of one dimension or none, got {dimensions[0]} and {dimensions[1]}")
-    if abs(rows.mass - columns.mass) > allowed_imbalance(a.dtype) * rows.mass:
+    if one_mass and abs(rows.mass - columns.mass) > allowed_imbalance(a.dtype) * rows.mass:
         raise ValueError(f"both sets must have equal mass, got {rows.mass:g} and {columns.mass:g}")
 
 

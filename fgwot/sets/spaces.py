@@ -49,11 +49,16 @@ class Spaces:
 
     @staticmethod
     def of(
-        structures: Tensors, features: Tensors | None, weights: Tensors | None, *, non_negative: bool = False
+        structures: Tensors,
+        features: Tensors | None,
+        weights: Tensors | None,
+        *,
+        non_negative: bool = False,
+        one_mass: bool = True,
     ) -> "Spaces":
         """Check the arguments of a function of sets; weights are uniform, of mass one, by default.
 
-        `non_negative` is what the ground loss asks of structures.
+        `non_negative` is what the ground loss asks of structures, `one_mass` what exact marginals ask of weights.
 
         Raises
         ------
@@ -75,7 +80,7 @@ class Spaces:
         first = given["structures"][0]
         compute = computed_in(first.dtype)
         if "weights" in given:
-            _check_weights(given["weights"])
+            _check_weights(given["weights"], one_mass)
         else:
             given["weights"] = [C.new_full((len(C),), 1 / len(C), dtype=compute) for C in given["structures"]]
         converted = {name: [t.to(compute) for t in tensors] for name, tensors in given.items()}
@@ -83,8 +88,8 @@ class Spaces:
 
     @property
     def mass(self) -> float:
-        """Mass of each of them."""
-        return float(self.weights[0].detach().sum())
+        """Mass of each of them, or the mean of their masses."""
+        return float(torch.stack([w.detach().sum() for w in self.weights]).mean())
 
     def padded(self, index: Sequence[int] | None = None) -> Padded:
         """Those at some places, all by default, as one batch."""
@@ -169,7 +174,7 @@ def _check_values(given: dict[str, list[Tensor]]) -> None:
                 raise ValueError(f"{name}[{i}] has entries that are not finite (NaN or infinite)")
 
 
-def _check_weights(weights: list[Tensor]) -> None:
+def _check_weights(weights: list[Tensor], one_mass: bool) -> None:
     least = torch.stack([w.detach().min() for w in weights])
     masses = torch.stack([w.detach().sum() for w in weights])
     if bool((least < 0).any()):
@@ -178,7 +183,7 @@ def _check_weights(weights: list[Tensor]) -> None:
     if bool((masses <= 0).any()):
         raise ValueError(f"weights[{int(masses.argmin())}] sums to zero")
     unequal = (masses - masses[0]).abs() > allowed_imbalance(masses.dtype) * masses[0]
-    if bool(unequal.any()):
+    if one_mass and bool(unequal.any()):
         i = int(unequal.nonzero()[0])
         raise ValueError(
             f"all spaces must have equal mass; weights[0] has {float(masses[0]):g}, weights[{i}] {float(masses[i]):g}"

@@ -202,6 +202,77 @@ def test_gradients_of_the_value_in_all_that_is_given(loss):
         assert abs(actual - expected) <= 2e-6 * max(1.0, abs(expected)), which
 
 
+OUTLYING = [{"mass": 0.8}, {"rho": (float("inf"), 0.2)}, {"rho": 0.3}]
+
+
+def with_outliers():
+    """Features, structures and weights of copies of four points, each with a fifth far away, and the four points."""
+    x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.5], [2.0, 2.0]], dtype=torch.float64)
+    Y = [
+        torch.cat([x[list(o)], x.new_tensor([far])])
+        for o, far in (((0, 1, 2, 3), (9.0, 9.0)), ((2, 0, 3, 1), (-9.0, 7.0)))
+    ]
+    return Y, [torch.cdist(y, y) for y in Y], x
+
+
+def test_outliers_are_left_out():
+    """From a start without them: with one it would be a local minimum."""
+    Y, Cs, x = with_outliers()
+    init = {"init_structure": 1.1 * torch.cdist(x, x), "init_features": x + 0.1}
+    p = torch.full((4,), 0.2, dtype=torch.float64)
+    found = fgwot.barycenter(Cs, Y, n=4, p=p, mass=0.8, epsilon=0.01, **init)
+    assert found.converged
+    assert found.plans[:, :, 4].max() < 1e-6
+    assert torch.cdist(found.features, x).min(1).values.max() < 1e-2
+    assert equal_up_to_order(found.structure, torch.cdist(x, x), 1e-2)
+
+
+@pytest.mark.parametrize("options", OUTLYING, ids=str)
+@pytest.mark.parametrize("loss", ["square", "kl"])
+def test_with_prices_or_a_mass_the_objective_never_rises_and_ends_stationary(options, loss):
+    """C and X minimise the energy at plans which are those of a solve at this C and X, for inputs of any mass."""
+    Cs, Y, q = inputs(9, least=0.3)
+    q = [w * scale for w, scale in zip(q, (1.0, 0.9, 1.3), strict=True)]
+    p = torch.full((3,), 0.3, dtype=torch.float64)
+    found = fgwot.barycenter(Cs, Y, q, n=3, p=p, alpha=0.4, epsilon=0.1, loss=loss, tol=1e-8, **options)
+    assert found.converged
+    assert found.objectives.diff().max() <= 1e-9
+    C, X = (t.clone().requires_grad_() for t in (found.structure, found.features))
+    total = sum(
+        energy(C, X, T[:, : len(y)], Cs[s], y, 0.4, loss) / 3
+        for s, (T, y) in enumerate(zip(found.plans, Y, strict=True))
+    )
+    for gradient in torch.autograd.grad(total, (C, X)):
+        assert gradient.abs().max() <= 1e-7
+    for s, T in enumerate(found.plans):
+        M = (found.features[:, None] - Y[s]).square().sum(-1)
+        alone = fgwot.fused_gromov_wasserstein(
+            M,
+            found.structure,
+            Cs[s],
+            found.weights,
+            q[s],
+            alpha=0.4,
+            epsilon=0.1,
+            loss=loss,
+            tol=1e-9,
+            init=T[:, : len(Y[s])],
+            **options,
+        )
+        torch.testing.assert_close(alone.plan, T[:, : len(Y[s])], atol=1e-6, rtol=0)
+
+
+def test_the_derivative_in_prices_and_masses():
+    Cs, Y, q = inputs(10, sizes=(4, 3))
+    for name, at in (("rho", 0.4), ("mass", 0.6)):
+        given = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+        start = fgwot.barycenter(Cs, Y, q, n=3, epsilon=0.1, tol=1e-9, **{name: at})
+        init = {"init_structure": start.structure, "init_features": start.features, "n": 3, "epsilon": 0.1, "tol": 1e-9}
+        (gradient,) = torch.autograd.grad(fgwot.barycenter(Cs, Y, q, **init, **{name: given}).value, given)
+        ends = [fgwot.barycenter(Cs, Y, q, **init, **{name: at + step}).value for step in (1e-4, -1e-4)]
+        torch.testing.assert_close(gradient, (ends[0] - ends[1]) / 2e-4, rtol=1e-5, atol=1e-7)
+
+
 def test_a_barycenter_that_did_not_converge_says_so():
     Cs, Y, _ = inputs(7)
     with pytest.warns(fgwot.ConvergenceWarning, match="1 of 1 FGW problems did not converge: 1 reached max_iter"):

@@ -54,6 +54,17 @@ def test_pairs_between_two_sets():
     np.testing.assert_allclose(found.cost, cost, rtol=1e-6)
 
 
+@pytest.mark.parametrize("marginals", [{"rho": 0.5}, {"rho": (float("inf"), 0.3)}, {"mass": 0.4}], ids=str)
+def test_prices_and_a_mass_for_spaces_of_any_mass(marginals):
+    C, x, p = a_set(sizes=(5, 3, 6))
+    p = [w * scale for w, scale in zip(p, (1.0, 0.5, 2.0), strict=True)]
+    value, cost = one_by_one((C, x, p), (C, x, p), **OPTIONS, **marginals)
+    found = fgwot.pairwise(C, x, p, **OPTIONS, **marginals)
+    np.testing.assert_allclose(found.value, value, rtol=1e-6)
+    np.testing.assert_allclose(found.cost, cost, rtol=1e-5)
+    assert torch.equal(found.value, found.value.T) == (not isinstance(marginals.get("rho"), tuple))
+
+
 def test_an_asymmetric_structure_keeps_the_square_loss_symmetric():
     spaces = a_set(kind="asymmetric", sizes=(4, 6))
     value, _ = one_by_one(spaces, spaces, **OPTIONS)
