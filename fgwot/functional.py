@@ -103,9 +103,9 @@ def fused_gromov_wasserstein(
         and 1e-5 in float32, plus what rounding makes unattainable.
     plan : {"dense", "lazy"} or Lazy, optional
         A lazy plan is not stored: `Solution.plan` is a `fgwot.LazyPlan`, and the solve takes O((n + m) r) memory. For
-        one problem with M, C1 and C2 of low rank, square loss, MirrorDescent() and envelope gradients. By default such
-        problems get it from 2^24 pairs of points on (n = m = 4096), and others a tensor. `fgwot.Lazy` has a
-        callback, a time limit and a checkpoint for long solves.
+        one problem with M, C1 and C2 of low rank, square loss, MirrorDescent() and envelope gradients, not with `mass`.
+        By default such problems get it from 2^24 pairs of points on (n = m = 4096), and others a tensor. `fgwot.Lazy`
+        has a callback, a time limit and a checkpoint for long solves.
     validate : bool
         Check values (finite, sign, mass) as well as shapes. Costs a few host synchronisations on CUDA.
 
