@@ -39,7 +39,11 @@ def basis(factors: Tensor, rounding: float) -> Tensor:
     norms = factors.norm(dim=0)
     columns = columns / torch.where(norms > 0, norms, 1)
     vectors, values, _ = torch.linalg.svd(columns, full_matrices=False)
-    return torch.cat([constant, vectors[:, values > _ROUNDINGS * rounding]], 1)
+    vectors = vectors[:, values > _ROUNDINGS * rounding * columns.shape[1] ** 0.5]
+    # A vector of small value is of rounding, of which centring leaves a constant: twice, and it is orthogonal.
+    for _ in range(2):
+        vectors = torch.linalg.qr(vectors - vectors.mean(0)).Q
+    return torch.cat([constant, vectors], 1)
 
 
 @dataclass(frozen=True)

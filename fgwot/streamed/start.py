@@ -38,7 +38,7 @@ def begin(
 
 def _of_solution(init: WarmStart, shape: torch.Size, at: tuple[Tensor, Tensor], sweeps: Sweeps) -> StreamedPlan | None:
     """Return its plan, if the same points have mass."""
-    plan: "LazyPlan" = init.plan  # type: ignore[assignment]  # as the driver was asked for
+    plan: LazyPlan = init.plan  # type: ignore[assignment]  # as the driver was asked for
     if plan.shape != shape:
         raise ValueError(
             f"init has a plan of shape {tuple(plan.shape)}, but there are {shape[0]} and {shape[1]} points"

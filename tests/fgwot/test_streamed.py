@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import fgwot
 from fgwot import LowRank
+from fgwot.streamed.reduced import basis
 
 fgw = fgwot.fused_gromov_wasserstein
 KINDS = ["distances", "indefinite", "asymmetric"]
@@ -93,6 +94,22 @@ def test_lazy_equals_dense_and_is_certified(seed, kind, epsilon):
         np.testing.assert_allclose(getattr(lazy, name), getattr(dense, name), rtol=1e-6, atol=1e-8)
     for a, b in zip(lazy.potentials, dense.potentials, strict=True):
         np.testing.assert_allclose(a - a.mean(), b - b.mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_bases_are_orthonormal_and_span_the_factors(dtype):
+    """A direction that is rounding alone must neither be taken for one nor spoil the others."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        n, d = rng.integers(2, 2000), rng.integers(1, 6)
+        points = torch.from_numpy(rng.normal(size=(n, d)) + rng.normal() * 10 ** rng.uniform(-3, 2)).to(dtype)
+        C, M = LowRank.squared_distances(points), LowRank.squared_distances(points, points.flip(0) + 1)
+        factors = torch.cat([C.A, C.B, M.A], 1).double()
+        P = basis(factors, torch.finfo(dtype).eps)
+        assert P.shape[1] <= min(n, d + 2)
+        assert (P.T @ P - torch.eye(P.shape[1])).abs().max() <= 1e-12, seed
+        missed = (P @ (P.T @ factors) - factors).norm(dim=0) / factors.norm(dim=0)
+        assert missed.max() <= 300 * torch.finfo(dtype).eps, seed
 
 
 def test_what_a_lazy_plan_offers():
