@@ -10,8 +10,10 @@ On the CPU Numba's loops make it, on torch's number of threads; torch makes it b
 other devices. Sums are in a fixed order, which no number of threads changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -21,8 +23,9 @@ from torch import Tensor
 from fgwot.backend import forced
 
 _PARTS = 32  # of the rows: column sums of each part are kept apart
-_WORTH_A_THREAD = 100_000  # entries of a plan
+_WORTH_A_THREAD = 1_000_000  # entries of a plan: a millisecond or two
 _BLOCK = 1 << 22  # entries that torch holds at once
+_threads: ContextVar[int | None] = ContextVar("threads of the loops, where torch has one", default=None)
 
 
 @dataclass(frozen=True)
@@ -86,17 +89,18 @@ class Pass:
 
 def one_pass(kernel: Kernel, Z: Tensor) -> Pass:
     """Pass over the plan of a kernel, for Z (m, k)."""
-    run = _compiled_rows if _uses_numba(kernel.b.device) else _torch_rows
+    run = _compiled_rows if uses_loops(kernel.b.device) else _torch_rows
     return run(kernel, Z)
 
 
 def difference(one: Kernel, other: Kernel) -> float:
     """Return the L1 distance of two plans."""
-    run = _compiled_difference if _uses_numba(one.b.device) else _torch_difference
+    run = _compiled_difference if uses_loops(one.b.device) else _torch_difference
     return run(one, other)
 
 
-def _uses_numba(device: torch.device) -> bool:
+def uses_loops(device: torch.device) -> bool:
+    """Whether Numba's loops make the passes on a device."""
     if device.type != "cpu" or forced() not in (None, "numba"):
         return False
     reason = failure_of_loops()
@@ -120,11 +124,31 @@ def failure_of_loops() -> str | None:
     return None
 
 
+@contextmanager
+def threads_for_loops(device: torch.device) -> Iterator[None]:
+    """Leave torch's number of threads to the loops alone, if they make the passes.
+
+    Threads of OpenMP spin for a while after each of torch's operations, all of which are small beside a pass, and take
+    the cores from the loops'.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or not uses_loops(device):
+        yield
+        return
+    token = _threads.set(threads)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        _threads.reset(token)
+
+
 def _in_parts(n: int, m: int, run: Callable[[int, int, int], None]) -> None:
     """Run (part, first, before last) for all rows, on torch's number of threads if there is work for them."""
     parts = min(_PARTS, n)
     bounds = [n * k // parts for k in range(parts + 1)]
-    threads = min(torch.get_num_threads(), parts, 1 + n * m // _WORTH_A_THREAD)
+    threads = min(_threads.get() or torch.get_num_threads(), parts, max(1, n * m // _WORTH_A_THREAD))
     if threads == 1:
         for part in range(parts):
             run(part, bounds[part], bounds[part + 1])

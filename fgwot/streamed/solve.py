@@ -16,7 +16,7 @@ from fgwot.streamed.checkpoint import Checkpoint
 from fgwot.streamed.identity import identity, same
 from fgwot.streamed.iteration import Streamed
 from fgwot.streamed.lazy import Lazy
-from fgwot.streamed.passes import one_pass
+from fgwot.streamed.passes import one_pass, threads_for_loops
 from fgwot.streamed.plan import LazyPlan
 from fgwot.streamed.ranks import Ranks
 from fgwot.streamed.reduced import Bases, ReducedLinearisation, mass_of_plans
@@ -43,7 +43,7 @@ def streamed_solve(call: Call, validate: bool) -> Solution:
     problem = _with_exact_sides(problem)
     exact, M = _in_double(problem), None if M is None else M.map(Tensor.double)
     ranks = Ranks.of(call.plan)
-    with torch.no_grad():
+    with torch.no_grad(), threads_for_loops(call.C1.device):
         result, plan, known = _solved(exact, M, call, ranks)
     dtype, source = plan.dtype, Source(plan, ranks.one_pass if ranks else one_pass)
     value, cost, linear, quad = (v.to(dtype) for v in values(source, known, exact, M))

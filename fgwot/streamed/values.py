@@ -19,7 +19,7 @@ from torch import Tensor
 from fgwot.adjoint import ENVELOPE_ONCE, of_side
 from fgwot.operations import once
 from fgwot.problem import Problem
-from fgwot.streamed.passes import Kernel, Pass
+from fgwot.streamed.passes import Kernel, Pass, threads_for_loops
 from fgwot.streamed.plan import LazyPlan
 from fgwot.streamed.reduced import Bases
 from fgwot.structure import LowRank
@@ -63,7 +63,7 @@ class _Values(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         constants, inputs = ctx.saved_tensors[:_CONSTANTS], ctx.saved_tensors[_CONSTANTS:]
         wanted = ctx.needs_input_grad[1 + _CONSTANTS :]
-        with torch.enable_grad():
+        with torch.enable_grad(), threads_for_loops(constants[0].device):
             leaves = [
                 None if t is None else t.detach().requires_grad_(asked) for t, asked in zip(inputs, wanted, strict=True)
             ]
