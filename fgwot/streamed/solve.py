@@ -32,6 +32,11 @@ _At = tuple[Tensor, Tensor]
 
 def streamed_solve(call: Call, validate: bool) -> Solution:
     """Solve a call to which `fgwot.drivers.against_streaming` has no objection."""
+    with threads_for_loops(call.C1.device):
+        return _streamed_solve(call, validate)
+
+
+def _streamed_solve(call: Call, validate: bool) -> Solution:
     M = call.low_rank
     # Zeros that stand for M take no memory, and have its shape, dtype and device checked.
     zeros = None if M is None else M.A.new_zeros(()).expand(M.shape)
@@ -43,7 +48,7 @@ def streamed_solve(call: Call, validate: bool) -> Solution:
     problem = _with_exact_sides(problem)
     exact, M = _in_double(problem), None if M is None else M.map(Tensor.double)
     ranks = Ranks.of(call.plan)
-    with torch.no_grad(), threads_for_loops(call.C1.device):
+    with torch.no_grad():
         result, plan, known = _solved(exact, M, call, ranks)
     dtype, source = plan.dtype, Source(plan, ranks.one_pass if ranks else one_pass)
     value, cost, linear, quad = (v.to(dtype) for v in values(source, known, exact, M))
