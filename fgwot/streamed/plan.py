@@ -125,8 +125,11 @@ class LazyPlan:
         return torch.sparse_coo_tensor(at, values.flatten(), self.shape, check_invariants=False).coalesce()
 
     def to_dense(self) -> Tensor:
-        """The plan as a tensor (n, m)."""
-        return self.rows(slice(None))
+        """The plan as a tensor (n, m), beside which only some rows are held."""
+        dense = self._a.new_empty(self.shape, dtype=self.dtype)
+        for block in blocks(*self.shape):
+            dense[block] = self.rows(block)
+        return dense
 
     def detach(self) -> "LazyPlan":
         """The plan itself: it has no gradients."""
