@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_long_solves import by_passes
 from test_streamed import KINDS, clouds, problem, structure
 from test_unbalanced import INF, PRICES, check
 
 import fgwot
-from fgwot import Lazy, LowRank, reference
+from fgwot import Lazy, LowRank, Status, reference
 from fgwot.inner.relaxed import Sides, relaxed
 
 fgw = fgwot.fused_gromov_wasserstein
@@ -183,6 +184,21 @@ def test_interrupted_solves_go_on_in_other_bases(rho, tmp_path, monkeypatch):
     for other in ({"rho": (rho[0], 0.7)}, {"rho": None}):
         with pytest.raises(ValueError, match="is of another problem: remove it or name another file"):
             fgw(*arguments, **(options | other), plan=Lazy(checkpoint=path))
+
+
+@pytest.mark.filterwarnings("ignore::fgwot.ConvergenceWarning")
+@pytest.mark.parametrize("rho", [(0.3, 2.0), (INF, 0.5), (0.0, 0.7)])
+def test_a_solve_whose_time_is_over_says_how_far_it_came(rho, monkeypatch):
+    M, C1, C2, p, q = problem(2, "distances")
+    ended = set()
+    for limit in (1, 2, 3, 5, 8, 13, 21, 34, 10_000):
+        by_passes(monkeypatch)
+        solution = fgw(M, C1, C2, p, q, **OPTIONS, rho=rho, plan=Lazy(time_limit=limit))
+        claimed = float(solution.residual + solution.marginal_error)
+        found = residual((M, C1, C2), p, q, solution, OPTIONS["alpha"], OPTIONS["epsilon"], rho)
+        assert found <= 1.5 * claimed + 1e-9, limit
+        ended.add(int(solution.status))
+    assert ended == {Status.TIME_LIMIT, Status.CONVERGED}
 
 
 @pytest.mark.parametrize(
