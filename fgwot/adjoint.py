@@ -123,7 +123,7 @@ def _of_marginals(problem: Problem, result: Result) -> tuple[Tensor, Tensor, Ten
     """
     if problem.rho is not None:
         pairs = ((problem.p.detach(), result.T.sum(-1), result.f), (problem.q.detach(), result.T.sum(-2), result.g))
-        (by_p, one), (by_q, two) = (_of_side(rho, *pair) for rho, pair in zip(problem.rho, pairs, strict=True))
+        (by_p, one), (by_q, two) = (of_side(rho, *pair) for rho, pair in zip(problem.rho, pairs, strict=True))
         return by_p, by_q, one + two
     if problem.mass is not None:
         g, h = split(result.g, problem.q.detach())
@@ -131,7 +131,8 @@ def _of_marginals(problem: Problem, result: Result) -> tuple[Tensor, Tensor, Ten
     return result.f, result.g, 0.0
 
 
-def _of_side(rho: Tensor, marginal: Tensor, sums: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
+def of_side(rho: Tensor, marginal: Tensor, sums: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivative (B, n) of the minimised objective in the marginal of one side, and what is paid for it (B,)."""
     by_marginal = torch.where(marginal > 0, rho[:, None] * (1 - sums / marginal), 0).detach()
     return torch.where(rho.isinf()[:, None], potential, by_marginal), priced(rho, sums, marginal)
 

@@ -20,12 +20,15 @@ from fgwot.problem import Problem, Weight, computed_in
 from fgwot.solution import WarmStart
 from fgwot.solvers import MirrorDescent, Solver
 from fgwot.streamed.lazy import Lazy
+from fgwot.streamed.passes import uses_loops
 from fgwot.streamed.plan import stored
 from fgwot.structure import LowRank, Structure, refuse_sparse
 
 _log = logging.getLogger("fgwot")
 LARGEST = 200  # points of a side that the loops take; above, torch's matrix products and threads win
-SMALLEST_STREAMED = 2**24  # entries of a plan from which it is not stored, where costs are of low rank
+# Entries of a plan from which it is not stored, and with or without prices those from which not storing it before it
+# is solved takes less time (python -m benchmarks.clouds), where costs are of low rank.
+SMALLEST_LAZY, SMALLEST_PRICED, SMALLEST_STREAMED = 2**24, 2**16, 10**6
 _LOOP_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _REFUSED = "the check will refuse the arguments"
 
@@ -115,6 +118,16 @@ class Call:
     def weights(self) -> tuple[Weight | None, ...]:
         """alpha, epsilon, rho of either side, and the mass; None where marginals are not paid for or bounded."""
         return self.alpha, self.epsilon, *(self.rho or (None, None)), self.mass
+
+    @property
+    def lazy(self) -> bool:
+        """Whether a plan that is streamed is not to be built either."""
+        return isinstance(self.plan, Lazy) or self.entries >= SMALLEST_LAZY
+
+    @property
+    def entries(self) -> int:
+        """Entries of a plan."""
+        return self.C1.shape[-1] * self.C2.shape[-1]
 
     def built(self) -> "Call":
         """The same call with M, and a plan to start with, as tensors."""
@@ -206,7 +219,7 @@ class Explanation(NamedTuple):
     ----------
     driver : str
         "numba" or "triton", which solve small problems as a whole, "streamed", which solves large ones without storing
-        the plan, or "torch", which solves the rest.
+        plans, or "torch", which solves the rest.
     declined : dict of str
         A reason by driver.
     """
@@ -297,9 +310,15 @@ def against_streaming(call: Call) -> str | None:
     reason = _against_a_lazy_plan(call)
     if isinstance(call.plan, Lazy) and reason is not None:
         raise ValueError(f"a lazy plan is not for {reason}")
-    if reason is None and call.plan is None and call.C1.shape[-1] * call.C2.shape[-1] < SMALLEST_STREAMED:
-        return f"the plan has fewer than {SMALLEST_STREAMED} entries"
-    return reason
+    return _against_streaming_unasked(call) if reason is None and not call.lazy else reason
+
+
+def _against_streaming_unasked(call: Call) -> str | None:
+    """Give a reason why an array of the plan's size costs less time than passes that store none."""
+    smallest = SMALLEST_STREAMED if call.rho is None else SMALLEST_PRICED
+    if call.entries < smallest:
+        return f"the plan has fewer than {smallest} entries"
+    return None if uses_loops(call.C1.device) else "its loops need Numba, and the CPU"
 
 
 def _against_a_lazy_plan(call: Call) -> str | None:
@@ -309,8 +328,8 @@ def _against_a_lazy_plan(call: Call) -> str | None:
     if call.M is not None:
         return "a dense M: use fgwot.LowRank, for example LowRank.squared_distances(x, y)"
     loss, adjoint, init = call.loss, call.adjoint, call.init
-    if call.moving:
-        return "rho or mass: its marginals are exact"
+    if call.mass is not None:
+        return "mass: use rho, which pays for marginals, or plan='dense'"
     if loss not in ("square", BY_NAME["square"]):
         return f"the {getattr(loss, 'name', loss)} loss: costs of low rank need the square loss"
     if call.solver != MirrorDescent():
@@ -319,8 +338,8 @@ def _against_a_lazy_plan(call: Call) -> str | None:
         return f"adjoint={adjoint!r}: use 'envelope'"
     if init is not None and not (isinstance(init, WarmStart) and not isinstance(init.plan, Tensor)):
         return "an init with a dense plan: use None or a Solution with a lazy plan"
-    parts = [C1.A, C1.B, C2.A, C2.B, call.p, call.q, call.alpha, call.epsilon]
-    own = [2, 2, 2, 2, 1, 1, 0, 0]
+    parts = [C1.A, C1.B, C2.A, C2.B, call.p, call.q, call.alpha, call.epsilon, *(call.rho or (0, 0))]
+    own = [2, 2, 2, 2, 1, 1, 0, 0, 0, 0]
     if call.low_rank is not None:
         parts, own = [*parts, call.low_rank.A, call.low_rank.B], [*own, 2, 2]
     if any(isinstance(t, Tensor) and t.ndim > k for t, k in zip(parts, own, strict=True)):

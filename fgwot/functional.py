@@ -22,6 +22,7 @@ from fgwot.problem import Problem, Weight
 from fgwot.solution import ConvergenceWarning, Solution, Status, WarmStart
 from fgwot.solvers import Solver
 from fgwot.streamed.lazy import Lazy
+from fgwot.streamed.plan import stored
 from fgwot.streamed.ranks import together
 from fgwot.streamed.solve import streamed_solve
 from fgwot.structure import Structure
@@ -103,9 +104,10 @@ def fused_gromov_wasserstein(
         and 1e-5 in float32, plus what rounding makes unattainable.
     plan : {"dense", "lazy"} or Lazy, optional
         A lazy plan is not stored: `Solution.plan` is a `fgwot.LazyPlan`, and the solve takes O((n + m) r) memory. For
-        one problem with M, C1 and C2 of low rank, square loss, MirrorDescent() and envelope gradients. By default such
-        problems get it from 2^24 pairs of points on (n = m = 4096), and others a tensor. `fgwot.Lazy` has a
-        callback, a time limit and a checkpoint for long solves.
+        one problem with M, C1 and C2 of low rank, square loss, MirrorDescent() and envelope gradients, not with `mass`.
+        By default such problems get it from 2^24 pairs of points on (n = m = 4096), and others a tensor, which is
+        built at the end where that takes less time. `fgwot.Lazy` has a callback, a time limit and a checkpoint for long
+        solves.
     validate : bool
         Check values (finite, sign, mass) as well as shapes. Costs a few host synchronisations on CUDA.
 
@@ -158,15 +160,19 @@ def fused_gromov_wasserstein(
     with together(plan):
         call = Call.of(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan, rho, mass)
         found = streamed_solve(call, validate) if against_streaming(call) is None else None
-    if found is not None:
+    if found is not None and not call.lazy:
+        found = replace(found, plan=stored(found.plan))
+    if found is not None and (call.lazy or is_final(found) or int(found.n_iter) >= call.max_iter):
         warn(found.status, found.residual)
         return found
     call = call.built()
-    direct = adjoint in ("envelope", Envelope()) and not transformed()  # a whole solve has these gradients
-    whole = whole_solve(call) if direct else None
-    if whole is not None and is_final(whole):
-        return whole
-    return _solve(call, whole, direct, validate)
+    direct = adjoint in ("envelope", Envelope()) and not transformed()  # other drivers' solves have these gradients
+    begun = found
+    if begun is None and direct:
+        begun = whole_solve(call)
+    if begun is not None and is_final(begun):
+        return begun
+    return _solve(call, begun, direct, validate)
 
 
 def gromov_wasserstein(
@@ -220,7 +226,7 @@ def gromov_wasserstein(
 
 
 def _solve(call: Call, whole: Solution | None, tried: bool, validate: bool) -> Solution:
-    """Solve everything, or what a whole solve has left open if one was tried, with every kind of gradient."""
+    """Solve everything, or what another driver has left open if one was tried, with every kind of gradient."""
     solver, init, tol, max_iter = call.solver, call.init, call.tol, call.max_iter
     problem = call.problem()
     first, count = tensors_of(init, problem), len(problem.tensors)

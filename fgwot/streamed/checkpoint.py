@@ -1,7 +1,7 @@
 r"""Keeps the state of an iteration in a file, from which another process goes on.
 
-A plan is its costs P X Q^T and its column potentials b; the next one is about to be found for the costs P X' Q^T, from
-a guess of its potentials. Bases may be turned elsewhere, by another LAPACK: the file has the coordinates P^T F and
+A plan is its costs X and its column potentials b; the next one is about to be found for the costs X', from a guess of
+its potentials. Bases may be turned elsewhere, by another LAPACK: the file has the coordinates P^T F and
 Q^T F' of the factors F and F' in them, by which they are turned into the present ones.
 """
 
@@ -49,8 +49,8 @@ class Checkpoint:
         if self._path is not None:
             self._own = {
                 "problem": problem,
-                "rows": linearise.bases.P.T @ linearise.sides[0],
-                "columns": linearise.bases.Q.T @ linearise.sides[1],
+                "rows": linearise.bases.P.T @ linearise.factors[0],
+                "columns": linearise.bases.Q.T @ linearise.factors[1],
             }
 
     def step(self, now: State, theta: float) -> None:
@@ -60,7 +60,7 @@ class Checkpoint:
             return
         flags = torch.stack([now.change, now.expected, now.plain.double(), now.slow.double()])[:, 0].tolist()
         numbers = now.G.new_tensor([*flags, theta])
-        self._state = {"X": plan.X, "b": plan.g[0], "next": now.X[0], "guess": now.warm[0], "numbers": numbers}
+        self._state = {"X": plan.X[0], "b": plan.g[0], "next": now.X[0, 0], "guess": now.warm[0], "numbers": numbers}
         self._write_if_cheap()
 
     def potentials(self, g: Tensor) -> None:
@@ -83,8 +83,7 @@ class Checkpoint:
         if kept is None:
             return None
         kept = {name: t.to(self._own["problem"].device) for name, t in kept.items()}
-        left, right = (self._own[side] @ torch.linalg.pinv(kept[side]) for side in ("rows", "columns"))
-        X, following = (left @ kept[name] @ right.T for name in ("X", "next"))
+        X, following = (self._turned(kept[name], kept) for name in ("X", "next"))
         plan = sweeps.at(X, kept["b"])
         G = self._linearise(plan.T)
         change, expected, plain, slow, theta = kept["numbers"].split(1)
@@ -98,10 +97,17 @@ class Checkpoint:
             warm=kept["guess"][None],
             plain=plain > 0,
             slow=slow > 0,
-            R=G - X,
+            R=G - X[None],
             extrapolated=True,
         )
         return state, float(theta)
+
+    def _turned(self, costs: Tensor, kept: Mapping[str, Tensor]) -> Tensor:
+        """Return costs (1, k) in the present bases."""
+        left, right = (self._own[side] @ torch.linalg.pinv(kept[side]) for side in ("rows", "columns"))
+        shape = left.shape[1], right.shape[1]
+        core, parts = costs[: shape[0] * shape[1]].view(shape), costs[shape[0] * shape[1] :]
+        return torch.cat([(left @ core @ right.T).flatten(), parts])[None]
 
     def write(self) -> None:
         """Write what was kept last."""
@@ -136,6 +142,6 @@ class Checkpoint:
         if not same(self._own["problem"].cpu(), found["problem"]):
             raise ValueError(
                 f"the checkpoint {path} is of another problem: remove it or name another file (checked are the "
-                "sizes, costs, marginals, alpha and epsilon)"
+                "sizes, costs, marginals, alpha, epsilon and rho)"
             )
         return found

@@ -12,10 +12,10 @@ _SAME = 1e-6  # relative difference of numbers of one problem, in float32 on two
 def identity(linearise: ReducedLinearisation, marginals: Marginals, weights: Tensor) -> Tensor:
     """Numbers (2, k) that tell a problem from others: signed sums and sums of magnitudes of all that it is made of.
 
-    `weights` are alpha, epsilon and the mass.
+    `weights` are all others than costs and marginals.
     """
     signed, magnitudes = [weights], [weights.abs()]
-    for factors, weight in zip(linearise.sides, (marginals.p, marginals.q), strict=True):
+    for factors, weight in zip(linearise.factors, (marginals.p, marginals.q), strict=True):
         t = torch.cat([factors, weight.T], 1)
         v = torch.arange(1, len(t) + 1, dtype=t.dtype, device=t.device).sin()  # tells orders apart
         signed.append(v @ t)

@@ -85,10 +85,16 @@ def _array(kind: Any, dimensions: int) -> Any:
 
 
 def _signatures(*shapes: int) -> Any:
-    """Signatures of arrays, of the entries' type where a number of dimensions is given, float64 where -1 times it."""
+    """Signatures of arrays, of the entries' type where a number of dimensions is given, float64 where -1 times it.
+
+    Without dimensions it is a number in float64.
+    """
+
+    def of(kind: Any, d: int) -> Any:
+        return _array(kind, d) if d > 0 else _array(types.float64, -d) if d < 0 else types.float64
+
     return [
-        types.void(*(_array(kind, d) if d > 0 else _array(types.float64, -d) for d in shapes), types.int64, types.int64)
-        for kind in (types.float32, types.float64)
+        types.void(*(of(kind, d) for d in shapes), types.int64, types.int64) for kind in (types.float32, types.float64)
     ]
 
 
@@ -139,11 +145,11 @@ def _row(u, b, v, first, last, x, power):
     return top, total
 
 
-@_compile(_signatures(2, 1, 2, -1, 2, -1, -1, -2))
-def rows(u, b, v, p, z, potential, columns, products, first, last):
-    """Make rows from first to before last exact for T = exp(a (+) b - u v).
+@_compile(_signatures(2, 1, 2, -1, 0, 2, -1, -1, -2))
+def rows(u, b, v, s, tau, z, normaliser, columns, products, first, last):
+    """Rows from first to before last of T = exp(a (+) b - u v), a = s - tau log sum exp(b - u v).
 
-    Writes the row potentials a, adds the column sums to `columns`, and writes T z' to `products`.
+    Writes these logarithms to `normaliser`, adds the column sums to `columns`, and writes T z' to `products`.
     """
     m, kinds = len(b), len(z)
     count = (m + _CHUNK - 1) // _CHUNK
@@ -160,9 +166,9 @@ def rows(u, b, v, p, z, potential, columns, products, first, last):
             top, total = tops[r].max(), 0.0
             for c in range(count):
                 total += totals[r, c] * exp(tops[r, c] - top)
-            potential[i] = log(p[i]) - top - log(total)
+            normaliser[i] = top + log(total)
             # Of the last rows one may stand in for missing ones, without weight.
-            mass = p[i] / total if start + r < last else 0.0
+            mass = exp(s[i] + (1 - tau) * normaliser[i]) / total if start + r < last else 0.0
             for c in range(count):
                 weight[c, r] = mass * exp(tops[r, c] - top)
         for i in range(start, min(start + _ROWS, last)):
@@ -187,9 +193,9 @@ def rows(u, b, v, p, z, potential, columns, products, first, last):
                     products[start + r, k] += sums[r]
 
 
-@_compile(_signatures(2, 1, 2, 2, 1, 2, -1, -1))
-def difference(u, b, v, other_u, other_b, other_v, p, sums, first, last):
-    """Write the sums over j of |T - T'| for rows of two plans as above, each with exact rows."""
+@_compile(_signatures(2, 1, 2, -1, 0, 2, 1, 2, -1, 0, -1))
+def difference(u, b, v, s, tau, other_u, other_b, other_v, other_s, other_tau, sums, first, last):
+    """Write the sums over j of |T - T'| for rows of two plans as above."""
     m = len(b)
     count = (m + _CHUNK - 1) // _CHUNK
     E, F, power = np.empty(m, b.dtype), np.empty(m, b.dtype), np.empty(_CHUNK, b.dtype)
@@ -204,14 +210,16 @@ def difference(u, b, v, other_u, other_b, other_v, p, sums, first, last):
         for c in range(count):
             total += numbers[1, c] * exp(numbers[0, c] - top)
             other_total += numbers[3, c] * exp(numbers[2, c] - other_top)
+        mass = exp(s[i] + (1 - tau) * (top + log(total))) / total
+        other_mass = exp(other_s[i] + (1 - other_tau) * (other_top + log(other_total))) / other_total
         sums[i] = 0
         for c in range(count):
             w0, w1 = b[:1].copy(), b[:1].copy()
-            w0[0] = p[i] * exp(numbers[0, c] - top) / total
-            w1[0] = p[i] * exp(numbers[2, c] - other_top) / other_total
+            w0[0] = mass * exp(numbers[0, c] - top)
+            w1[0] = other_mass * exp(numbers[2, c] - other_top)
             weight, other = w0[0], w1[0]
-            s = weight - weight
+            some = weight - weight
             e, f = E[c * _CHUNK : (c + 1) * _CHUNK], F[c * _CHUNK : (c + 1) * _CHUNK]
             for j in range(len(e)):
-                s += abs(weight * e[j] - other * f[j])
-            sums[i] += s
+                some += abs(weight * e[j] - other * f[j])
+            sums[i] += some

@@ -1,14 +1,19 @@
 r"""One pass over a plan that is never stored.
 
-Every plan here is T = exp(a (+) b - U V) with n x r and r x m factors and rows that sum to p: its row potentials a
-follow from the rest. A pass goes over it in blocks of rows, as flash attention goes over its weights, and keeps
-vectors only.
+Every plan here is T = exp(a (+) b - U V) with n x r and r x m factors, and its row potentials follow from the rest:
+
+    a = s - tau l,    l = logsumexp_j(b - U V),
+
+so that rows sum to exp(s) for tau = 1, and for a smaller one to what their price asks for (`fgwot.streamed.sides`).
+A pass goes over it in blocks of rows, as flash attention goes over its weights, and keeps vectors only.
 On the CPU Numba's loops make it, on torch's number of threads; torch makes it by blocks where there is no Numba and on
 other devices. Sums are in a fixed order, which no number of threads changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -18,20 +23,21 @@ from torch import Tensor
 from fgwot.backend import forced
 
 _PARTS = 32  # of the rows: column sums of each part are kept apart
-_WORTH_A_THREAD = 100_000  # entries of a plan
+_WORTH_A_THREAD = 1_000_000  # entries of a plan: a millisecond or two
 _BLOCK = 1 << 22  # entries that torch holds at once
+_threads: ContextVar[int | None] = ContextVar("threads of the loops, where torch has one", default=None)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """T = exp(a (+) b - U V) with the row sums p.
+    """T = exp(a (+) b - U V) with a = s - tau logsumexp_j(b - U V).
 
     Attributes
     ----------
     U, V : Tensor (n, r), (r, m)
     b : Tensor (m,)
-    p : Tensor (n,), float64
-        Positive.
+    s : Tensor (n,)
+    tau : float
     dtype : torch.dtype
         Entries are computed in it; the tensors are float64.
     """
@@ -39,41 +45,62 @@ class Kernel:
     U: Tensor
     V: Tensor
     b: Tensor
-    p: Tensor
+    s: Tensor
+    tau: float
     dtype: torch.dtype
+
+    def with_rows(self, sums: Tensor) -> "Kernel":
+        """Return the kernel whose rows sum to these (n,)."""
+        return replace(self, s=sums.clamp_min(torch.finfo(sums.dtype).tiny).log(), tau=1.0)
+
+    def turned(self, a: Tensor, columns: Tensor) -> "Kernel":
+        """Return the kernel of the transposed plan, which has row potentials a (n,) and column sums (m,)."""
+        turned = replace(self, U=self.V.T.contiguous(), V=self.U.T.contiguous(), b=a)
+        return turned.with_rows(columns)
+
+    def sums(self, normaliser: Tensor) -> Tensor:
+        """Row sums (n,), from l of a pass."""
+        return (self.s + (1 - self.tau) * normaliser).exp()
 
     def at(self, b: Tensor) -> "Kernel":
         """Return the kernel with other column potentials."""
         return replace(self, b=b)
 
     @property
-    def entries(self) -> tuple[Tensor, Tensor, Tensor]:
-        """U, b and V as entries are computed from them."""
-        return self.U.to(self.dtype), self.b.to(self.dtype), self.V.to(self.dtype).contiguous()
+    def centre(self) -> float:
+        """A number near most of b, which entries are computed without."""
+        return float(self.b.median())
+
+    @property
+    def entries(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """U, b, V and s as entries are computed from them, and l up to the centre."""
+        b, s = self.b - self.centre, self.s + (1 - self.tau) * self.centre
+        return self.U.to(self.dtype), b.to(self.dtype), self.V.to(self.dtype).contiguous(), s
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What a pass finds: row potentials a (n,), column sums (m,), and T Z (n, k); float64."""
+    """What a pass finds: l (n,), column sums (m,), and T Z (n, k); float64."""
 
-    a: Tensor
+    normaliser: Tensor
     columns: Tensor
     products: Tensor
 
 
 def one_pass(kernel: Kernel, Z: Tensor) -> Pass:
     """Pass over the plan of a kernel, for Z (m, k)."""
-    run = _compiled_rows if _uses_numba(kernel.p.device) else _torch_rows
+    run = _compiled_rows if uses_loops(kernel.b.device) else _torch_rows
     return run(kernel, Z)
 
 
 def difference(one: Kernel, other: Kernel) -> float:
-    """Return the L1 distance of two plans with the same rows p."""
-    run = _compiled_difference if _uses_numba(one.p.device) else _torch_difference
+    """Return the L1 distance of two plans."""
+    run = _compiled_difference if uses_loops(one.b.device) else _torch_difference
     return run(one, other)
 
 
-def _uses_numba(device: torch.device) -> bool:
+def uses_loops(device: torch.device) -> bool:
+    """Whether Numba's loops make the passes on a device."""
     if device.type != "cpu" or forced() not in (None, "numba"):
         return False
     reason = failure_of_loops()
@@ -97,11 +124,31 @@ def failure_of_loops() -> str | None:
     return None
 
 
+@contextmanager
+def threads_for_loops(device: torch.device) -> Iterator[None]:
+    """Leave torch's number of threads to the loops alone, if they make the passes.
+
+    Threads of OpenMP spin for a while after each of torch's operations, all of which are small beside a pass, and take
+    the cores from the loops'.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or not uses_loops(device):
+        yield
+        return
+    token = _threads.set(threads)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        _threads.reset(token)
+
+
 def _in_parts(n: int, m: int, run: Callable[[int, int, int], None]) -> None:
     """Run (part, first, before last) for all rows, on torch's number of threads if there is work for them."""
     parts = min(_PARTS, n)
     bounds = [n * k // parts for k in range(parts + 1)]
-    threads = min(torch.get_num_threads(), parts, 1 + n * m // _WORTH_A_THREAD)
+    threads = min(_threads.get() or torch.get_num_threads(), parts, max(1, n * m // _WORTH_A_THREAD))
     if threads == 1:
         for part in range(parts):
             run(part, bounds[part], bounds[part + 1])
@@ -113,26 +160,27 @@ def _in_parts(n: int, m: int, run: Callable[[int, int, int], None]) -> None:
 def _compiled_rows(kernel: Kernel, Z: Tensor) -> Pass:
     from fgwot.streamed import loops
 
-    U, b, V = (t.numpy() for t in kernel.entries)
-    p, z = kernel.p.numpy(), Z.to(kernel.dtype).T.contiguous().numpy()
-    a, products = torch.empty_like(kernel.p), kernel.p.new_empty(len(p), len(z))
-    columns = kernel.p.new_zeros(min(_PARTS, len(p)), len(b))
+    U, b, V, s = (t.numpy() for t in kernel.entries)
+    z = Z.to(kernel.dtype).T.contiguous().numpy()
+    normaliser, products = torch.empty_like(kernel.s), kernel.s.new_empty(len(s), len(z))
+    columns = kernel.s.new_zeros(min(_PARTS, len(s)), len(b))
 
     def run(part: int, first: int, last: int) -> None:
-        loops.rows(U, b, V, p, z, a.numpy(), columns[part].numpy(), products.numpy(), first, last)
+        out = normaliser.numpy(), columns[part].numpy(), products.numpy()
+        loops.rows(U, b, V, s, kernel.tau, z, *out, first, last)
 
-    _in_parts(len(p), len(b), run)
-    return Pass(a, columns.sum(0), products)
+    _in_parts(len(s), len(b), run)
+    return Pass(normaliser + kernel.centre, columns.sum(0), products)
 
 
 def _compiled_difference(one: Kernel, other: Kernel) -> float:
     from fgwot.streamed import loops
 
-    arrays = [t.numpy() for kernel in (one, other) for t in kernel.entries]
-    sums = torch.empty_like(one.p)
+    plans = [(*(t.numpy() for t in kernel.entries), kernel.tau) for kernel in (one, other)]
+    sums = torch.empty_like(one.s)
 
     def run(_: int, first: int, last: int) -> None:
-        loops.difference(*arrays, one.p.numpy(), sums.numpy(), first, last)
+        loops.difference(*plans[0], *plans[1], sums.numpy(), first, last)
 
     _in_parts(len(sums), len(one.b), run)
     return float(sums.sum())
@@ -145,24 +193,33 @@ def blocks(n: int, m: int) -> list[slice]:
 
 
 def _torch_rows(kernel: Kernel, Z: Tensor) -> Pass:
-    U, b, V = kernel.entries
+    U, b, V, s = kernel.entries
     Z = Z.to(kernel.dtype)
     columns, parts = torch.zeros_like(kernel.b), []
     for rows in blocks(len(U), len(b)):
-        logits = torch.addmm(b, U[rows], V, alpha=-1)
-        normaliser = logits.logsumexp(1, keepdim=True)
-        T = logits.sub_(normaliser).exp_().mul_(kernel.p[rows, None].to(kernel.dtype))
+        T, normaliser = _torch_block(U[rows], b, V, s[rows], kernel.tau)
         columns += T.sum(0, dtype=torch.float64)
-        parts.append((kernel.p[rows].log() - normaliser[:, 0], (T @ Z).double()))
-    a, products = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Pass(a, columns, products)
+        parts.append((normaliser, (T @ Z).double()))
+    normaliser, products = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Pass(normaliser + kernel.centre, columns, products)
 
 
 def _torch_difference(one: Kernel, other: Kernel) -> float:
-    (U, b, V), (other_U, other_b, other_V) = one.entries, other.entries
-    total = torch.zeros_like(one.p[0])
+    (U, b, V, s), (other_U, other_b, other_V, other_s) = one.entries, other.entries
+    total = torch.zeros_like(one.s[0])
     for rows in blocks(len(U), len(b)):
-        T = torch.softmax(torch.addmm(b, U[rows], V, alpha=-1), 1)
-        T -= torch.softmax(torch.addmm(other_b, other_U[rows], other_V, alpha=-1), 1)
-        total += one.p[rows] @ T.abs_().sum(1, dtype=torch.float64)
+        T, _ = _torch_block(U[rows], b, V, s[rows], one.tau)
+        T -= _torch_block(other_U[rows], other_b, other_V, other_s[rows], other.tau)[0]
+        total += T.abs_().sum(dtype=torch.float64)
     return float(total)
+
+
+def _torch_block(U: Tensor, b: Tensor, V: Tensor, s: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Some rows of T, and their l."""
+    logits = torch.addmm(b, U, V, alpha=-1)
+    top = logits.amax(1, keepdim=True)
+    T = logits.sub_(top).exp_()
+    log_total = T.sum(1, dtype=torch.float64).log()
+    normaliser = top[:, 0].double() + log_total
+    mass = (s + (1 - tau) * normaliser - log_total).exp()
+    return T.mul_(mass[:, None].to(T.dtype)), normaliser

@@ -1,7 +1,6 @@
 """Plans that are not stored."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -30,9 +29,16 @@ class LazyPlan:
     """
 
     def __init__(
-        self, kernel: Kernel, a: Tensor, columns: Tensor, mass: float, at: tuple[Tensor, Tensor], shape: torch.Size
+        self,
+        kernel: Kernel,
+        a: Tensor,
+        sums: tuple[Tensor, Tensor],
+        mass: float,
+        at: tuple[Tensor, Tensor],
+        shape: torch.Size,
     ) -> None:
-        self._kernel, self._a, self._columns, self._mass = kernel, a, columns, mass
+        self._kernel, self._a, self._mass = kernel.with_rows(sums[0]), a, mass
+        self._sums = sums  # of rows and columns
         self._at = at  # the rows and columns that have mass
         self.shape = shape
 
@@ -44,15 +50,14 @@ class LazyPlan:
     @property
     def device(self) -> torch.device:
         """Of what is computed from it."""
-        return self._kernel.p.device
+        return self._a.device
 
     @property
     def T(self) -> "LazyPlan":  # noqa: N802 (torch's name)
         """The transposed plan."""
-        k, (rows, columns) = self._kernel, self._at
         # The column sums that it has are the row sums that a pass over the transposed plan restores.
-        turned = Kernel(k.V.T.contiguous(), k.U.T.contiguous(), self._a, self._columns, k.dtype)
-        return LazyPlan(turned, k.b, k.p, self._mass, (columns, rows), torch.Size(self.shape[::-1]))
+        turned, shape = self._kernel.turned(self._a, self._sums[1]), torch.Size(self.shape[::-1])
+        return LazyPlan(turned, self._kernel.b, self._sums[::-1], self._mass, self._at[::-1], shape)
 
     mT = T  # noqa: N815 (torch's name)
 
@@ -66,10 +71,10 @@ class LazyPlan:
         product: Tensor = _Product.apply(self, V if V.ndim == 2 else V[:, None])
         return product if V.ndim == 2 else product[:, 0]
 
-    def kernel_at(self, at: tuple[Tensor, Tensor], p: Tensor) -> Kernel | None:
-        """Return a kernel with other row sums, if the plan has mass in these rows and columns and nowhere else."""
+    def kernel_at(self, at: tuple[Tensor, Tensor], p: Tensor | None) -> Kernel | None:
+        """Return a kernel with row sums p, or its own, if these are the rows and columns in which the plan has mass."""
         same = all(torch.equal(ours, theirs) for ours, theirs in zip(self._at, at, strict=True))
-        return replace(self._kernel, p=p) if same else None
+        return self._kernel.with_rows(self._sums[0] * self._mass if p is None else p) if same else None
 
     def product(self, V: Tensor, one_pass: Callable[[Kernel, Tensor], Pass] = one_pass) -> Tensor:
         """T V (n, k) in float64, for V (m, k), without gradients."""
@@ -80,11 +85,11 @@ class LazyPlan:
     def sum(self, dim: int | None = None) -> Tensor:
         """Sum of all entries, of columns (dim 0) or of rows (dim 1): known, no pass is made."""
         if dim is None:
-            return (self._kernel.p.sum() * self._mass).to(self.dtype)
+            return (self._sums[0].sum() * self._mass).to(self.dtype)
         if dim not in (0, 1, -1, -2):
             raise IndexError(f"a plan has the dimensions 0 and 1, got {dim}")
         side = dim % 2
-        sums, at = (self._columns, self._at[1]) if side == 0 else (self._kernel.p, self._at[0])
+        sums, at = self._sums[1 - side], self._at[1 - side]
         full = sums.new_zeros(self.shape[1 - side]).index_copy_(0, at, sums * self._mass)
         return full.to(self.dtype)
 
@@ -94,11 +99,10 @@ class LazyPlan:
             raise TypeError(f"rows takes a slice without a step, for example slice(0, 100); got {chosen!r}")
         start, stop, _ = chosen.indices(self.shape[0])
         stop = max(start, stop)
-        k, (rows, columns) = self._kernel, self._at
-        U, b, V = k.entries
+        (rows, columns), (U, b, V, _) = self._at, self._kernel.entries
         inside = ((rows >= start) & (rows < stop)).nonzero()[:, 0]
         softmax = torch.softmax(torch.addmm(b, U[inside], V, alpha=-1), 1)
-        some = softmax.mul_((k.p[inside, None] * self._mass).to(self.dtype))
+        some = softmax.mul_((self._sums[0][inside, None] * self._mass).to(self.dtype))
         if some.shape == (stop - start, self.shape[1]):
             return some
         wide = some.new_zeros(len(some), self.shape[1]).index_copy_(1, columns, some)
@@ -121,8 +125,11 @@ class LazyPlan:
         return torch.sparse_coo_tensor(at, values.flatten(), self.shape, check_invariants=False).coalesce()
 
     def to_dense(self) -> Tensor:
-        """The plan as a tensor (n, m)."""
-        return self.rows(slice(None))
+        """The plan as a tensor (n, m), beside which only some rows are held."""
+        dense = self._a.new_empty(self.shape, dtype=self.dtype)
+        for block in blocks(*self.shape):
+            dense[block] = self.rows(block)
+        return dense
 
     def detach(self) -> "LazyPlan":
         """The plan itself: it has no gradients."""

@@ -67,21 +67,21 @@ class Ranks:
 
     def one_pass(self, kernel: Kernel, Z: Tensor) -> Pass:
         """Make a pass, see `fgwot.streamed.passes`; all ranks have all of it."""
-        n, m, k = len(kernel.p), len(kernel.b), Z.shape[1]
+        n, m, k = len(kernel.s), len(kernel.b), Z.shape[1]
         found = kernel.b.new_zeros(m + n * (1 + k))
-        columns, a, products = found[:m], found[m : m + n], found[m + n :].view(n, k)
+        columns, normaliser, products = found[:m], found[m : m + n], found[m + n :].view(n, k)
         own = self._own(n)
         if own.start < own.stop:
             part = one_pass(_rows(kernel, own), Z)
-            columns[:], a[own], products[own] = part.columns, part.a, part.products
-        self._sum(found, kernel.U, kernel.V, kernel.b, Z)
-        return Pass(a, columns, products)
+            columns[:], normaliser[own], products[own] = part.columns, part.normaliser, part.products
+        self._sum(found, kernel.U, kernel.V, kernel.b, kernel.s, Z)
+        return Pass(normaliser, columns, products)
 
     def difference(self, one: Kernel, other: Kernel) -> float:
         """L1 distance of two plans, see `fgwot.streamed.passes`."""
-        own = self._own(len(one.p))
+        own = self._own(len(one.s))
         part = difference(_rows(one, own), _rows(other, own)) if own.start < own.stop else 0.0
-        plans = (t for kernel in (one, other) for t in (kernel.U, kernel.V, kernel.b))
+        plans = (t for kernel in (one, other) for t in (kernel.U, kernel.V, kernel.b, kernel.s))
         return float(self._sum(one.b.new_tensor([part]), *plans))
 
     def any(self, flag: bool) -> bool:
@@ -158,4 +158,4 @@ def _digest(x: Tensor) -> int:
 
 
 def _rows(kernel: Kernel, own: slice) -> Kernel:
-    return replace(kernel, U=kernel.U[own], p=kernel.p[own])
+    return replace(kernel, U=kernel.U[own], s=kernel.s[own])

@@ -1,24 +1,27 @@
 """Solves a call without an array of the plan's size."""
 
 from dataclasses import replace
+from math import inf
 
 import torch
 from torch import Tensor
 
 from fgwot.drivers import Call
 from fgwot.inner.plan import Marginals
-from fgwot.iteration.result import Result, Start, Tolerance
-from fgwot.iteration.undamped import Limits, State
+from fgwot.iteration.result import Result, Tolerance
+from fgwot.iteration.undamped import Limits
 from fgwot.problem import Problem
-from fgwot.solution import Solution, Status, WarmStart
+from fgwot.solution import Solution, Status
 from fgwot.streamed.checkpoint import Checkpoint
 from fgwot.streamed.identity import identity, same
 from fgwot.streamed.iteration import Streamed
 from fgwot.streamed.lazy import Lazy
-from fgwot.streamed.passes import Kernel, one_pass
+from fgwot.streamed.passes import one_pass, threads_for_loops
 from fgwot.streamed.plan import LazyPlan
 from fgwot.streamed.ranks import Ranks
-from fgwot.streamed.reduced import ReducedLinearisation
+from fgwot.streamed.reduced import Bases, ReducedLinearisation, mass_of_plans
+from fgwot.streamed.sides import Side
+from fgwot.streamed.start import begin
 from fgwot.streamed.sweeps import StreamedPlan, Sweeps
 from fgwot.streamed.values import Constants, Source, moments_of, values
 from fgwot.streamed.watch import Watch
@@ -29,6 +32,11 @@ _At = tuple[Tensor, Tensor]
 
 def streamed_solve(call: Call, validate: bool) -> Solution:
     """Solve a call to which `fgwot.drivers.against_streaming` has no objection."""
+    with threads_for_loops(call.C1.device):
+        return _streamed_solve(call, validate)
+
+
+def _streamed_solve(call: Call, validate: bool) -> Solution:
     M = call.low_rank
     # Zeros that stand for M take no memory, and have its shape, dtype and device checked.
     zeros = None if M is None else M.A.new_zeros(()).expand(M.shape)
@@ -37,6 +45,7 @@ def streamed_solve(call: Call, validate: bool) -> Solution:
         replace(problem, M=problem.M[:, :1, :1]).check()
         if M is not None and not bool(M.A.isfinite().all() and M.B.isfinite().all()):
             raise ValueError("M has entries that are not finite (NaN or infinite)")
+    problem = _with_exact_sides(problem)
     exact, M = _in_double(problem), None if M is None else M.map(Tensor.double)
     ranks = Ranks.of(call.plan)
     with torch.no_grad():
@@ -57,6 +66,11 @@ def streamed_solve(call: Call, validate: bool) -> Solution:
     )
 
 
+def _with_exact_sides(problem: Problem) -> Problem:
+    """The same problem without prices, if all are infinite."""
+    return problem if problem.rho is None or not all(r.isinf() for r in problem.rho) else replace(problem, rho=None)
+
+
 def _in_double(problem: Problem) -> Problem:
     """The same problem in float64; zeros that stand for M stay one number."""
     M, *rest = problem.tensors
@@ -64,32 +78,49 @@ def _in_double(problem: Problem) -> Problem:
 
 
 def _solved(problem: Problem, M: LowRank | None, call: Call, ranks: Ranks | None) -> tuple[Result, LazyPlan, Constants]:
-    """Iterate without the points that have no mass."""
-    at = rows, columns = (problem.p[0] > 0).nonzero()[:, 0], (problem.q[0] > 0).nonzero()[:, 0]
+    """Iterate without the points that have no mass, unless their side is free."""
+    rho1, rho2 = (inf, inf) if problem.rho is None else (float(rho / problem.epsilon) for rho in problem.rho)
+    at = rows, columns = _with_mass(problem.p[0], rho1), _with_mass(problem.q[0], rho2)
     small = _part(problem, at)
     inside = None if M is None else LowRank(M.A[rows], M.B[columns])
     dtype = call.C1.dtype
-    linearise = ReducedLinearisation(small, inside, torch.finfo(dtype).eps)
-    marginals = Marginals.of(small.p, small.q)
+    shares = Marginals.of(small.p, small.q)
+    marginals = Marginals(small.p, small.q) if small.moving else shares
+    sides = Side(marginals.p[0], rho1), Side(marginals.q[0], rho2)
+    moving = not sides[0].exact, not sides[1].exact
+    linearise = ReducedLinearisation(small, inside, torch.finfo(dtype).eps, moving)
     lazy = call.plan if isinstance(call.plan, Lazy) else Lazy()
-    this = identity(linearise, marginals, torch.cat([small.alpha, small.epsilon, small.p.sum(-1)]))
+    # Of tau and 1 - tau the small one tells prices apart.
+    prices = small.p.new_tensor([x for side in sides for x in (side.tau, 1 - side.tau)])
+    weights = small.alpha, small.epsilon, small.p.sum(-1), small.q.sum(-1), prices
+    this = identity(linearise, marginals, torch.cat(weights))
     if ranks:
         _compare(ranks, call, this)
     checkpoint = Checkpoint(lazy.checkpoint, linearise, this, ranks)
-    sweeps = Sweeps(linearise.bases, marginals, dtype, Watch(lazy, ranks), checkpoint.potentials)
-    now, theta = checkpoint.load(sweeps) or (_begin(call, linearise, sweeps, at), 1.0)
-    limits = _limits(linearise.size(now.G, marginals), dtype, call.tol)
+    sweeps = Sweeps(linearise.bases, sides, dtype, Watch(lazy, ranks), checkpoint.potentials)
+    shape = torch.Size([problem.p.shape[1], problem.q.shape[1]])
+    now, theta = checkpoint.load(sweeps) or (begin(call.init, shape, at, linearise, sweeps), 1.0)
+    limits = _limits(linearise.size(now.G, shares), dtype, call.tol)
     result, found = Streamed(linearise, marginals, sweeps, limits, checkpoint).solve(now, theta, call.max_iter)
     sweeps.watch.ended(Status(int(result.status)))
-    result = result.scaled(small)
-    f, g = (_spread(x[0], i, k[0]) for x, i, k in ((result.f, rows, problem.p), (result.g, columns, problem.q)))
-    mass = small.p.sum()
-    shape = torch.Size([problem.p.shape[1], problem.q.shape[1]])
-    plan = LazyPlan(found.kernel, found.a, found.columns, float(mass), at, shape)
-    bases, logarithms = linearise.bases, found.a @ found.kernel.p + found.kernel.b @ found.columns - _exponent(found)
-    entropy = mass * (1 - mass.log() - logarithms)
-    moments = moments_of(result.T[0], bases.P, bases.Q, small, inside)
-    return result, plan, Constants(moments, entropy, f, g)
+    moments = moments_of(linearise.bases.core(result.T[0]), linearise.bases, small, inside)
+    result = result if small.moving else result.scaled(small)
+    mass = mass_of_plans(small)[0]
+    plan = LazyPlan(found.kernel, found.a, found.sums, float(mass), at, shape)
+    logarithms = found.a @ found.sums[0] + found.kernel.b @ found.sums[1] - _exponent(linearise.bases, found)
+    entropy = mass * ((1 - mass.log()) * found.sums[0].sum() - logarithms)
+    p, q = problem.p[0], problem.q[0]
+    f, g = _spread(result.f[0], rows, p), _spread(result.g[0], columns, q)
+    own = (
+        p if sides[0].exact else _spread(found.sums[0], rows, p),
+        q if sides[1].exact else _spread(found.sums[1], columns, q),
+    )
+    return result, plan, Constants(mass * moments, entropy, *own, f, g)
+
+
+def _with_mass(marginal: Tensor, price: float) -> Tensor:
+    """Points that a plan may have mass at: those of a free side all may."""
+    return ((marginal > 0) | (price == 0)).nonzero()[:, 0]
 
 
 def _part(problem: Problem, at: _At) -> Problem:
@@ -112,10 +143,10 @@ def _spread(x: Tensor, at: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(like).index_copy_(0, at, x)
 
 
-def _exponent(plan: StreamedPlan) -> Tensor:
+def _exponent(bases: Bases, plan: StreamedPlan) -> Tensor:
     """<T, U V> of a plan."""
     if plan.X is not None:
-        return (plan.X * plan.T[0])[1:, 1:].sum()
+        return bases.along(plan.X, plan.T[0])
     kernel = plan.kernel
     return (kernel.U * one_pass(kernel, kernel.V.T).products).sum()
 
@@ -136,30 +167,7 @@ def _compare(ranks: Ranks, call: Call, this: Tensor) -> None:
     theirs = ranks.all((text, this.cpu()))
     for rank, (other, numbers) in enumerate(theirs):
         if other != theirs[0][0] or not same(theirs[0][1], numbers):
-            what = "other costs, marginals, alpha or epsilon" if other == theirs[0][0] else f"{theirs[0][0]}; {other}"
-            raise ValueError(f"ranks 0 and {rank} were given different calls: {what}")
-
-
-def _begin(call: Call, linearise: ReducedLinearisation, sweeps: Sweeps, at: _At) -> State:
-    start, change = _start(call, linearise, sweeps, at)
-    G = linearise(start.T)
-    return State.at(start, G, Start(G, start.g, start.g, change))
-
-
-def _start(call: Call, linearise: ReducedLinearisation, sweeps: Sweeps, at: _At) -> tuple[StreamedPlan, float]:
-    """First plan, p q' or that of a solution if the same points have mass; and how far the next may be."""
-    marginals, bases = sweeps.marginals, linearise.bases
-    p, q, U = marginals.p[0], marginals.q[0], bases.U
-    if isinstance(call.init, WarmStart):
-        plan: LazyPlan = call.init.plan  # type: ignore[assignment]  # as the driver was asked for
-        if plan.shape != torch.Size([call.C1.shape[-1], call.C2.shape[-1]]):
-            raise ValueError(
-                f"init has a plan of shape {tuple(plan.shape)}, but there are {call.C1.shape[-1]} and "
-                f"{call.C2.shape[-1]} points"
+            what = (
+                "other costs, marginals, alpha, epsilon or rho" if other == theirs[0][0] else f"{theirs[0][0]}; {other}"
             )
-        if (kernel := plan.kernel_at(at, p)) is not None:
-            return sweeps.plan(kernel, None), 0.0
-    kernel = Kernel(U, q.new_zeros(U.shape[1], len(q)), q.log(), p, sweeps.dtype)
-    K = linearise.product_core(marginals)
-    zero = torch.zeros_like(linearise.epsilon)
-    return StreamedPlan(K, kernel.b[None], zero, kernel, p.log(), q, torch.zeros_like(K[0])), 1.0
+            raise ValueError(f"ranks 0 and {rank} were given different calls: {what}")

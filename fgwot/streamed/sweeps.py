@@ -1,30 +1,34 @@
-r"""The inner problem by passes: sweeps b <- b + log(q / c) with the column sums c, extrapolated by Anderson's method.
+r"""The inner problem by passes: sweeps b <- b + log(s / c) with the column sums c, extrapolated by Anderson's method.
 
-Newton's matrix (m x m) is not built here, and a pass costs far more than anything done with vectors:
+Here s are the column sums that the marginal asks for, q, or where they have a price those that it makes of the present
+potential (`fgwot.streamed.sides`; the step is shortened then). Newton's matrix (m x m) is not built here, and a pass
+costs far more than anything done with vectors:
 
-    b <- b + r - sum_k theta_k (db_k + dr_k),    r = log(q / c),
-    theta = argmin sum_j q_j (r - sum_k theta_k dr_k)_j^2,
+    b <- b + r - sum_k theta_k (db_k + dr_k),    r = log(s / c),
+    theta = argmin sum_j s_j (r - sum_k theta_k dr_k)_j^2,
 
 with the differences of the last few passes. A pass whose error is much larger than that of the best one is not gone on
 from. What sweeps are too slow for is left to Newton's method, whose linear systems conjugate gradients solve.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, log
 
 import torch
 from torch import Tensor
 
 from fgwot.constants import BACKTRACKS, FURTHEST, LONGEST_STEP
-from fgwot.inner.plan import Marginals, Plan
+from fgwot.inner.plan import Plan
 from fgwot.streamed.passes import Kernel
 from fgwot.streamed.reduced import Bases
+from fgwot.streamed.sides import Side, shift
 from fgwot.streamed.watch import Watch
 
 _MEMORY = 6
 _RIDGE = 1e-10
 _FURTHER = 1.5  # growth of the error after which a sweep starts again from the best
+_FAR = 20.0  # shift of a guess whose sums may be no numbers of the type that they are computed in
 _LOOK = 8  # passes by which their rate is judged
 _WORTH = 200  # further passes for which Newton's method is not tried: a step of it takes some 50
 _NEWTON_STEPS = 60
@@ -35,23 +39,38 @@ _ACCURACY = 0.1  # of that solve
 
 @dataclass
 class StreamedPlan(Plan):
-    """A plan that is not stored: T is its core (1, r1 + 1, r2 + 1), g (1, m) the potential b of its kernel.
+    """A plan that is not stored: T is its vector (1, 1, k), g (1, m) the potential b of its kernel.
+
+    Its error is relative to its mass.
 
     Attributes
     ----------
     kernel : Kernel
     a : Tensor (n,)
         Row potentials.
-    columns : Tensor (m,)
-        Column sums.
-    X : Tensor (r1 + 1, r2 + 1), optional
+    sums : tuple of Tensor (n,), (m,)
+        Of rows and columns.
+    X : Tensor (1, k), optional
         Its costs in the present bases, if they are in these.
+    parts : tuple of Tensor (n,), (m,)
+        Their row and column parts, which a and b are without.
     """
 
     kernel: Kernel
     a: Tensor
-    columns: Tensor
+    sums: tuple[Tensor, Tensor]
     X: Tensor | None
+    parts: tuple[Tensor, Tensor]
+
+    @property
+    def potentials(self) -> tuple[Tensor, Tensor]:
+        """The potentials f (n,) and g (m,) of its costs."""
+        return self.a + self.parts[0], self.kernel.b + self.parts[1]
+
+    @property
+    def mass(self) -> float:
+        """Sum of its entries."""
+        return float(self.sums[0].sum())
 
 
 @dataclass(frozen=True)
@@ -62,53 +81,71 @@ class Sweeps:
     """
 
     bases: Bases
-    marginals: Marginals
+    sides: tuple[Side, Side]
     dtype: torch.dtype
     watch: Watch
     keep: Callable[[Tensor], None]
 
     def __call__(self, X: Tensor, g: Tensor, tol: Tensor) -> StreamedPlan:
-        """Plan for the costs P X Q^T, X (1, r1 + 1, r2 + 1), with a column error of `tol` (1,), if rounding allows it.
+        """Plan for the costs X (1, 1, k) with a column error of `tol` (1,), if rounding allows it.
 
         `g` (1, m) is a warm start.
         """
         plan, limit = self.at(X[0], g[0]), float(tol)
+        if abs(along := self._shift(plan)) > _FAR:
+            plan = self.moved(plan, plan.kernel.b + along)
         plan = self._swept(plan, limit)
         return plan if float(plan.error) <= limit or self.watch.over else self._newton(plan, limit)
 
     def at(self, X: Tensor, b: Tensor) -> StreamedPlan:
-        """Plan for the costs X (r1 + 1, r2 + 1) with the potentials b (m,), its column error as it is."""
-        return self.plan(Kernel(self.bases.U, self.bases.exponent(X), b, self.marginals.p[0], self.dtype), X)
+        """Plan for the costs X (1, k) with the potentials b (m,), its column error as it is."""
+        rows, columns = self.sides
+        x, y = parts = self.bases.potentials(X)
+        b = b if columns.price else -y
+        kernel = Kernel(self.bases.U, self.bases.exponent(X), b, rows.constants(x), rows.tau, self.dtype)
+        return self.plan(kernel, X, parts)
 
     def _swept(self, best: StreamedPlan, limit: float) -> StreamedPlan:
         """Sweep until the limit is met, or the last passes show that it is far."""
-        q, b = self.marginals.q[0], best.g[0]
-        history, errors = _History(q), [float(best.error)]
-        step = history.step(b, (q / best.columns).log())
+        b, history, errors = best.kernel.b, self._history(best), [float(best.error)]
+        step = history.step(b, self._sweep(best))
         while float(best.error) > limit and not self.watch.over and not _slow(errors, limit):
-            plan = self.plan(best.kernel.at(b := b + step), best.X)
+            plan = self.moved(best, b := b + step)
             error = float(plan.error)
             if not error < _FURTHER * float(best.error) or self._value(plan) < self._value(best) - self._rounding(best):
-                history, b, plan = _History(q), best.g[0], best
+                history, b, plan = self._history(best), best.kernel.b, best
             elif error < float(best.error):
                 best = plan
                 self.keep(best.g)
             errors.append(float(best.error))
-            step = history.step(b, (q / plan.columns).log())
+            step = history.step(b, self._sweep(plan))
         return best
 
+    def _history(self, plan: StreamedPlan) -> "_History":
+        return _History(self.sides[1].meant(plan.potentials[1]))
+
+    def _sweep(self, plan: StreamedPlan) -> Tensor:
+        """Step of b by one sweep, from where both sides stand for one mass."""
+        (rows, columns), along = self.sides, self._shift(plan)
+        # All entries are multiplied by one number there, and no pass is needed to know the sums.
+        log_sums = _positive(plan.sums[1]).log() + (1 - rows.tau) * along
+        return along + columns.sweep(plan.potentials[1] + along, log_sums)
+
+    def _shift(self, plan: StreamedPlan) -> float:
+        return shift(*self.sides, plan.potentials[1], plan.mass)
+
     def _newton(self, plan: StreamedPlan, limit: float) -> StreamedPlan:
-        """Newton's method on the semi-dual <q, b> - <p, log sum exp(b - U V)>, with a line search."""
-        q = self.marginals.q[0]
+        """Newton's method on the semi-dual, with a line search."""
         for _ in range(_NEWTON_STEPS):
             error = float(plan.error)
             if not error > limit:
                 break
-            step = newton_step(plan, q, self.watch)
-            slope, enough = step @ (q - plan.columns), self._value(plan) - self._rounding(plan)
+            step = newton_step(plan, self.sides, self.watch)
+            slope = step @ self.sides[1].missed(plan.potentials[1], plan.sums[1])
+            enough = self._value(plan) - self._rounding(plan)
             size = min(1.0, LONGEST_STEP / float(step.abs().max().clamp_min(1)))
             for _ in range(BACKTRACKS):
-                new = self.plan(plan.kernel.at(plan.g[0] + size * step), plan.X)
+                new = self.moved(plan, plan.kernel.b + size * step)
                 if self.watch.over or bool(self._value(new) >= enough + 1e-4 * size * slope):
                     break
                 size /= 3
@@ -118,20 +155,35 @@ class Sweeps:
             self.keep(plan.g)
         return plan
 
+    def moved(self, plan: StreamedPlan, b: Tensor) -> StreamedPlan:
+        """Plan for the same costs with other column potentials."""
+        return self.plan(plan.kernel.at(b), plan.X, plan.parts)
+
+    def _paid(self, plan: StreamedPlan) -> Tensor:
+        both = zip(self.sides, plan.potentials, strict=True)
+        return torch.cat([side.paid(potential) for side, potential in both])
+
     def _value(self, plan: StreamedPlan) -> Tensor:
         """Semi-dual; sweeps never lower it."""
-        return self.marginals.q[0] @ plan.g[0] + self.marginals.p[0] @ plan.a
+        return self._paid(plan).sum() - plan.sums[0].sum()
 
     def _rounding(self, plan: StreamedPlan) -> Tensor:
-        terms = self.marginals.q[0] @ plan.g[0].abs() + self.marginals.p[0] @ plan.a.abs()
-        return 8 * torch.finfo(self.dtype).eps * (1 + terms)
+        return 8 * torch.finfo(self.dtype).eps * (plan.sums[0].sum() + self._paid(plan).abs().sum())
 
-    def plan(self, kernel: Kernel, X: Tensor | None) -> StreamedPlan:
+    def plan(self, kernel: Kernel, X: Tensor | None, parts: tuple[Tensor, Tensor]) -> StreamedPlan:
         """Describe the plan of a kernel, whose costs in the bases are X if they are in these."""
         done = self.watch.one_pass(kernel, self.bases.Q[:, 1:])
-        K = self.bases.core(done.products, kernel.p, done.columns)
-        error = torch.linalg.vector_norm(self.marginals.q[0] - done.columns, 1)[None]
-        return StreamedPlan(K[None], kernel.b[None], error, kernel, done.a, done.columns, X)
+        a, sums = kernel.s - kernel.tau * done.normaliser, (kernel.sums(done.normaliser), done.columns)
+        T = self.bases.plan(self.bases.core_of(done.products, *sums), *sums)[None]
+        plan = StreamedPlan(T, kernel.b[None], torch.zeros_like(T[:, 0, 0]), kernel, a, sums, X, parts)
+        if X is not None or self.sides[1].exact:
+            missed = self.sides[1].missed(plan.potentials[1], done.columns)
+            plan.error = torch.linalg.vector_norm(missed, 1)[None] / sums[0].sum()
+        return plan
+
+
+def _positive(sums: Tensor) -> Tensor:
+    return sums.clamp_min(torch.finfo(sums.dtype).tiny)
 
 
 def _slow(errors: list[float], limit: float) -> bool:
@@ -144,22 +196,26 @@ def _slow(errors: list[float], limit: float) -> bool:
     return rate >= 1 or log(limit / errors[-1]) < _WORTH * log(rate)
 
 
-def newton_step(plan: StreamedPlan, q: Tensor, watch: Watch) -> Tensor:
-    """Solve S d = q - c by conjugate gradients, S = diag(c) - T' diag(1/p) T: two passes for a product.
+def newton_step(plan: StreamedPlan, sides: tuple[Side, Side], watch: Watch) -> Tensor:
+    """Solve S d = s - c by conjugate gradients, S = diag(c + s / r2) - tau1 T' diag(1 / T 1) T: two passes a product.
 
-    In the scaling that makes the diagonal about one, as `fgwot.inner.sinkhorn` does it; sqrt(c) spans the null space.
+    In the scaling that makes the diagonal about one, as `fgwot.inner.sinkhorn` does it; sqrt(c) spans the null space of
+    exact sides.
     """
-    kernel, c = plan.kernel, plan.columns.clamp_min(torch.finfo(q.dtype).tiny)
-    turned = Kernel(kernel.V.T.contiguous(), kernel.U.T.contiguous(), plan.a, c, kernel.dtype)
-    root = c.sqrt()
+    rows, columns = sides
+    kernel, c = plan.kernel, _positive(plan.sums[1])
+    turned, shares = kernel.turned(plan.a, c), replace(kernel, s=torch.zeros_like(kernel.s), tau=1.0)
+    g = plan.potentials[1]
+    root = (c if columns.exact else c + columns.meant(g) / columns.price).sqrt()
 
     def product(y: Tensor) -> Tensor:
-        inside = watch.one_pass(kernel, (y / root)[:, None]).products
-        return y - watch.one_pass(turned, inside / kernel.p[:, None]).products[:, 0] / root
+        inside = watch.one_pass(shares, (y / root)[:, None]).products
+        return y - rows.tau * watch.one_pass(turned, inside).products[:, 0] / root
 
-    residual = (q - plan.columns) / root
-    residual = residual - root * (root @ residual) / c.sum()
-    y, direction, norm = torch.zeros_like(q), residual, residual @ residual
+    residual = columns.missed(g, plan.sums[1]) / root
+    if rows.exact and columns.exact:
+        residual = residual - root * (root @ residual) / c.sum()
+    y, direction, norm = torch.zeros_like(residual), residual, residual @ residual
     enough = _ACCURACY**2 * norm
     for _ in range(_PRODUCTS):
         image = product(direction)

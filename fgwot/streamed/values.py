@@ -5,21 +5,23 @@ its derivatives are T Z2 and T^T Z1, two passes. The rest is autograd's: with th
 
     J = (1 - alpha) <M, T> + alpha <L (x) T, T> - epsilon H(T) + <f, p> + <g, q>,
 
-of which the last two terms count for their derivatives only, as dJ/dp = f and dJ/dq = g.
+of which the last two terms count for their derivatives only, as dJ/dp = f and dJ/dq = g. A side with a price rho has
+rho KL(T 1 | p) in place of its term.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fgwot.adjoint import ENVELOPE_ONCE
+from fgwot.adjoint import ENVELOPE_ONCE, of_side
 from fgwot.operations import once
 from fgwot.problem import Problem
-from fgwot.streamed.passes import Kernel, Pass
+from fgwot.streamed.passes import Kernel, Pass, threads_for_loops
 from fgwot.streamed.plan import LazyPlan
+from fgwot.streamed.reduced import Bases
 from fgwot.structure import LowRank
 
 
@@ -59,9 +61,9 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        constants, inputs = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        wanted = ctx.needs_input_grad[5:]
-        with torch.enable_grad():
+        constants, inputs = ctx.saved_tensors[:_CONSTANTS], ctx.saved_tensors[_CONSTANTS:]
+        wanted = ctx.needs_input_grad[1 + _CONSTANTS :]
+        with torch.enable_grad(), threads_for_loops(constants[0].device):
             leaves = [
                 None if t is None else t.detach().requires_grad_(asked) for t, asked in zip(inputs, wanted, strict=True)
             ]
@@ -71,32 +73,37 @@ class _Values(torch.autograd.Function):
             found = torch.autograd.grad([v for v, _ in live], asked, [c for _, c in live], allow_unused=True)
         rest = iter(found)
         grads = tuple(next(rest) if t is not None and t.requires_grad else None for t in leaves)
-        return None, *(None,) * 4, *once(grads, ENVELOPE_ONCE, *cotangents, *inputs)
+        return None, *(None,) * _CONSTANTS, *once(grads, ENVELOPE_ONCE, *cotangents, *inputs)
 
 
 @dataclass(frozen=True)
 class Constants:
-    """What the values need of a plan: Z1^T T Z2, H(T), f (n,) and g (m,)."""
+    """What the values need of a plan: Z1^T T Z2, H(T), its sums T 1 (n,) and T^T 1 (m,), f (n,) and g (m,)."""
 
     moments: Tensor
     entropy: Tensor
+    rows: Tensor
+    columns: Tensor
     f: Tensor
     g: Tensor
+
+
+_CONSTANTS = len(fields(Constants))
 
 
 def values(lazy: Source, known: Constants, problem: Problem, M: LowRank | None) -> tuple[Tensor, ...]:
     """Value, cost, linear and quadratic part of one problem in float64; M is its linear cost."""
     factors = (None, None) if M is None else (M.A, M.B)
-    constants = known.moments, known.entropy, known.f, known.g
+    constants = [getattr(known, field.name) for field in fields(Constants)]
     found: tuple[Tensor, ...] = _Values.apply(lazy, *constants, *factors, *(t[0] for t in problem.tensors[1:]))
     return found
 
 
-def moments_of(K: Tensor, P: Tensor, Q: Tensor, problem: Problem, M: LowRank | None) -> Tensor:
-    """Z1^T T Z2 from the core K of the plan in the bases P and Q."""
+def moments_of(K: Tensor, bases: Bases, problem: Problem, M: LowRank | None) -> Tensor:
+    """Z1^T T Z2 from the core K of the plan."""
     factors = (None, None) if M is None else (M.A, M.B)
     Z1, Z2 = _sides(*factors, *(t[0] for C in problem.low_rank for t in (C.A, C.B)))
-    return (Z1.T @ P) @ K @ (Q.T @ Z2)
+    return (Z1.T @ bases.P) @ K @ (bases.Q.T @ Z2)
 
 
 def _sides(
@@ -107,14 +114,23 @@ def _sides(
 
 
 def _values(lazy: Source, tensors: Sequence[Any]) -> tuple[Tensor, ...]:
-    moments, entropy, f, g, MA, MB, A1, B1, A2, B2, p, q, alpha, epsilon = tensors
+    moments, entropy, rows, columns, f, g, MA, MB, A1, B1, A2, B2, p, q, alpha, epsilon, *prices = tensors
     moments = _Moments.apply(lazy, moments, *_sides(MA, MB, A1, B1, A2, B2))
     r0, r1, r2 = 0 if MA is None else MA.shape[1], A1.shape[1], A2.shape[1]
     linear = moments[:r0, :r0].diagonal().sum()
     crossed = (moments[r0 : r0 + r1, r0 : r0 + r2] * moments[r0 + r1 :, r0 + r2 :]).sum()
-    rows, columns = p.detach()[:, None], q.detach()[:, None]
-    own = (rows * LowRank(A1, B1).squares(rows)).sum() + (columns * LowRank(A2, B2).squares(columns)).sum()
+    own = sum(
+        (sums * C.squares(sums[:, None])[:, 0]).sum()
+        for C, sums in ((LowRank(A1, B1), rows), (LowRank(A2, B2), columns))
+    )
     quad = own - 2 * crossed
     cost = (1 - alpha) * linear + alpha * quad
-    along = f @ (p - p.detach()) + g @ (q - q.detach())
-    return cost - epsilon * entropy + along, cost, linear, quad
+    value = cost - epsilon * entropy
+    sides = zip(prices or (None, None), (p, q), (rows, columns), (f, g), strict=True)
+    for price, marginal, sums, potential in sides:
+        by_marginal = potential
+        if price is not None:
+            (by_marginal,), (paid,) = of_side(price[None], marginal.detach()[None], sums[None], potential[None])
+            value = value + paid
+        value = value + by_marginal @ (marginal - marginal.detach())
+    return value, cost, linear, quad

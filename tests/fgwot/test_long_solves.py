@@ -188,12 +188,14 @@ def test_a_checkpoint_is_small_and_goes_on_in_other_bases_and_another_dtype(tmp_
     kept = torch.load(path, weights_only=True)
     assert sum(t.numel() for t in kept.values()) < 2 * m + 400
     assert n > 2
-    for side, names in (("rows", "X next"), ("columns", "X next")):
+    shape = len(kept["rows"]), len(kept["columns"])
+    for side in ("rows", "columns"):
         turn = torch.from_numpy(np.linalg.qr(np.random.default_rng(0).normal(size=[len(kept[side]) - 1] * 2))[0])
         turn = torch.block_diag(torch.ones(1, 1, dtype=torch.float64), turn)
         kept[side] = turn @ kept[side]
-        for name in names.split():
-            kept[name] = turn @ kept[name] if side == "rows" else kept[name] @ turn.T
+        for name in ("X", "next"):
+            core = kept[name].view(shape)
+            kept[name] = (turn @ core if side == "rows" else core @ turn.T).flatten()
     torch.save(kept, path)
     assert fgw(*ARGUMENTS, **OPTIONS, plan=Lazy(checkpoint=path)).n_iter == 1
     torch.save(kept | {"next": 0 * kept["next"], "guess": 0 * kept["guess"]}, path)

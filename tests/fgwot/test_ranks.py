@@ -21,20 +21,22 @@ ROOT = Path(__file__).parents[2]
 fgw = fgwot.fused_gromov_wasserstein
 SECONDS = 180  # after which a collective that waits is given up
 DTYPES = [torch.float64, torch.float32]
-# seed, kind, points from and below, epsilon
+# seed, kind, points from and below, epsilon, rho
 CASES = [
-    (1, "distances", (20, 60), 0.05),
-    (2, "asymmetric", (20, 60), 0.05),
-    (3, "indefinite", (20, 60), 0.02),
-    (1, "distances", (2, 20), 0.002),  # Newton's method has its part
-    (4, "distances", (2, 4), 0.1),
-    (5, "distances", (1, 2), 0.1),  # one row: none for rank 0
+    (1, "distances", (20, 60), 0.05, None),
+    (2, "asymmetric", (20, 60), 0.05, None),
+    (3, "indefinite", (20, 60), 0.02, None),
+    (1, "distances", (2, 20), 0.002, None),  # Newton's method has its part
+    (4, "distances", (2, 4), 0.1, None),
+    (5, "distances", (1, 2), 0.1, None),  # one row: none for rank 0
+    (6, "asymmetric", (20, 60), 0.1, (0.3, 2.0)),
+    (7, "distances", (20, 60), 0.05, (float("inf"), 0.5)),
 ]
 
 
 def solved(case, dtype, group=None):
     """Everything that a solve finds, gradients too, as numbers."""
-    seed, kind, points, epsilon = CASES[case]
+    seed, kind, points, epsilon, rho = CASES[case]
     M, C1, C2, p, q = problem(seed, kind, points)
     if len(p) > 5:
         p = torch.cat([p[:2] * 0, p[2:] / p[2:].sum()])  # rows without mass
@@ -42,7 +44,7 @@ def solved(case, dtype, group=None):
     ma, mb, a1, b1, a2, b2, p, q = inputs
     costs = LowRank(ma, mb), LowRank(a1, b1), LowRank(a2, b2)
     tol = 1e-11 if dtype == torch.float64 else 1e-5
-    solution = fgw(*costs, p, q, alpha=0.4, epsilon=epsilon, tol=tol, plan=Lazy(group=group))
+    solution = fgw(*costs, p, q, alpha=0.4, epsilon=epsilon, rho=rho, tol=tol, plan=Lazy(group=group))
     gradients = torch.autograd.grad(solution.value, inputs)
     plan, (f, g) = solution.plan, solution.potentials
     numbers = [plan.to_dense(), plan.T @ torch.ones_like(p), f, g, solution.value, solution.cost, *gradients]
@@ -143,14 +145,16 @@ def seen(tmp_path_factory):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_two_processes_find_what_one_finds(seen, case, dtype):
-    near = {"rtol": 0, "atol": 1e-10 if dtype == torch.float64 else 1e-6}
+    # Another order of sums can end Newton's method elsewhere: small epsilon magnifies what float32 leaves open.
+    single = 1e-6 if CASES[case][3] >= 0.01 else 1e-3
+    near = 1e-10 if dtype == torch.float64 else single
     converged, steps, numbers = solved(case, dtype)
     for rank in range(2):
         theirs, their_steps, found = seen[rank][f"{case} {dtype}"]
         assert (converged, theirs) == (True, True)
         assert abs(their_steps - steps) <= 1
         for ours, other, first in zip(numbers, found, seen[0][f"{case} {dtype}"][2], strict=True):
-            torch.testing.assert_close(other, ours, **near)
+            torch.testing.assert_close(other, ours, rtol=0, atol=near)
             assert torch.equal(other, first)  # on both ranks to the bit
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import fgwot
 from fgwot import LowRank
+from fgwot.streamed.reduced import basis
 
 fgw = fgwot.fused_gromov_wasserstein
 KINDS = ["distances", "indefinite", "asymmetric"]
@@ -93,6 +94,22 @@ def test_lazy_equals_dense_and_is_certified(seed, kind, epsilon):
         np.testing.assert_allclose(getattr(lazy, name), getattr(dense, name), rtol=1e-6, atol=1e-8)
     for a, b in zip(lazy.potentials, dense.potentials, strict=True):
         np.testing.assert_allclose(a - a.mean(), b - b.mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_bases_are_orthonormal_and_span_the_factors(dtype):
+    """A direction that is rounding alone must neither be taken for one nor spoil the others."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        n, d = rng.integers(2, 2000), rng.integers(1, 6)
+        points = torch.from_numpy(rng.normal(size=(n, d)) + rng.normal() * 10 ** rng.uniform(-3, 2)).to(dtype)
+        C, M = LowRank.squared_distances(points), LowRank.squared_distances(points, points.flip(0) + 1)
+        factors = torch.cat([C.A, C.B, M.A], 1).double()
+        P = basis(factors, torch.finfo(dtype).eps)
+        assert P.shape[1] <= min(n, d + 2)
+        assert (P.T @ P - torch.eye(P.shape[1])).abs().max() <= 1e-12, seed
+        missed = (P @ (P.T @ factors) - factors).norm(dim=0) / factors.norm(dim=0)
+        assert missed.max() <= 300 * torch.finfo(dtype).eps, seed
 
 
 def test_what_a_lazy_plan_offers():
@@ -233,8 +250,9 @@ def test_numba_and_torch_agree(dtype):
     torch.testing.assert_close(ours.value, theirs.value, rtol=10 * torch.finfo(dtype).eps, atol=0)
 
 
-def test_no_number_of_threads_changes_a_bit():
-    costs, threads = clouds(900, 1000, torch.float32), torch.get_num_threads()
+def test_no_number_of_threads_changes_a_bit(monkeypatch):
+    monkeypatch.setattr("fgwot.streamed.passes._WORTH_A_THREAD", 10_000)
+    costs, threads = clouds(300, 400, torch.float32), torch.get_num_threads()
     found = []
     try:
         for count in (1, 2, 2):
@@ -245,6 +263,27 @@ def test_no_number_of_threads_changes_a_bit():
     for other in found[1:]:
         assert torch.equal(found[0].potentials[0], other.potentials[0])
         assert found[0].value == other.value
+
+
+def test_torch_has_its_threads_again_whatever_happens():
+    costs, threads = clouds(30, 20), torch.get_num_threads()
+    seen = []
+
+    def look(_):
+        seen.append(torch.get_num_threads())
+        if len(seen) == 3:
+            raise InterruptedError
+
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(InterruptedError):
+            fgw(*costs, epsilon=0.02, plan=fgwot.Lazy(look))
+        assert (seen, torch.get_num_threads()) == ([1, 1, 1], 2)
+        with fgwot.backend("torch"):
+            fgw(*costs, epsilon=0.02, plan=fgwot.Lazy(lambda _: seen.append(torch.get_num_threads())))
+        assert set(seen[3:]) == {2}
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_no_array_of_the_plans_size():
@@ -354,7 +393,45 @@ def test_explain_names_it():
     assert fgwot.explain(M, C1, C2, plan="lazy").driver == "streamed"
     explanation = fgwot.explain(M, C1, C2)
     assert explanation.driver == "torch"
-    assert "fewer than" in explanation.declined["streamed"]
+    assert "fewer than 1000000 entries" in explanation.declined["streamed"]
+    large = clouds(1000, 1000)
+    assert fgwot.explain(*large).driver == "streamed"
+    assert fgwot.explain(*clouds(256, 256), rho=1.0).driver == "streamed"
+    with fgwot.backend("torch"):
+        assert "loops" in fgwot.explain(*large).declined["streamed"]
+
+
+def test_plans_that_are_built_at_the_end_are_tensors_with_the_same_gradients():
+    found = []
+    for plan in (None, "lazy"):
+        costs = [C.map(lambda t: t.clone().requires_grad_()) for C in clouds(1000, 1001)]
+        solution = fgw(*costs, epsilon=0.05, tol=1e-6, plan=plan)
+        found.append((solution, torch.autograd.grad(solution.value, [C.A for C in costs])))
+    (built, ours), (lazy, theirs) = found
+    assert isinstance(built.plan, torch.Tensor)
+    assert torch.equal(built.plan, lazy.plan.to_dense())
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    dense = fgw(*clouds(1000, 1001), epsilon=0.05, tol=1e-6, plan="dense")
+    assert (built.plan - dense.plan).abs().sum() <= 2e-6
+    assert fgw(*clouds(1000, 1001), epsilon=0.05, tol=1e-6, init=built).n_iter <= 2
+
+
+def test_what_streams_leave_open_goes_on_with_stored_plans(monkeypatch):
+    M, C1, C2, p, q = problem(1)
+    monkeypatch.setattr("fgwot.streamed.iteration.PATIENCE", -1)  # they stall at once
+    options = {"alpha": 0.4, "epsilon": 0.05, "tol": 1e-9}
+    with pytest.warns(fgwot.ConvergenceWarning, match="stalled"):
+        lazy = fgw(M, C1, C2, p, q, plan="lazy", **options)
+    monkeypatch.setattr("fgwot.drivers.SMALLEST_STREAMED", 1)
+    solution = fgw(M, C1, C2, p, q, **options)
+    assert solution.converged
+    assert solution.n_iter > lazy.n_iter
+    arrays = (a.numpy() for a in (M.to_dense(), C1.to_dense(), C2.to_dense(), p, q))
+    assert stationarity(*arrays, solution.plan.numpy(), 0.4, 0.05) <= 1.1e-9
+    monkeypatch.undo()
+    monkeypatch.setattr("fgwot.drivers.SMALLEST_STREAMED", 1)
+    with pytest.warns(fgwot.ConvergenceWarning, match="reached max_iter"):
+        assert fgw(M, C1, C2, p, q, max_iter=3, **options).n_iter == 3
 
 
 def test_a_linear_cost_of_low_rank_with_dense_structures():
