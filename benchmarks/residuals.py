@@ -39,7 +39,7 @@ MERGED: Mapping[str, tuple[Mapping[str, tuple[str, ...]], tuple[str, ...]]] = {
     "chest-phantom": ({"opacity": ("dense opacity", "hazy opacities")}, ()),
     "breast-phantom": ({"mass": ("smooth mass", "irregular mass")}, ()),
     "skin-phantom": (
-        {"smooth spot": ("netlike spot", "uneven spot"), "bump": ("shiny bump", "scaly bump")},
+        {"smooth spot": ("brown spot", "uneven spot"), "bump": ("pale bump", "scaly bump")},
         ("warty plaque",),
     ),
 }
