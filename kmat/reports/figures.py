@@ -187,9 +187,9 @@ def residuals(runs: Sequence[FinishedRun]) -> Figure:
             own = run.present(modality)
             for label, (x0, y0), (x1, y1) in zip(own, start.tolist(), end.tolist(), strict=True):
                 colour = colours[label]
-                axes.plot([x0, x1], [y0, y1], color=colour, lw=0.8, alpha=0.6)
-                axes.plot(x0, y0, MARKERS[modality], color=colour, markerfacecolor="none", markersize=9)
-                axes.plot(x1, y1, MARKERS[modality], color=colour, markersize=6, alpha=0.9)
+                axes.plot([x0, x1], [y0, y1], color=colour, lw=1.2)
+                axes.plot(x0, y0, MARKERS[modality], color=colour, markerfacecolor="white", markersize=6)
+                axes.plot(x1, y1, MARKERS[modality], color=colour, markersize=4)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_aspect("equal", "datalim")

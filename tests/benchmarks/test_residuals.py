@@ -46,7 +46,18 @@ def rows(out):
     return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines[2:]}
 
 
-@pytest.mark.parametrize("study", ["couplings", "descriptions"])
+def test_a_coupling_by_names_follows_them_and_shares_between_names_that_are_alike():
+    names = F.normalize(torch.tensor([[1.0, 0.0, 0.0], [0.98, 0.2, 0.0], [0.0, 0.0, 1.0]]), dim=-1)
+    high = torch.eye(3)
+    crosswise = high[[1, 0, 2]]
+    assert residuals.couple(high, crosswise, 0.1, 0.1)[0, 1] > 0.3
+    plan = residuals.couple_by_names((names, names), high, crosswise)
+    shares = plan / plan.sum(dim=0)
+    assert 0.05 < shares[1, 0] < 0.5 < shares[0, 0]
+    assert shares[2, 2] > 0.99
+
+
+@pytest.mark.parametrize("study", ["couplings", "names", "descriptions"])
 def test_a_study_prints_its_table(study, capsys, tmp_path):
     options = ["--backbone", "breast-phantom:seed0", "--seeds", "1", "--epochs", "1", "--cache", str(tmp_path)]
     options += ["--lambda-anc", "0"]
@@ -56,9 +67,19 @@ def test_a_study_prints_its_table(study, capsys, tmp_path):
     table = rows(out)
     if study == "couplings":
         assert set(table) >= {"the rule", "descriptions alone", "b = 0", "b = 1"}
+    elif study == "names":
+        assert table["the rule"][0] != table["by names"][0]
+        assert table["class to class"][0] == "100.0"
+        assert table["the rule"][-1] == "+0.0"
     else:
         assert len(table) == 16
         assert table["low end: as they are"] == table["high end: as they are"]
+
+
+def test_a_task_without_merged_classes_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        residuals.main(["merged", "--task", "digits"])
+    assert "merged: --task is one of chest-phantom" in capsys.readouterr().err
 
 
 @pytest.mark.exhaustive

@@ -5,11 +5,11 @@ from pathlib import Path
 from kmat.phantom import BANNER
 from kmat.tinyclip.frozen import Embedded, Frozen, LabelledImages
 
-#: Class strings, in the order of the labels: words that the backbones know.
+#: Class strings, in the order of the labels: words of captions of both modalities. A word of one only names that one.
 CLASSES: tuple[str, ...] = (
-    "netlike spot",
+    "brown spot",
     "uneven spot",
-    "shiny bump",
+    "pale bump",
     "scaly bump",
     "scaly spot",
     "warty plaque",
