@@ -130,7 +130,8 @@ class _WholeSolve(torch.autograd.Function):
             grads = [next(found) if asked else None for asked in wanted]
             both = [c for c in (value, cost) if c is not None]
             grads.append(sum(both) * (quad - linear) if dalpha and both else None)
-            rest = ((depsilon, -entropy), (drho1, by_rho1), (drho2, by_rho2), (dmass, by_mass))
+            grads.append(-value * entropy if depsilon and value is not None else None)
+            rest = ((drho1, by_rho1), (drho2, by_rho2), (dmass, by_mass))
             grads += [value * by if asked and value is not None else None for asked, by in rest]
         return *once(tuple(grads), ENVELOPE_ONCE, *of_values, *inputs), *[None] * 4
 
