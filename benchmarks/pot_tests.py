@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
 
 def _known(name: str, known: Collection[str]) -> str:
-    """Return a name that POT knows; others are the error that they are there."""
+    """Return a name that POT knows; another is a ValueError, as it is there."""
     if name not in known:
         raise ValueError(f"unknown {name!r}")
     return name
