@@ -2,8 +2,8 @@
 
 Generated data: two clouds of n points in three dimensions, squared distances scaled to a largest cost of 1, uniform
 weights, float64 on one thread. Semi-relaxed FGW is without entropy (POT's mirror descent against proximal steps, alpha
-0.5); partial and unbalanced problems are linear, with entropy: POT's partial GW minimises something else, its
-unbalanced GW prices product measures.
+0.5); partial and unbalanced problems are linear, with entropy: POT's fused partial GW ignores M, its unbalanced GW
+prices product measures (docs/correctness.md).
 
 Both sides run down a ladder of tolerances, from loose to tight. The first counts at which the plan is within 1e-6 of
 the best: by its objective, computed by `fgwot.reference` from the plan alone, against the least of either side with

@@ -85,8 +85,8 @@ square = GroundLoss(
     ),
 )
 
-# Distance matrices have zeros on the diagonal, where log b diverges. Inside logarithms POT replaces x by
-# x + 1e-15; the same shift here keeps the two libraries' values equal.
+# Distance matrices have zeros on the diagonal, where log b diverges: logarithms are of x + 1e-15, as in POT 0.9.3.
+# POT 0.9.7 has x + 1e-18, which gives its kl other values where a structure has zeros (docs/correctness.md).
 _SHIFT = 1e-15
 
 kl = GroundLoss(

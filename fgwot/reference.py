@@ -27,7 +27,7 @@ def square(a: Array, b: Array) -> Array:
 
 
 def kl(a: Array, b: Array) -> Array:
-    """Divergence a log(a / b) - a + b, with POT's shift of 1e-15 inside the logarithms."""
+    """Divergence a log(a / b) - a + b, with a shift of 1e-15 inside the logarithms."""
     return a * np.log(a + _SHIFT) - a * np.log(b + _SHIFT) - a + b
 
 
