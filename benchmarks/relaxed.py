@@ -2,8 +2,8 @@
 
 Generated data: two clouds of n points in three dimensions, squared distances scaled to a largest cost of 1, uniform
 weights, float64 on one thread. Semi-relaxed FGW is without entropy (POT's mirror descent against proximal steps, alpha
-0.5); partial and unbalanced problems are linear, with entropy: POT's fused partial GW ignores M, its unbalanced GW
-prices product measures (docs/correctness.md).
+0.5), all others have it. POT's fused partial GW ignores M and its unbalanced GW prices product measures
+(docs/correctness.md): partial problems are linear or without M, unbalanced ones linear.
 
 Both sides run down a ladder of tolerances, from loose to tight. The first counts at which the plan is within 1e-6 of
 the best: by its objective, computed by `fgwot.reference` from the plan alone, against the least of either side with
@@ -81,6 +81,14 @@ FAMILIES = {
             c.p, c.q, c.M, c.epsilon, m=MASS, numItermax=10**4, stopThr=tol
         ),
         lambda c, T: reference.objective(c.M, c.C1, c.C2, T, 0.0, c.epsilon),
+        lambda c, T: (T.sum(1) - c.p).clip(0).sum() + (T.sum(0) - c.q).clip(0).sum() + abs(T.sum() - MASS),
+    ),
+    "partial, GW": Family(
+        lambda c, tol: _solved(c._replace(M=0 * c.M), tol, mass=MASS, alpha=1.0),
+        lambda c, tol: ot.gromov.entropic_partial_gromov_wasserstein(
+            c.C1, c.C2, c.p, c.q, reg=c.epsilon, m=MASS, symmetric=True, numItermax=10**4, tol=tol
+        ),
+        lambda c, T: reference.objective(c.M, c.C1, c.C2, T, 1.0, c.epsilon),
         lambda c, T: (T.sum(1) - c.p).clip(0).sum() + (T.sum(0) - c.q).clip(0).sum() + abs(T.sum() - MASS),
     ),
     "unbalanced, linear": Family(
