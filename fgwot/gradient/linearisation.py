@@ -113,6 +113,10 @@ class Linearisation(Selectable):
         G: Tensor = factored(W, h2, None, None, problem.M, linear, weight, precision())
         return G
 
+    def magnitude(self, G: Tensor, _T: Tensor) -> Tensor:
+        """Size of the numbers that G = G(T) is a sum of, which its rounding is relative to."""
+        return G.abs()
+
     def product(self, marginals: Marginals) -> Tensor:
         """Gradient at the plan p q': products of vectors where the loss factors."""
         p, q = marginals.p[:, :, None], self._weight * marginals.q[:, :, None]
@@ -231,8 +235,17 @@ class Complete(Batch):
 
     def __call__(self, T: Tensor) -> Tensor:
         """Gradient at T (B, n, m) of any mass, divided by epsilon."""
+        rows, columns = self._shift(T)
+        return self.partial(T) + rows[:, :, None] + columns[:, None, :]
+
+    def _shift(self, T: Tensor) -> tuple[Tensor, Tensor]:
         rows, columns = self.partial.shift(Marginals(T.sum(-1), T.sum(-2)))
-        return self.partial(T) + (rows[:, :, None] + columns[:, None, :]) / self.epsilon[:, None, None]
+        return rows / self.epsilon[:, None], columns / self.epsilon[:, None]
+
+    def magnitude(self, G: Tensor, T: Tensor) -> Tensor:
+        """Size of what G = G(T) is a sum of: what shifts the potentials may cancel nearly all of the rest."""
+        rows, columns = self._shift(T)
+        return G.abs() + rows.abs()[:, :, None] + columns.abs()[:, None, :]
 
     def follow(self, G: Tensor, T: Tensor, _delta: Tensor, change: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient at T, how it has changed, and no drift."""

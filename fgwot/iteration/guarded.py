@@ -104,7 +104,7 @@ class _Iteration(Batch):
             if solver.entropic and solver.damping is None:  # the first step solves the same problem
                 warm = typical.g
         share = typical.T / inner.mass(typical.T)[:, None, None]
-        tolerance = Tolerance.at(G, share, tol, inner.potentials(typical))
+        tolerance = Tolerance.at(linearise.magnitude(G, plan.T), share, tol, inner.potentials(typical))
         state = _State(
             X=start.X,
             G=G,

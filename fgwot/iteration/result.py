@@ -119,12 +119,12 @@ class Tolerance(Batch):
 
     @staticmethod
     def at(G: Tensor, T: Tensor, tol: float | None, potentials: float | Tensor = 0.0) -> "Tolerance":
-        """Tolerance near a plan T with the linearisation G.
+        """Tolerance near a plan T, where G is the size of what the linearisation is computed from.
 
         log T is a difference of numbers as large as G, and as `potentials` (B,) if those are larger: so much of it is
         rounding. That counts where T has mass; costs that forbid a pair do no harm. ``tol=None`` leaves room for it.
         """
-        noise = torch.finfo(G.dtype).eps * (1 + inner(T, G.abs()) + potentials)
+        noise = torch.finfo(G.dtype).eps * (1 + inner(T, G) + potentials)
         attainable = default_tolerance(G.dtype) + ROUNDINGS * noise
         allowed = attainable if tol is None else torch.full_like(noise, tol)
         return Tolerance(noise, allowed, attainable > max(LARGEST_TOLERANCE, tol or 0))

@@ -41,7 +41,7 @@ class Limits(Batch):
     @staticmethod
     def at(G: Tensor, T: Tensor, tol: float | None) -> "Limits":
         """Limits near a plan T with the linearisation G."""
-        return Limits.within(Tolerance.at(G, T, tol))
+        return Limits.within(Tolerance.at(G.abs(), T, tol))
 
     @staticmethod
     def within(tolerance: Tolerance) -> "Limits":

@@ -150,17 +150,24 @@ def _surplus(L, G, X, T, p, q, r1, r2, mass, entropic, point):
 
 
 @reordered
-def _size(T, G, point):
-    """What the rounding of a plan is relative to: 1 + <share, |G|>, and the mean size of its potentials."""
+def _sizes(T, G, sides, weight, point):
+    """What the rounding of a plan is relative to: 1, G and potentials, where mass is; and what that of G is.
+
+    What shifts the potentials may cancel nearly all of the rest of G.
+    """
     g, f, _, _, a, c, _, _ = point
-    total = 0.0
+    shift1, shift2 = times(sides[4], a), times(sides[5], c)
+    total = shifts = 0.0
     for i in range(len(a)):
         total += a[i] * abs(f[i])
+        shifts += a[i] * weight * abs(shift1[i])
         for j in range(len(c)):
             total += T[i, j] * abs(G[i, j])
     for j in range(len(c)):
         total += c[j] * abs(g[j])
-    return 1 + total / max(a.sum(), TINY)
+        shifts += c[j] * weight * abs(shift2[j])
+    mass = max(a.sum(), TINY)
+    return 1 + total / mass, 1 + (total + shifts) / mass
 
 
 @reordered
@@ -212,19 +219,20 @@ def _iterate(
     theta = damping if damping > 0 else 1.0
     objective, rounding = _objective(L, G, X, T, p, q, r1, r2, mass, theta, entropic, point, point[0])
     _relative(X, point, deepest, X)
-    size, warm = _size(T, G, point), np.zeros(m)
+    (size, of_G), warm = _sizes(T, G, sides, weight, point), np.zeros(m)
     if changing:  # a guess may have mass where costs forbid it, its successor has not
         point[0][:] = 0
         point, new, _ = solve(G, p, q, r1, r2, mass, _COARSEST, anchor, point, new, S, T_next)
-        size = _size(T_next, G, point)
+        size, of_G = _sizes(T_next, G, sides, weight, point)
         if entropic and theta == 1:  # the first step solves the same problem
             warm[:] = point[0]
-    noise, attainable = EPS * size, base + _ROUNDINGS * eps * size
+    noise = EPS * of_G
+    attainable = base + _ROUNDINGS * max(noise, eps * size)  # the plan is returned rounded to eps
     allowed = tol if tol > 0 else attainable
     # The step of a linear problem ends at its answer.
     change, best, idle = (1.0 if changing and weight > 0 else 0.0), inf, 0
-    if attainable > max(largest, tol):
-        return T, X, point, UNFINISHED, 0, change, error
+    if attainable > max(largest, tol):  # nothing was done: whoever goes on starts anew
+        return T, X, point, INVALID, 0, change, error
     for step in range(1, max_iter + 1):
         for i in range(n):
             for j in range(m):

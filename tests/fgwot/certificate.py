@@ -32,7 +32,7 @@ def moving_stationarity(M, C1, C2, p, q, T, f, g, alpha, epsilon, loss="square",
     X = reference.gradient(M, C1, C2, T, alpha, loss) / epsilon
     f, g = f / epsilon, g / epsilon
     rows, columns = ((side > 0) | (np.asarray(price) == 0) for side, price in zip((p, q), rho or (1, 1), strict=True))
-    following = np.where(rows[:, None] & columns, np.exp(f[:, None] + g - X), 0)
+    following = np.exp(np.where(rows[:, None] & columns, f[:, None] + g - X, -np.inf))
     missed = np.abs(T - following).sum()
     sides = [(following.sum(1), p, f), (following.sum(0), q, g)]
     if mass is not None:
