@@ -10,15 +10,16 @@ entropic ones never update their features, so that they are left out.
 """
 
 import argparse
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import ot
 import torch
 
 import fgwot
+from benchmarks.machine import timed
 from benchmarks.problems import Array
 
 BOUND, REPEATS = 1e-5, 3
@@ -79,18 +80,10 @@ def compare(count: int, points: int, n: int, epsilon: float) -> str:
     cells, seconds = [], []
     for side, ladder in results:
         tol, value = next((pair for pair in ladder if pair[1] - goal <= BOUND * abs(goal)), ladder[-1])
-        seconds.append(_seconds(side, structures, first, epsilon, tol))
+        run = partial(side, structures, first, epsilon, tol)
+        seconds.append(min(timed(run) for _ in range(REPEATS)))
         cells.append(f"{seconds[-1]:.3f} s | {(value - goal) / abs(goal):.0e}")
     return f"| {count} x {points} | {n} | {epsilon} | {' | '.join(cells)} | {seconds[1] / seconds[0]:.2g} |"
-
-
-def _seconds(side: Callable[..., Found], structures: list[Array], first: Array, epsilon: float, tol: float) -> float:
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        side(structures, first, epsilon, tol)
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,11 +6,20 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 _PACKAGES = ("fgwot", "torch", "triton", "POT", "ott-jax", "jax", "jaxlib", "numba", "numpy")
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def describe(threads: int, command: str = "python -m benchmarks") -> dict[str, object]:

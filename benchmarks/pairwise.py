@@ -13,9 +13,7 @@ two times counts.
 """
 
 import argparse
-import time
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import ot
@@ -24,6 +22,7 @@ from scipy.sparse.csgraph import shortest_path
 
 import fgwot
 from benchmarks.accuracy import measure
+from benchmarks.machine import timed
 from benchmarks.methods.pot import Entropic
 from benchmarks.problems import Array, Problem
 
@@ -54,12 +53,6 @@ def _pair(first: tuple[Array, Array], second: tuple[Array, Array], epsilon: floa
     return Problem(*(a[None] for a in arrays), ALPHA, epsilon)
 
 
-def _timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def _share(problems: list[Problem], plans: list[Array]) -> float:
     """Part of the plans whose residuals are within the bound."""
     worst = [measure(problem, plan[None]).worst for problem, plan in zip(problems, plans, strict=True)]
@@ -85,16 +78,16 @@ def compare(kind: str, epsilon: float, count: int, sample: int) -> str:
         )
         return plan
 
-    seconds = _timed(ours)
+    seconds = timed(ours)
     solved = [fgwot.fused_gromov_wasserstein(*map(torch.from_numpy, p.first), **options).plan.numpy() for p in problems]
     for setting in Entropic.ladder:
         plans: list[Array] = []
-        peer = _timed(lambda: plans.extend(one(p, setting) for p in problems))  # noqa: B023
+        peer = timed(lambda: plans.extend(one(p, setting) for p in problems))  # noqa: B023
         share = _share(problems, plans)
         if share >= SHARE:
             break
-    peer = min(peer, _timed(lambda: [one(p, setting) for p in problems])) / len(problems) * len(every)
-    seconds = min(seconds, _timed(ours))
+    peer = min(peer, timed(lambda: [one(p, setting) for p in problems])) / len(problems) * len(every)
+    seconds = min(seconds, timed(ours))
     return (
         f"| {kind} | {epsilon} | {len(every)} | {seconds:.2f} s | {_share(problems, solved):.0%} "
         f"| {peer:.1f} s | {share:.0%} | {peer / seconds:.1f} |"

@@ -11,7 +11,6 @@ constraints met, and by what it misses of those. The least of three times counts
 """
 
 import argparse
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -21,6 +20,7 @@ import ot
 import torch
 
 import fgwot
+from benchmarks.machine import timed
 from benchmarks.problems import Array
 from fgwot import reference
 
@@ -112,12 +112,7 @@ def _fastest(solve: Callable[[float], Array], error: Callable[[Array], float]) -
         missing = error(solve(tol))
         if missing <= BOUND:
             break
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        solve(tol)
-        times.append(time.perf_counter() - start)
-    return min(times), missing
+    return min(timed(lambda: solve(tol)) for _ in range(REPEATS)), missing
 
 
 def compare(name: str, n: int, epsilon: float) -> str:

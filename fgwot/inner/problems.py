@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fgwot.batch import Batch
+from fgwot.gradient.linearisation import Gradient
 from fgwot.inner.partial import Bounds, bounded, split
 from fgwot.inner.plan import Coupling, Marginals
 from fgwot.inner.relaxed import Sides, priced, relaxed
@@ -66,9 +67,9 @@ class Inner(Batch, ABC):
     def size(self, objective: Tensor, plan: Coupling) -> Tensor:
         """What rounding of the objective is relative to."""
 
-    def surplus(self, _linear: Tensor, _G: Tensor, T: Tensor, _entropic: bool) -> Tensor:
-        """Logarithm (B,) of the part by which plans are much too heavy; else zero."""
-        return T.new_zeros(len(T))
+    def surplus(self, _linearise: Gradient, _G: Tensor, _T: Tensor, _entropic: bool) -> Tensor | None:
+        """Logarithm (B,) of the part by which plans are much too heavy; None where none is."""
+        return None
 
     def potentials(self, plan: Coupling) -> Tensor | float:
         """Mean size of the potentials where there is mass, as far as it says more than G of rounding."""
@@ -151,13 +152,13 @@ class Priced(Inner):
         priced = ((r[:, 0], mass + side.sum(-1)) for r, side in ((s.r1, s.p), (s.r2, s.q)))
         return objective.abs() + sum(torch.where(r.isinf(), 0, r) * masses for r, masses in priced)
 
-    def surplus(self, linear: Tensor, G: Tensor, T: Tensor, entropic: bool) -> Tensor:
+    def surplus(self, linearise: Gradient, G: Tensor, T: Tensor, entropic: bool) -> Tensor | None:
         """Where the objective of s T falls until s is below a tenth, -log s at its lowest.
 
         From a plan that is so heavy a step could lose all of it: costs grow with the mass. Along s T the objective has
         the derivative A + B s + C log s.
         """
-        s, rows, columns = self.sides, T.sum(-1), T.sum(-2)
+        s, rows, columns, linear = self.sides, T.sum(-1), T.sum(-2), linearise.linear
         C = rows.sum(-1) * entropic
         A = (linear * T).sum((-2, -1)) + torch.xlogy(T, T).sum((-2, -1)) * entropic
         for r, sums, side in ((s.r1[:, 0], rows, s.p), (s.r2[:, 0], columns, s.q)):
@@ -167,7 +168,7 @@ class Priced(Inner):
         low, high = torch.full_like(A, -_LIGHTEST), torch.full_like(A, -log(10))
         heavy = C.isfinite() & (A + B * high.exp() + C * high > 0)
         if not bool(heavy.any()):
-            return torch.zeros_like(A)
+            return None
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             rises = A + B * middle.exp() + C * middle > 0

@@ -92,8 +92,8 @@ class _Iteration(Batch):
         zero = torch.zeros_like(epsilon)
         plan = inner.settle(start.X, start.g, zero + 1e-6)
         G = linearise(plan.T)
-        surplus = inner.surplus(linearise.linear, G, plan.T, solver.entropic)
-        if bool(surplus.any()):
+        surplus = inner.surplus(linearise, G, plan.T, solver.entropic)
+        if surplus is not None:
             start = replace(start, X=start.X + surplus[:, None, None])
             plan = inner.settle(start.X, start.g, zero + 1e-6)
             G = linearise(plan.T)

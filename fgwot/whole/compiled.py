@@ -5,7 +5,6 @@ in float64 whatever the inputs are. The import compiles the loops, or loads what
 cache, and raises what Numba raises; whoever needs the loops asks `fgwot.drivers` whether it succeeds.
 """
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -32,8 +31,8 @@ from fgwot.whole.solve import Found, Setting
 
 def drop_stale_loops() -> None:
     """Let Numba compile anew what was compiled before any of its files changed: it looks at a function's own file."""
-    files = (importlib.util.find_spec(f"fgwot.whole.{name}") for name in ("arithmetic", "undamped", "inner", "guarded"))
-    changed = max(Path(str(file.origin)).stat().st_mtime for file in files if file is not None)
+    files = (Path(__file__).with_name(f"{name}.py") for name in ("arithmetic", "undamped", "inner", "guarded"))
+    changed = max(file.stat().st_mtime for file in files)
     for index in Path(arithmetic.times.stats.cache_path).glob("*.nbi"):  # type: ignore[attr-defined]
         with suppress(OSError):  # another process was faster, or the folder is not ours
             if index.stat().st_mtime < changed:

@@ -413,11 +413,8 @@ def solve_batch(
             value += price1 * by_rho1
         if by_rho2 != 0:
             value += price2 * by_rho2
-        error = (
-            error
-            if asked > 0
-            else ((_missed(price1, sums1, weights1) + _missed(price2, sums2, weights2)) / max(total, TINY))
-        )
+        if asked == 0:
+            error = (_missed(price1, sums1, weights1) + _missed(price2, sums2, weights2)) / max(total, TINY)
         if not isfinite(total):
             status = INVALID
         numbers[b] = np.array(

@@ -91,6 +91,12 @@ def _column_sums(X, point, h, result):
 
 
 @reordered
+def _tau(r):
+    """By how much a price shortens an update of its side."""
+    return r / (1 + r) if isfinite(r) else 1.0
+
+
+@reordered
 def _paid(potential, r, marginal):
     """Term of a side in the dual."""
     if not isfinite(r):
@@ -119,7 +125,7 @@ def _priced_at(X, p, q, r1, r2, anchor, point):
     n, m = X.shape
     of[_VERSION] = _normalise(X, g, anchor, v, u, f)
     P = anchor[0]
-    tau = 1.0 if not isfinite(r1) else r1 / (1 + r1)
+    tau = _tau(r1)
     c[:] = 0
     value = rounding = resolution = error = 0.0
     for i in range(n):
@@ -157,7 +163,7 @@ def _priced_sweep(X, p, q, r1, r2, anchor, point, new):
     g, f = point[0], point[1]
     to = new[0]
     _column_sums(X, point, 0.0, to)
-    tau = 1.0 if not isfinite(r2) else r2 / (1 + r2)
+    tau = _tau(r2)
     for j in range(len(g)):
         to[j] = tau * (log(q[j]) - to[j])
     price = r2 if not isfinite(r1) else (r1 if not isfinite(r2) else r1 * r2 / (r1 + r2))
@@ -178,7 +184,7 @@ def _priced_newton(X, p, q, r1, r2, anchor, point, new, S):
         scale[j] = v[j] / root[j]
     if not isfinite(r1) and not isfinite(r2):  # g is determined up to a number
         unit(root, null)
-    tau = 1.0 if not isfinite(r1) else r1 / (1 + r1)
+    tau = _tau(r1)
     if not cholesky(anchor[0], np.sqrt(tau / a) * u, scale, none, null, 64 * EPS, S):
         return False
     solve_factored(S, root, gap, step)

@@ -23,6 +23,14 @@ def stationarity(M, C1, C2, p, q, T, alpha, epsilon, loss="square"):
     return float(np.abs(T / mass - following).sum()) + reference.marginal_error(T, p, q) / mass
 
 
+def paid(sums, side, rho):
+    """rho KL(sums | side) by its formula; nothing for a side that is exact or free."""
+    if rho in (0.0, np.inf):
+        return 0.0
+    massive = sums > 0
+    return rho * (sums[massive] @ np.log(sums[massive] / side[massive]) + side.sum() - sums.sum())
+
+
 def moving_stationarity(M, C1, C2, p, q, T, f, g, alpha, epsilon, loss="square", rho=None, mass=None):
     """|T - T+|_1 for T+ = exp((f (+) g - grad E(T)) / epsilon), and what T+ and its potentials miss of what is asked.
 

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from certificate import moving_stationarity, stationarity
+from certificate import moving_stationarity, paid, stationarity
 from problems import STRUCTURES, structure
 
 import fgwot
@@ -78,13 +78,6 @@ def random_marginals(rng, p, q, epsilon):
         return q, {"mass": float(rng.uniform(0.05, 0.999)) * min(p.sum(), q.sum())}
     one, two = (epsilon * 10 ** rng.uniform(-2, 4) for _ in range(2))
     return q, {"rho": [(one, two), (one, np.inf), (np.inf, two), (np.inf, 0.0), (0.0, np.inf)][rng.integers(5)]}
-
-
-def paid(sums, side, rho):
-    if rho in (0.0, np.inf):
-        return 0.0
-    massive = sums > 0
-    return rho * (sums[massive] @ np.log(sums[massive] / side[massive]) + side.sum() - sums.sum())
 
 
 def solved(arrays, dtype, driver, **options):
