@@ -253,12 +253,20 @@ def plans(pairs: Sequence[Pair]) -> Figure:
     return figure
 
 
-def confusions(runs: Sequence[FinishedRun]) -> Figure:
-    """Share of each class (row) that is taken for each class (column): a panel for each end and method."""
+def confusions(runs: Sequence[FinishedRun]) -> list[Figure]:
+    """Share of each class (row) that is taken for each class (column): a panel for each end and method.
+
+    Two methods share a row, unless their classes are many; then three methods share a figure, which fits a page.
+    """
     groups, labels = by_method(runs), runs[0].labels
-    # Two methods fit a row, unless their classes are many.
-    columns = 4 if len(labels) <= SMALL and len(groups) > 1 else 2
-    shown = [(method, members, modality) for method, members in groups.items() for modality in (HIGH, LOW)]
+    few = len(labels) <= SMALL
+    columns = 4 if few and len(groups) > 1 else 2
+    panels = [(method, members, modality) for method, members in groups.items() for modality in (HIGH, LOW)]
+    of_each = len(panels) if few else 3 * columns
+    return [_confusions(panels[at : at + of_each], labels, columns) for at in range(0, len(panels), of_each)]
+
+
+def _confusions(shown: Sequence[tuple[str, Sequence[FinishedRun], str]], labels: Sequence[str], columns: int) -> Figure:
     width = max(3.0, 0.6 * len(labels) + 1.5) * columns
     figure, panels = _panels(-(-len(shown) // columns), columns, width=width, height=0.5 * len(labels) + 1.1)
     for index, (method, members, modality) in enumerate(shown):

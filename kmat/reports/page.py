@@ -53,6 +53,7 @@ summary { cursor: pointer; color: var(--link); }
   body { max-width: none; padding: 0; font-size: 1rem; }
   h2, h3, summary { break-after: avoid; }
   figure, table, .gallery { break-inside: avoid; }
+  figure img { max-height: 23cm; }
   table { font-size: 7pt; }
   th, td { padding: .2rem .3rem; }
   thead th { white-space: normal; }

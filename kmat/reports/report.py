@@ -184,12 +184,13 @@ def _fgw_pictures(runs: Sequence[FinishedRun]) -> Iterable[Picture]:
 def _clinical_pictures(runs: Sequence[FinishedRun]) -> Iterable[Picture]:
     if not by_method(runs):
         return
-    yield Picture(
-        "Confusion",
-        figures.svg(figures.confusions(runs)),
-        "Test sets: percent of each class's images (row) that a method takes for each class (column), all backbones "
-        "and seeds together.",
-    )
+    for figure in figures.confusions(runs):
+        yield Picture(
+            "Confusion",
+            figures.svg(figure),
+            "Test sets: percent of each class's images (row) that a method takes for each class (column), all "
+            "backbones and seeds together.",
+        )
     yield Picture(
         "Calibration",
         figures.svg(figures.reliabilities(runs)),
