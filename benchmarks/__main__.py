@@ -57,20 +57,24 @@ def measure_all(chosen: list[Case], folder: Path, threads: int, budget: float, s
     results: Entry = json.loads(path.read_text()) if path.exists() else {"machines": [], "cases": []}
     machine = describe(threads)
     known = [i for i, other in enumerate(results["machines"]) if all(other[key] == machine[key] for key in _SAME)]
-    results["machines"].append(machine)
+    number = known[-1] if known else len(results["machines"])
+    if known:
+        results["machines"][number]["load"] = max(results["machines"][number]["load"], machine["load"])
+    else:
+        results["machines"].append(machine)
     there = {entry["name"] for entry in results["cases"] if entry["machine"] in known}
     todo, begun = [case for case in chosen if case.name not in there], time.monotonic()
     pool = Pool(threads)
     try:
-        for number, case in enumerate(todo, 1):
+        for done, case in enumerate(todo):
             start = time.monotonic()
             if start - begun > seconds:
-                print(f"{len(todo) - number + 1} cases are left for the same command", flush=True)
+                print(f"{len(todo) - done} cases are left for the same command", flush=True)
                 break
-            entry = run_case(pool, case, budget) | {"machine": len(results["machines"]) - 1}
+            entry = run_case(pool, case, budget) | {"machine": number}
             results["cases"] = [old for old in results["cases"] if old["name"] != case.name] + [entry]
             path.write_text(json.dumps(_tidied(results), indent=1))
-            print(f"[{number}/{len(todo)}] {case.name}: {time.monotonic() - start:.1f} s", flush=True)
+            print(f"[{done + 1}/{len(todo)}] {case.name}: {time.monotonic() - start:.1f} s", flush=True)
     finally:
         pool.close()
     results = _tidied(results)

@@ -102,7 +102,7 @@ def _sets() -> list[Case]:
     found = [Case("barycenters", "ellipses", 15, m, 0.05, alpha, batch=6) for m in (20, 60) for alpha in (1.0, 0.5)]
     found.append(Case("barycenters", "ellipses", 15, 20, 0.01, 1.0, batch=6))
     found += [Case("pairs", "communities", 20, 40, e, batch=100) for e in (0.05, 0.01)]
-    return found + [Case("templates", "communities", 15, 30, 0.1, batch=60, seed=seed) for seed in range(3)]
+    return found + [Case("templates", "communities", 15, 30, 0.1, batch=30, seed=seed) for seed in range(3)]
 
 
 _BATCHES = ((1024, 6), (1024, 16), (256, 32), (64, 64))

@@ -53,8 +53,8 @@ _REMARKS = {
     "pairs": "The peers solve a sample of 40 pairs, and their times are extrapolated to all; OTT's are padded to one "
     "size, and compiled once. The bound is that of nine plans of ten.",
     "templates": "Time of an epoch (forward, backward, step) of a network that learns the number of communities; "
-    "bounds are on the part of 60 training and 60 test graphs that is classified wrongly. POT's layer has no entropy: "
-    "it is another network for the same task, and needs torch_geometric.",
+    "bounds are on the part of the training and of the test graphs that is classified wrongly. POT's layer has no "
+    "entropy: it is another network for the same task, and needs torch_geometric.",
 }
 
 LEGEND = """\
