@@ -14,7 +14,8 @@ from problems import STRUCTURES, random_case
 import fgwot
 from fgwot import constants, functional, reference
 from fgwot.backend import forced
-from fgwot.drivers import LARGEST, Call
+from fgwot.call import Call
+from fgwot.drivers import LARGEST
 from fgwot.inner import annealing
 from fgwot.inner import partial as torch_partial
 from fgwot.iteration import guarded as torch_guarded

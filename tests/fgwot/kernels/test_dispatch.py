@@ -9,7 +9,8 @@ import torch
 
 import fgwot
 from fgwot.backend import backend, precision, uses_triton
-from fgwot.drivers import Call, _waits_for_its_pack
+from fgwot.call import Call
+from fgwot.drivers import _waits_for_its_pack
 
 C = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
 T = torch.eye(2) / 2
