@@ -167,7 +167,7 @@ def _positive(weight: Weight | None) -> bool:
 
 
 def _not_for_kernels(device: torch.device) -> str | None:
-    if uses_triton(device, "whole"):
+    if uses_triton(device):
         return None
     return "Triton is not installed" if device.type == "cuda" else f"the tensors are on {device.type}"
 

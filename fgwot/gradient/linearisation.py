@@ -14,9 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgwot.backend import precision, uses_triton
 from fgwot.batch import Batch, Selectable, inner, take
-from fgwot.gradient.fused import factored
 from fgwot.inner.plan import Marginals
 from fgwot.problem import Problem
 from fgwot.structure import LowRank
@@ -94,24 +92,12 @@ class Linearisation(Selectable):
 
     def __call__(self, T: Tensor) -> Tensor:
         """Gradient at T (B, n, m), divided by epsilon."""
-        if self._problem.loss.factors is not None and uses_triton(T.device, "factored"):
-            return self._fused(T)
         T = self._weight * T
         if self._problem.loss.factors is None:
             return self.linear + self._direct(T)
         h1, h2 = self._products()
         G = self.linear.baddbmm_(torch.bmm(h1, T), h2.mT, alpha=-1)
         return G if self.symmetric else G.baddbmm_(torch.bmm(h1.mT, T), h2, alpha=-1)
-
-    def _fused(self, T: Tensor) -> Tensor:
-        """The same by a kernel that scales and adds M before it writes: asymmetric products side by side are one."""
-        problem, (h1, h2) = self._problem, self._products()
-        W = torch.bmm(h1, T)
-        if not self.symmetric:
-            W, h2 = torch.cat((W, torch.bmm(h1.mT, T)), -1), torch.cat((h2, h2.mT), -1)
-        linear, weight = (1 - problem.alpha) / problem.epsilon, self._weight[:, 0, 0]
-        G: Tensor = factored(W, h2, None, None, problem.M, linear, weight, precision())
-        return G
 
     def magnitude(self, G: Tensor, _T: Tensor) -> Tensor:
         """Size of the numbers that G = G(T) is a sum of, which its rounding is relative to."""

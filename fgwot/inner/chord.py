@@ -89,7 +89,7 @@ class Chord(Selectable):
                     self.matrix, fresh = self._newton(P, u, v, c), True
             if self.matrix is not None:
                 v = v * torch.bmm(gap, self.matrix).clamp(-LONGEST, LONGEST).exp()
-            elif not k and uses_triton(X.device, "sweeps"):
+            elif not k and uses_triton(X.device):
                 swept, error = kernel_sweeps(P, self.marginals, v[:, 0], tol, self._worth, log=False)
                 v = torch.where(self._void > 0, 1, swept[:, None, :])
                 if (error <= tol).all():

@@ -47,7 +47,7 @@ def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Couplin
     tol : Tensor (B,)
         Allowed L1 error of the column marginal. The returned ``error`` says what was reached.
     """
-    if not uses_triton(X.device, "sweeps"):
+    if not uses_triton(X.device):
         dual = _Dual.at(X, marginals, g)
         tol = torch.maximum(tol, _resolution(marginals, dual))
         return _after_sweeps(X, marginals, _sweeps(X, marginals, dual, tol), tol)
