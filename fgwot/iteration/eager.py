@@ -28,7 +28,7 @@ class _Open(Batch):
     def begin(linearise: Linearisation, marginals: Marginals, start: Start, tol: float | None) -> "_Open":
         chord = Chord(marginals)
         loose = torch.full_like(marginals.p[:, 0], 1e-6)
-        state = begin(linearise, marginals, start, lambda X, _, g: chord(X, g, loose))
+        state = begin(linearise, marginals, start, lambda X, g: chord(X, g, loose))
         index = torch.arange(len(loose), device=loose.device)
         return _Open(index, linearise, chord, Limits.at(state.G, state.plan.T, tol), state)
 
@@ -94,9 +94,9 @@ def undamped(
                 return solved, left, n_iter
             now, following, delta, change = now.select(rest), following.select(rest), delta[rest], change[rest]
         moved = now.move(following, delta, change)
-        risen = moved.suspect
+        risen = ~moved.clearly_falls
         if risen.any():
-            risen = moved.risen(now.state.plan.T, now.limits)
+            risen = ~moved.falls(now.state.plan.T, now.limits)
         after = now.advance(following, moved)
         if risen.any():
             given_up = risen & now.state.plain
