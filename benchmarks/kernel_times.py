@@ -23,7 +23,7 @@ def large(
     """Names and calls of the kernels of large problems, for one problem of n = m."""
     from fgwot.kernels.adjoint import adjoint
     from fgwot.kernels.contraction import contraction
-    from fgwot.kernels.sinkhorn import couple, sweep
+    from fgwot.kernels.sinkhorn import half_sweep, sweeps
 
     C1, C2, W, T = torch.rand(4, n, n, device=device, dtype=dtype)
     for loss in ("abs", "huber"):
@@ -34,8 +34,8 @@ def large(
     for name, log in (("log", True), ("scaling", False)):
         X = W[None] if log else (-W[None]).exp()
         start = y if log else y.exp()
-        yield f"one sweep, {name}", lambda X=X, y=start, log=log: sweep(X, p, p, y, 1, log)
-        yield f"last half sweep and plan, {name}", lambda X=X, y=start, log=log: couple(X, p, p, y, log)
+        yield f"one sweep, {name}", lambda X=X, y=start, log=log: sweeps(X, p, p, y, 1, log)
+        yield f"last half sweep and plan, {name}", lambda X=X, y=start, log=log: half_sweep(X, p, p, y, log)
 
 
 def whole(n: int, batch: int, device: torch.device) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from fgwot.arrays import any_array
 from fgwot.backend import uses_triton
+from fgwot.constants import BLOCK
 from fgwot.losses import BY_NAME, Factors, GroundLoss, Pairwise, ground_loss, huber
 from fgwot.operations import folded, once, product, without_autocast
-
-# Losses that do not factor are summed over blocks of pairs (i, k); a block holds about this many values.
-_BLOCK_ENTRIES = 1 << 22
 
 
 @any_array
@@ -100,7 +98,7 @@ def _factored(C1: Tensor, C2: Tensor, T: Tensor, fs: Factors, multiply: Callable
 def _blocks(C1: Tensor, C2: Tensor) -> range:
     """Block starts over the n^2 pairs (i, k), sized to the memory bound."""
     per_pair = max(1, C2.numel())
-    return range(0, C1.shape[-1] ** 2, max(1, _BLOCK_ENTRIES // per_pair))
+    return range(0, C1.shape[-1] ** 2, max(1, BLOCK // per_pair))
 
 
 def _direct(C1: Tensor, C2: Tensor, T: Tensor, value: Pairwise) -> Tensor:

@@ -64,7 +64,7 @@ class Linearisation(Selectable):
             self.rounding = _SINGLE_ROUNDING * (self._quadratic / problem.epsilon) * spread
             self._single = h1.float(), h2.float()
 
-    def _products(self) -> tuple[Tensor, Tensor]:
+    def _factors(self) -> tuple[Tensor, Tensor]:
         """h1(C1) and h2(C2), made symmetric where that changes nothing; large ones are not kept."""
         factors, (C1, C2) = self._problem.loss.factors, self._problem.dense()
         if self._kept is not None or factors is None:
@@ -95,7 +95,7 @@ class Linearisation(Selectable):
         T = self._weight * T
         if self._problem.loss.factors is None:
             return self.linear + self._direct(T)
-        h1, h2 = self._products()
+        h1, h2 = self._factors()
         G = self.linear.baddbmm_(torch.bmm(h1, T), h2.mT, alpha=-1)
         return G if self.symmetric else G.baddbmm_(torch.bmm(h1.mT, T), h2, alpha=-1)
 
@@ -103,12 +103,12 @@ class Linearisation(Selectable):
         """Size of the numbers that G = G(T) is a sum of, which its rounding is relative to."""
         return G.abs()
 
-    def product(self, marginals: Marginals) -> Tensor:
+    def at_independent(self, marginals: Marginals) -> Tensor:
         """Gradient at the plan p q': products of vectors where the loss factors."""
         p, q = marginals.p[:, :, None], self._weight * marginals.q[:, :, None]
         if self._problem.loss.factors is None:
             return self.linear + self._direct(p @ q.mT)
-        h1, h2 = self._products()
+        h1, h2 = self._factors()
         G = torch.baddbmm(self.linear, h1 @ p, (h2 @ q).mT, alpha=-1)
         return G if self.symmetric else G.baddbmm_(h1.mT @ p, (h2.mT @ q).mT, alpha=-1)
 
@@ -188,7 +188,7 @@ class LowRankLinearisation(Linearisation):
             return G
         return G.baddbmm_(C1.B @ (self._weight * (C1.A.mT @ T @ C2.A)), C2.B.mT, alpha=-1)
 
-    def product(self, marginals: Marginals) -> Tensor:
+    def at_independent(self, marginals: Marginals) -> Tensor:
         """Gradient at the plan p q'."""
         p, q = marginals.p[:, :, None], self._weight * marginals.q[:, :, None]
         G = torch.baddbmm(self.linear, self._C1 @ p, (self._C2 @ q).mT, alpha=-1)

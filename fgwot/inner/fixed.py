@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgwot.constants import LONGEST
+from fgwot.constants import LONGEST, RIDGE
 from fgwot.inner.plan import Marginals, Plan
 
 
@@ -71,7 +71,7 @@ class Fixed:
         info = torch.finfo(v.dtype)
         tiny = info.tiny
         c = v * self._sums(P, u)
-        diagonal, weight = c * (1 + 64 * info.eps), u.square() / self._positive
+        diagonal, weight = c * (1 + RIDGE * info.eps), u.square() / self._positive
         d, residual = torch.zeros_like(v), self._q - c
         direction = residual / c
         norm = torch.bmm(residual, direction.mT)

@@ -66,7 +66,7 @@ class Program:
         self._record, self._symmetric, self._tol = record, symmetric, tol
         self._problem = problem.of(_empty_like(t) for t in problem.tensors)
         self._start = Start(
-            _empty_like(start.X), _empty_like(start.g), _empty_like(start.warm), start.change, start.product
+            _empty_like(start.X), _empty_like(start.g), _empty_like(start.warm), start.change, start.independent
         )
         self._begin: Run | None = None
         self._steps: dict[tuple[Effort, bool], Run] = {}
@@ -284,7 +284,7 @@ def _kind(problem: Problem, symmetric: bool, start: Start, tol: float | None) ->
         problem.M.device,
         problem.loss,
         symmetric,
-        start.product,
+        start.independent,
         start.change,
         tol,
         forced(),

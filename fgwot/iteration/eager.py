@@ -35,7 +35,7 @@ class _Open(Batch):
     def select(self, at: Tensor) -> "_Open":
         return self if len(at) == len(self.index) else super().select(at)
 
-    def couple(self) -> Plan:
+    def solve_inner(self) -> Plan:
         return self.chord(self.state.X, self.state.warm, inner_tolerance(self.state, self.limits))
 
     def move(self, following: Plan, delta: Tensor, change: Tensor) -> Move:
@@ -81,7 +81,7 @@ def undamped(
     now = _Open.begin(linearise, marginals, start, tol)
     n_iter = 0
     for n_iter in range(1, min(max_iter, MAX_STEPS) + 1):
-        following = now.couple()
+        following = now.solve_inner()
         if n_iter == 1:  # p q' may have mass where costs forbid it, its successor has not
             now = replace(now, limits=Limits.at(now.state.G, following.T, tol))
         delta = following.T - now.state.plan.T

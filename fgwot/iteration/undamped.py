@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fgwot.batch import Batch, inner
-from fgwot.constants import COARSEST, FURTHEST, HORIZON, SHORT
+from fgwot.constants import COARSEST, FURTHEST, HORIZON, LOOSE, SHORT, TIGHT
 from fgwot.gradient.linearisation import Linearisation
 from fgwot.inner.plan import Marginals, Plan
 from fgwot.iteration.result import Result, Start, Tolerance
@@ -49,7 +49,7 @@ class Limits(Batch):
         noise, allowed = tolerance.noise, tolerance.allowed
         # A column sum is a sum of exponentials of numbers as large as G: it has that much rounding. But what the inner
         # problem may leave must be well below what the outer one may.
-        finest = torch.maximum(0.05 * allowed, torch.minimum(8 * noise, 0.3 * allowed))
+        finest = torch.maximum(TIGHT * allowed, torch.minimum(8 * noise, 0.3 * allowed))
         return Limits(allowed, tolerance.status, 4 * noise, finest)
 
 
@@ -87,13 +87,13 @@ class State(Batch):
 
 
 def begin(
-    linearise: Linearisation, marginals: Marginals, start: Start, couple: Callable[[Tensor, Tensor], Plan]
+    linearise: Linearisation, marginals: Marginals, start: Start, solve_inner: Callable[[Tensor, Tensor], Plan]
 ) -> State:
-    """State before the first step; `couple` gives the plan of the start's costs and potential, if it is not p q'."""
-    if start.product:
+    """State before the first step; `solve_inner` gives the plan of the start's X and g, unless the first is p q'."""
+    if start.independent:
         T = marginals.p[:, :, None] * marginals.q[:, None, :]
-        return State.at(Plan(T, start.g, torch.zeros_like(T[:, 0, 0])), linearise.product(marginals), start)
-    plan = couple(start.X, start.g)
+        return State.at(Plan(T, start.g, torch.zeros_like(T[:, 0, 0])), linearise.at_independent(marginals), start)
+    plan = solve_inner(start.X, start.g)
     return State.at(plan, linearise(plan.T), start)
 
 
@@ -126,7 +126,7 @@ class Move(Batch):
 
 def inner_tolerance(now: State, limits: Limits) -> Tensor:
     """Column error (B,) of the next plan; loose while the steps are long."""
-    return torch.maximum(0.02 * now.expected, limits.finest).clamp(max=COARSEST)
+    return torch.maximum(LOOSE * now.expected, limits.finest).clamp(max=COARSEST)
 
 
 def residual(now: State, following: Plan, change: Tensor) -> Tensor:

@@ -212,7 +212,7 @@ def traced(problem, symmetric, start):
     def without_values(t):
         return torch.empty(t.shape, dtype=t.dtype, device="meta")
 
-    begin = Start(*map(without_values, (start.X, start.g, start.warm)), start.change, start.product)
+    begin = Start(*map(without_values, (start.X, start.g, start.warm)), start.change, start.independent)
     program = Program(problem.of(map(without_values, problem.tensors)), symmetric, begin, None, again)
     program._set_up()
     for effort, first in ((Effort(4), True), (Effort(4), False), (Effort(1, 12), False)):
@@ -222,13 +222,13 @@ def traced(problem, symmetric, start):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("loss", [*LOSSES, "low rank"])
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("product", [True, False])
-def test_no_step_looks_at_a_value(product, symmetric, loss, dtype):
+@pytest.mark.parametrize("independent", [True, False])
+def test_no_step_looks_at_a_value(independent, symmetric, loss, dtype):
     M, C1, C2, p, q = clouds(0, 2, 5, 4, dtype)
     if loss == "low rank":
         C1, C2 = LowRank(C1, C1), LowRank(C2, C2)
     problem = problem_of((M, C1, C2, p, q), "square" if loss == "low rank" else loss)
-    T = None if product else p[:, :, None] * q[:, None, :]
+    T = None if independent else p[:, :, None] * q[:, None, :]
     traced(problem, symmetric, start_from(problem, T))
 
 
