@@ -53,9 +53,13 @@ from fgwot.whole.inner import new_anchor, new_point, solve
 def _sides(h1, h2, F1, F2):
     """What the gradient needs of structures; they are made symmetric where that changes nothing."""
     symmetric = skewness(h1) * skewness(h2) <= 4 * EPS
-    if symmetric:
-        h1, h2 = (h1 + h1.T) / 2, (h2 + h2.T) / 2
-    return h1, h2, h1.T.copy(), h2.T.copy(), F1, F2, symmetric
+    if not symmetric:
+        return h1, h2, h1.T.copy(), h2.T.copy(), F1, F2, symmetric
+    for h in (h1, h2):
+        for i in range(len(h)):
+            for k in range(i):
+                h[i, k] = h[k, i] = (h[i, k] + h[k, i]) / 2
+    return h1, h2, h1, h2, F1, F2, symmetric
 
 
 @reordered
@@ -198,16 +202,16 @@ def _ratio(T, T_next, G, G_next):
 
 @reordered
 def _iterate(
-    L, sides, weight, p, q, r1, r2, mass, entropic, damping, X, changing, tol, base, eps, largest, max_iter
+    L, sides, weight, p, q, r1, r2, mass, entropic, damping, X, changing, tol, base, eps, largest, max_iter, half
 ):  # fmt: skip
     """Solve one problem from the plan exp(-X), which is far from an answer if it is `changing`.
 
     `L` is (1 - alpha) M / epsilon and `weight` alpha / epsilon; r1 and r2 are prices over epsilon, `mass` is zero where
     none is given, `damping` is theta, or zero where it adapts. Return the plan, -log of it, the potentials of the plan
-    that follows, status, steps, residual and error; what cannot be finished is left open.
+    that follows, status, steps, residual and error; what cannot be finished is left open. `half` is for products.
     """
     n, m = L.shape
-    half, S = np.empty((n, m)), np.empty((m, m))
+    S = np.empty((m, m))
     X_next, G, G_next, T, T_next = half.copy(), half.copy(), half.copy(), half.copy(), half.copy()
     anchor, point, new = new_anchor(n, m), new_point(n, m), new_point(n, m)
     deepest = -log(TINY) if entropic else DEEPEST
@@ -365,6 +369,7 @@ def solve_batch(
         weights1 = weights1 * (mass / scale)
         weights2 = weights2 * ((mass if exact else mass2) / scale)
         L, X = np.zeros((len(rows), len(columns))), np.empty((len(rows), len(columns)))
+        half = np.empty_like(L)  # fresh pages of such arrays take as long as a product: few are asked for
         spread = sqrt(weights1.sum() * weights2.sum())
         spread = (asked / spread if asked > 0 else 1.0) / spread
         log1, log2 = np.log(np.maximum(spread * weights1, TINY)), np.log(np.maximum(weights2, TINY))
@@ -380,12 +385,13 @@ def solve_batch(
         T, X, point, status, steps, residual, error = _iterate(
             L, sides, alpha * scale / epsilon, weights1, weights2, price1 / epsilon, price2 / epsilon, asked,
             entropic, (epsilon / (epsilon + damping) if damping >= 0 else 0.0),
-            X, len(plans) == 0, tol, base, eps, largest, max_iter,
+            X, len(plans) == 0, tol, base, eps, largest, max_iter, half,
         )  # fmt: skip
 
         T *= scale
-        quadratic, half = np.empty_like(T), np.empty_like(T)
-        _gradient(np.zeros_like(T), sides, 1.0, T, half, quadratic)
+        L[:] = 0
+        quadratic = np.empty_like(T)
+        _gradient(L, sides, 1.0, T, half, quadratic)
         own_g, own_f = point[0], point[1]
         linear = quad = total = entropy = 0.0
         sums1, sums2 = np.zeros(len(rows)), np.zeros(len(columns))
