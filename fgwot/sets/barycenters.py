@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fgwot.arrays import any_array
+from fgwot.constants import SHIFT
 from fgwot.functional import fused_gromov_wasserstein, warn
 from fgwot.losses import GroundLoss, ground_loss
 from fgwot.problem import Weight, allowed_imbalance
@@ -18,12 +19,11 @@ from fgwot.solution import ConvergenceWarning, Solution, Status, WarmStart
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 _OF_PLANS = 0.1  # tolerance of plans, in that of the barycenter
 _DISTURBANCE = 0.01  # of the start: points that are equal there would stay equal
-_SHIFT = 1e-15  # of logarithms in the kl loss, as in fgwot.losses
 
 # C from f1'(C), for losses with h1(C) = C.
 _INVERSE: dict[str, Callable[[Tensor], Tensor]] = {
     "square": lambda slope: slope / 2,
-    "kl": lambda slope: (slope.exp() - _SHIFT).clamp_min(0),
+    "kl": lambda slope: (slope.exp() - SHIFT).clamp_min(0),
 }
 Fixed = Literal["structure", "features"]
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 
 from kmat.console import note
@@ -16,6 +17,7 @@ from kmat.reports.finished import FinishedRun
 from kmat.reports.page import Gallery, Thumbnail
 from kmat.reports.tables import BLANK, Table, TableCell
 from kmat.runs.bootstrap import FLIPS, RESAMPLES, Comparison, Judged, compare, holm, intervals
+from kmat.runs.predictions import Predictions
 from kmat.tasks.base import ImageSource, Record, UnreadableImageError
 
 MEASURES = {"accuracy": "acc", "macro_f1": "F1", "macro_auc": "AUC"}
@@ -45,27 +47,29 @@ def cases(runs: Iterable[FinishedRun]) -> dict[str, dict[str, Cases]]:
     groups: dict[str, dict[Where, FinishedRun]] = {}
     for run in runs:
         groups.setdefault(run.entry.method, {}).setdefault((run.entry.backbone, run.entry.seed), run)
-    found = {method: {m: _together(members, m) for m in MODALITIES} for method, members in groups.items()}
-    return {
-        method: {m: each for m, each in ends.items() if each} for method, ends in found.items() if any(ends.values())
-    }
+    found = {method: _by_end(members) for method, members in groups.items()}
+    return {method: ends for method, ends in found.items() if ends}
 
 
-def _together(runs: Mapping[Where, FinishedRun], modality: str) -> Cases | None:
+def _by_end(runs: Mapping[Where, FinishedRun]) -> dict[str, Cases]:
     try:
-        parts = [run.predictions().get(modality) for run in runs.values()]
+        read = [run.predictions() for run in runs.values()]
     except UserError as error:
         note(f"{error}: no intervals")
-        return None
+        return {}
+    ends = {modality: [parts.get(modality) for parts in read] for modality in MODALITIES}
+    return {modality: each for modality, parts in ends.items() if (each := _together(tuple(runs), parts))}
+
+
+def _together(runs: tuple[Where, ...], parts: Sequence[Predictions | None]) -> Cases | None:
     known = [part for part in parts if part]
     records = known[0].records if known else ()
     if len(known) < len(runs) or any(part.records != records for part in known):
         return None
-    probabilities = np.stack([part.probabilities.numpy() for part in known])
-    judged = Judged(
-        probabilities, probabilities.argmax(-1), known[0].labels.numpy(), tuple(record.patient for record in records)
+    judged = Judged.of(
+        torch.stack([part.probabilities for part in known]), known[0].labels, [record.patient for record in records]
     )
-    return Cases(tuple(runs), records, judged)
+    return Cases(runs, records, judged)
 
 
 def interval_table(task: str, found: Mapping[str, Mapping[str, Cases]]) -> Table:
