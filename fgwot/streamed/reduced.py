@@ -11,7 +11,7 @@ of `fgwot.iteration.undamped` are the same with K and G in place of plans and gr
 exponent of a plan: the first row and column of G shift potentials, which the passes absorb. So points of d dimensions
 need d + 1 products per entry of a plan, however many costs they have.
 
-Where a marginal is not met (`fgwot.streamed.sides`), the part of the gradient that depends on its side alone counts,
+Where a marginal is not met (`fgwot.streamed.prices`, `fgwot.streamed.bounds`), the part of the gradient that depends on its side alone counts,
 and varies with the plan: costs are P G Q^T + x (+) y with vectors x (n,) and y (m,), and their inner product with T has
 <T 1, x> + <T^T 1, y>, too. Costs are kept as one vector of G, sqrt(m) x and sqrt(n) y, plans as one of K, T 1 / sqrt(m)
 and T^T 1 / sqrt(n), without what belongs to exact sides: inner products are those of these vectors.
@@ -69,6 +69,10 @@ class Bases:
     def plan(self, K: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Vector of a plan with this core and these sums."""
         return self._vector(K, rows * self.Q[0, 0], columns * self.P[0, 0])
+
+    def independent(self, p: Tensor, q: Tensor) -> Tensor:
+        """Vector of the independent plan p q', whose factors have one mass, over that mass."""
+        return self.plan(torch.outer(self.P.T @ p, self.Q.T @ q) / p.sum(), p, q)
 
     def _vector(self, core: Tensor, *parts: Tensor) -> Tensor:
         some = (part for part, moves in zip(parts, self.moving, strict=True) if moves)
@@ -146,15 +150,6 @@ class ReducedLinearisation(LowRankLinearisation):
         sums = zip((self._C1, self._C2), self.bases.sums(T[0]), strict=True)
         x, y = (self._squares(C, rows) / self.epsilon if len(rows) else rows for C, rows in sums)
         return self.bases.costs((self._linear - self._weight * both)[0], x, y)[None]
-
-    def product(self, marginals: Marginals) -> Tensor:
-        """Gradient at the plan p q'."""
-        return self(self.of_product(marginals.p[0], marginals.q[0]))
-
-    def of_product(self, p: Tensor, q: Tensor) -> Tensor:
-        """Vector of the plan p q', whose factors have one mass, over that mass."""
-        core = torch.outer(self.bases.P.T @ p, self.bases.Q.T @ q) / p.sum()
-        return self.bases.plan(core, p, q)[None]
 
     def shift(self, marginals: Marginals) -> tuple[Tensor, Tensor]:
         """Row part (1, n) and column part (1, m) that were left out, of exact sides only, not divided by epsilon."""
