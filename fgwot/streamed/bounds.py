@@ -82,9 +82,10 @@ class Bounded(Sides):
         under = largest & (sums[1] <= self.q)
         return under if bool(under.any()) else largest
 
-    def within(self, g: Tensor, one: Tensor) -> Tensor:
-        h = g[one].mean()
-        return torch.where(one, h, g.clamp(max=h))
+    def within(self, g: Tensor, step: Tensor, one: Tensor) -> Tensor:
+        new = g + step
+        h = new[one].mean()
+        return torch.where(one, h, new.clamp(max=h)) - g
 
     def ascent(self, potentials: Two, sums: Two) -> Tensor:
         one, c = self.one(potentials, sums), positive(sums[1])
@@ -102,9 +103,10 @@ class Bounded(Sides):
     def along(self, y: Tensor, root: Tensor, potentials: Two, sums: Two) -> Tensor:
         one = self.one(potentials, sums)
         h = root[one]
-        y = y.index_put((one,), h * ((h @ y[one]) / (h @ h)))
-        # If all rows are at their bounds, y + t is the same plan.
-        return y - root * (root @ y) / (root @ root) if bool((potentials[0] < 0).all()) else y
+        return y.index_put((one,), h * ((h @ y[one]) / (h @ h)))
+
+    def flat(self, potentials: Two) -> bool:
+        return bool((potentials[0] < 0).all())
 
     def terms(self, potentials: Two) -> Tensor:
         f, y = potentials

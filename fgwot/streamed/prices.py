@@ -140,10 +140,9 @@ class Priced(Sides):
         c = positive(sums[1])
         return (c if self.second.exact else c + self.second.meant(potentials[1]) / self.second.price), self.first.tau
 
-    def along(self, y: Tensor, root: Tensor, potentials: Two, sums: Two) -> Tensor:
-        del potentials, sums
-        # Of exact sides g + t is the same plan: the root spans the null space.
-        return y if any(self.moving) else y - root * (root @ y) / (root @ root)
+    def flat(self, potentials: Two) -> bool:
+        del potentials
+        return not any(self.moving)
 
     def held(self, g: Tensor) -> Tensor:
         return self.second.meant(g)

@@ -86,10 +86,10 @@ class Sides(ABC):
         del sums
         return self.largest(potentials[1])
 
-    def within(self, g: Tensor, one: Tensor) -> Tensor:
-        """Return g after a step, of which some are one and none are larger."""
-        del one
-        return g
+    def within(self, g: Tensor, step: Tensor, one: Tensor) -> Tensor:
+        """Return the step from g after which some potentials are one and none are larger."""
+        del g, one
+        return step
 
     @abstractmethod
     def ascent(self, potentials: Two, sums: Two) -> Tensor:
@@ -104,9 +104,13 @@ class Sides(ABC):
         """Return d (m,) and t (n,) of minus the Hessian of the dual, diag(d) - T' diag(t / T 1) T."""
 
     def along(self, y: Tensor, root: Tensor, potentials: Two, sums: Two) -> Tensor:
-        """Project sqrt(d) times a step of g, with root = sqrt(d), to where the dual may be followed and is not flat."""
+        """Project sqrt(d) times a step of g, with root = sqrt(d), to where the dual may be followed."""
         del root, potentials, sums
         return y
+
+    @abstractmethod
+    def flat(self, potentials: Two) -> bool:
+        """Whether g + t is the same plan."""
 
     def held(self, g: Tensor) -> Tensor:
         """Sums (m,) that weight steps of g in their extrapolation."""

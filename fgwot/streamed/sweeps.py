@@ -128,7 +128,7 @@ class Sweeps:
 
     def _moved_by(self, plan: StreamedPlan, step: Tensor, one: Tensor) -> StreamedPlan:
         """Plan after a step of its column potentials, of which some are one."""
-        return self.moved(plan, self.sides.within(plan.potentials[1] + step, one) - plan.parts[1])
+        return self.moved(plan, plan.kernel.b + self.sides.within(plan.potentials[1], step, one))
 
     def _newton(self, plan: StreamedPlan, limit: float) -> StreamedPlan:
         """Newton's method on the semi-dual, with a line search."""
@@ -205,7 +205,9 @@ def newton_step(plan: StreamedPlan, sides: Sides, watch: Watch) -> Tensor:
         inside = part * watch.one_pass(shares, (y / root)[:, None]).products[:, 0]
         return sides.along(y - watch.one_pass(turned, inside[:, None]).products[:, 0] / root, root, *at)
 
-    residual = sides.along(sides.ascent(*at) / root, root, *at)
+    residual = sides.ascent(*at) / root  # is along
+    if sides.flat(plan.potentials):  # the root spans the null space
+        residual = residual - root * (root @ residual) / diagonal.sum()
     y, direction, norm = torch.zeros_like(residual), residual, residual @ residual
     enough = _ACCURACY**2 * norm
     for _ in range(_PRODUCTS):
