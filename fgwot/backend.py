@@ -10,7 +10,8 @@ import torch
 _NAMES = ("auto", "torch", "numba", "triton", "graphs")
 _PRECISIONS = ("ieee", "tf32x3")
 # The kernels that CUDA tensors get unasked. "factored" is none of them: for n = 1000 in float32 it takes 174 us on an
-# H100, and cuBLAS 52, which adds the linear cost as well. Whether torch's sweeps are faster has not been measured.
+# H100, and cuBLAS 52, which adds the linear cost as well. Whether torch's sweeps are faster has not been measured,
+# and that "streams" are faster than torch's blocks neither: until a card has compared them they are asked for.
 _ON_CUDA = frozenset({"direct", "sweeps", "whole"})
 
 
@@ -77,7 +78,7 @@ def forced() -> str | None:
 
 
 def uses_triton(device: torch.device, kernel: str) -> bool:
-    """Whether tensors on `device` go to a kernel: "direct", "factored", "sweeps" or "whole"."""
+    """Whether tensors on `device` go to a kernel: "direct", "factored", "sweeps", "streams" or "whole"."""
     if _forced is None:
         return device.type == "cuda" and _triton_installed and kernel in _ON_CUDA
     return _forced == "triton"

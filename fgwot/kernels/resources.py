@@ -17,10 +17,11 @@ from fgwot.kernels.adjoint import adjoint_kernel
 from fgwot.kernels.common import accumulator
 from fgwot.kernels.contraction import contraction_kernel
 from fgwot.kernels.factored import factored_kernel
-from fgwot.kernels.shapes import SWEEPS, PackVariant, ProductVariant, SweepVariant, Variant
+from fgwot.kernels.shapes import SWEEPS, PackVariant, ProductVariant, StreamVariant, SweepVariant, Variant
 from fgwot.kernels.sinkhorn import columns_kernel, rows_kernel
 from fgwot.kernels.solve import solve_kernel
 from fgwot.kernels.solve_adjoint import solve_adjoint_kernel
+from fgwot.kernels.streams import stream_columns_kernel, stream_difference_kernel, stream_rows_kernel
 
 KERNELS = {
     "contraction": contraction_kernel,
@@ -30,13 +31,17 @@ KERNELS = {
     "columns": columns_kernel,
     "solve": solve_kernel,
     "solve_adjoint": solve_adjoint_kernel,
+    "stream_rows": stream_rows_kernel,
+    "stream_columns": stream_columns_kernel,
+    "stream_difference": stream_difference_kernel,
 }
 # Bytes of shared memory on a multiprocessor; a program may have all but 1024.
 SHARED = {80: 164 * 1024, 90: 228 * 1024}
-AnyVariant = Variant | ProductVariant | SweepVariant | PackVariant
+AnyVariant = Variant | ProductVariant | SweepVariant | PackVariant | StreamVariant
 _TOOLS = Path(nvidia.__file__).parent / "bin"
-_SIZES = ("batch", "n", "m", "depth", "parts", "length", "max_iter")
+_SIZES = ("batch", "n", "m", "depth", "rank", "other_rank", "parts", "length", "max_iter")
 _COUNTS = ("status", "n_iter")
+_DOUBLES = ("totals", "products", "sums")
 _ACCUMULATED = ("linear", "quadratic", "out")
 _NUMBERS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
 
@@ -81,6 +86,8 @@ def compile_variant(variant: AnyVariant, capability: int) -> Resources:
             continue
         elif name in _COUNTS:
             signature[name] = "*i64"
+        elif name in _DOUBLES:
+            signature[name] = "*fp64"
         else:
             signature[name] = f"*{_NUMBERS[accumulator(variant.dtype) if name in _ACCUMULATED else variant.dtype]}"
         # Allocations are multiples of 16; padded rows, and so the distances between problems, as well.

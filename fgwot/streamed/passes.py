@@ -8,7 +8,7 @@ so that rows sum to exp(s) for tau = 1 and infinite t, for a smaller tau to what
 t to exp(s) at most (`fgwot.streamed.prices`, `fgwot.streamed.bounds`).
 A pass goes over it in blocks of rows, as flash attention goes over its weights, and keeps vectors only.
 On the CPU Numba's loops make it, on torch's number of threads; torch makes it by blocks where there is no Numba and on
-other devices. Sums are in a fixed order, which no number of threads changes.
+other devices, or under `fgwot.backend("triton")` Triton's kernels on CUDA. Sums are in a fixed order, which no number of threads changes.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,16 +17,18 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
+from math import log
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fgwot.backend import forced
+from fgwot.backend import forced, uses_triton
 
 _PARTS = 32  # of the rows: column sums of each part are kept apart
 _WORTH_A_THREAD = 1_000_000  # entries of a plan: a millisecond or two
 _BLOCK = 1 << 22  # entries that torch holds at once
+_Run = Callable[..., Any]
 _threads: ContextVar[int | None] = ContextVar("threads of the loops, where torch has one", default=None)
 
 
@@ -102,14 +104,18 @@ class Pass:
 
 def one_pass(kernel: Kernel, Z: Tensor) -> Pass:
     """Pass over the plan of a kernel, for Z (m, k)."""
-    run = _compiled_rows if uses_loops(kernel.b.device) else _torch_rows
-    return run(kernel, Z)
+    return _choose(kernel.b.device, _compiled_rows, _triton_rows, _torch_rows)(kernel, Z)
 
 
 def difference(one: Kernel, other: Kernel) -> float:
     """Return the L1 distance of two plans."""
-    run = _compiled_difference if uses_loops(one.b.device) else _torch_difference
-    return run(one, other)
+    return _choose(one.b.device, _compiled_difference, _triton_difference, _torch_difference)(one, other)
+
+
+def _choose(device: torch.device, compiled: _Run, kernels: _Run, blocked: _Run) -> _Run:
+    if uses_loops(device):
+        return compiled
+    return kernels if uses_triton(device, "streams") else blocked
 
 
 def uses_loops(device: torch.device) -> bool:
@@ -202,6 +208,32 @@ def _compiled_difference(one: Kernel, other: Kernel) -> float:
 def _for_loops(kernel: Kernel) -> tuple[Any, ...]:
     k = kernel.entries
     return *(t.numpy() for t in (k.U, k.b, k.V, k.s)), k.tau, k.most.numpy()
+
+
+def _triton_rows(kernel: Kernel, Z: Tensor) -> Pass:
+    from fgwot.kernels.streams import column_sums
+
+    factors, top, weight, normaliser, products = _with_triton(kernel, Z)
+    columns = column_sums(factors, top, weight)
+    return Pass(normaliser + kernel.centre, columns, products * weight[:, None])
+
+
+def _triton_difference(one: Kernel, other: Kernel) -> float:
+    from fgwot.kernels.streams import distances
+
+    nothing = one.V.new_zeros(len(one.b), 0)
+    first, second = (_with_triton(kernel, nothing)[:3] for kernel in (one, other))
+    return float(distances(*first, *second).sum())
+
+
+def _with_triton(kernel: Kernel, Z: Tensor) -> tuple[Any, Tensor, Tensor, Tensor, Tensor]:
+    """Factors, largest exponents and weights of rows, l less the centre, and T Z up to the weights."""
+    from fgwot.kernels.streams import Factors, row_sums
+
+    factors = Factors.of(kernel.U, kernel.V, kernel.b - kernel.centre, kernel.dtype)
+    top, total, products = row_sums(factors, Z)
+    normaliser = top.double() * log(2) + total.log()
+    return factors, top, kernel.entries.sums(normaliser) / total, normaliser, products
 
 
 def blocks(n: int, m: int) -> list[slice]:

@@ -12,9 +12,9 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("a process that interprets kernels cannot compile them", allow_module_level=True)
 
 from fgwot.kernels.resources import SHARED, compile_variant
-from fgwot.kernels.shapes import PACK_VARIANTS, PRODUCT_VARIANTS, SWEEP_VARIANTS, VARIANTS
+from fgwot.kernels.shapes import PACK_VARIANTS, PRODUCT_VARIANTS, STREAM_VARIANTS, SWEEP_VARIANTS, VARIANTS
 
-ALL = [*VARIANTS, *PRODUCT_VARIANTS, *SWEEP_VARIANTS, *PACK_VARIANTS]
+ALL = [*VARIANTS, *PRODUCT_VARIANTS, *SWEEP_VARIANTS, *PACK_VARIANTS, *STREAM_VARIANTS]
 # One of each kernel: these are compiled by several versions of Triton, `make versions`.
 SAMPLE = {
     "contraction-huber-float32-64",
@@ -24,6 +24,9 @@ SAMPLE = {
     "columns-scaling-float32-128-plan",
     "solve-square-float32-16-bare",
     "solve_adjoint-kl-float32-16",
+    "stream_rows-float32",
+    "stream_columns-float32",
+    "stream_difference-float32",
 }
 
 

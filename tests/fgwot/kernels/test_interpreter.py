@@ -19,6 +19,7 @@ FILES = (
     "test_kernels.py",
     "test_factored.py",
     "test_sinkhorn_kernels.py",
+    "test_stream_kernels.py",
     "test_timed_calls.py",
 )
 
