@@ -418,6 +418,4 @@ class StreamVariant:
         return self.tile.rows * self.tile.columns
 
 
-STREAM_VARIANTS = [
-    StreamVariant(op, dtype) for op, dtype in product(_STREAM_OPS, (torch.float32, torch.float64))
-]
+STREAM_VARIANTS = [StreamVariant(op, dtype) for op, dtype in product(_STREAM_OPS, (torch.float32, torch.float64))]

@@ -179,14 +179,16 @@ def row_sums(factors: Factors, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z = _padded(some, (0, STREAM_KINDS - some.shape[1], 0, len(b) - m))
         products = total.new_empty(len(total), STREAM_KINDS)
         out = top, total, products
-        _launch(stream_rows_kernel, (len(total) // tile.rows,), tile, U, V, b, z, *out, *factors.sizes, KINDS=STREAM_KINDS)
+        _launch(
+            stream_rows_kernel, (len(total) // tile.rows,), tile, U, V, b, z, *out, *factors.sizes, KINDS=STREAM_KINDS
+        )
         found.append(products[:n, : some.shape[1]])
     return top[:n], total[:n], torch.cat(found, 1)
 
 
 def column_sums(factors: Factors, top: Tensor, weight: Tensor) -> Tensor:
     """Column sums (m,) in float64 of weight (n,) times 2^(x - top)."""
-    U, V, b, n, m = factors
+    U, V, b, _, m = factors
     tile = stream_tile_for("stream_columns", b.dtype)
     blocks = len(b) // tile.columns
     parts, length = splits(U.shape[1] // tile.rows, blocks)

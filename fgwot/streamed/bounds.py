@@ -56,8 +56,7 @@ class Bounded(Sides):
         return sums * (f + h).exp()
 
     def parts(self, potentials: Two, sums: Two) -> Two:
-        del sums  # within their bounds, of which none binds
-        return -potentials[0], -potentials[1]
+        return -potentials[0], -potentials[1]  # within their bounds, of which none binds
 
     def lowest(self, potentials: Two) -> Two:
         """Where all rows are at their bounds, the largest f is zero: h is the derivative in the mass from below."""
@@ -95,7 +94,9 @@ class Bounded(Sides):
 
     def violated(self, sums: Two) -> Tensor:
         rows, columns = sums
-        return (rows - self.p).clamp(min=0).sum() + (columns - self.q).clamp(min=0).sum() + (rows.sum() - self.mass).abs()
+        return (
+            (rows - self.p).clamp(min=0).sum() + (columns - self.q).clamp(min=0).sum() + (rows.sum() - self.mass).abs()
+        )
 
     def curvature(self, potentials: Two, sums: Two) -> tuple[Tensor, Tensor | float]:
         return positive(sums[1]), (potentials[0] < 0).to(self.p.dtype)

@@ -18,7 +18,7 @@ costs damp by the divergence of -H + R instead of that of -H, which is KL, and b
 
     (J(T+) - J(T)) / epsilon = <(G + G+) / 2 - X, T+ - T> - KL(T || T+) - r1 KL(T 1 | T+ 1) - r2 KL(T' 1 | T+' 1),
 
-and where marginals bound plans, with multipliers f+ <= 0 and g+ <= 0 in place of prices, + <f+, p - T 1> + <g+, q - T' 1>.
+and with multipliers f+ <= 0 and g+ <= 0, where marginals bound plans, + <f+, p - T 1> + <g+, q - T' 1> in their place.
 """
 
 from dataclasses import dataclass, replace

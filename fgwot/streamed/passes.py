@@ -8,7 +8,8 @@ so that rows sum to exp(s) for tau = 1 and infinite t, for a smaller tau to what
 t to exp(s) at most (`fgwot.streamed.prices`, `fgwot.streamed.bounds`).
 A pass goes over it in blocks of rows, as flash attention goes over its weights, and keeps vectors only.
 On the CPU Numba's loops make it, on torch's number of threads; torch makes it by blocks where there is no Numba and on
-other devices, or under `fgwot.backend("triton")` Triton's kernels on CUDA. Sums are in a fixed order, which no number of threads changes.
+other devices, or under `fgwot.backend("triton")` Triton's kernels on CUDA. Sums are in a fixed order, which no number
+of threads changes.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
 from math import log
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from fgwot.backend import forced, uses_triton
 _PARTS = 32  # of the rows: column sums of each part are kept apart
 _WORTH_A_THREAD = 1_000_000  # entries of a plan: a millisecond or two
 _BLOCK = 1 << 22  # entries that torch holds at once
-_Run = Callable[..., Any]
+_Run = TypeVar("_Run")
 _threads: ContextVar[int | None] = ContextVar("threads of the loops, where torch has one", default=None)
 
 

@@ -76,11 +76,11 @@ class Priced(Sides):
     second: Side
 
     @property
-    def p(self) -> Tensor:  # type: ignore[override]  # is not set
+    def p(self) -> Tensor:
         return self.first.marginal
 
     @property
-    def q(self) -> Tensor:  # type: ignore[override]
+    def q(self) -> Tensor:
         return self.second.marginal
 
     @property
@@ -141,7 +141,6 @@ class Priced(Sides):
         return (c if self.second.exact else c + self.second.meant(potentials[1]) / self.second.price), self.first.tau
 
     def flat(self, potentials: Two) -> bool:
-        del potentials
         return not any(self.moving)
 
     def held(self, g: Tensor) -> Tensor:
@@ -152,5 +151,4 @@ class Priced(Sides):
 
     def divergence(self, one: Two, other: Two, sums: Two) -> float:
         # Sums that potentials stand for, not those of inexact plans: as in a Lagrangian, errors are second order.
-        del sums
         return self.first.divergence(one[0], other[0]) + self.second.divergence(one[1], other[1])

@@ -11,7 +11,7 @@ of `fgwot.iteration.undamped` are the same with K and G in place of plans and gr
 exponent of a plan: the first row and column of G shift potentials, which the passes absorb. So points of d dimensions
 need d + 1 products per entry of a plan, however many costs they have.
 
-Where a marginal is not met (`fgwot.streamed.prices`, `fgwot.streamed.bounds`), the part of the gradient that depends on its side alone counts,
+Where a marginal is not met (`fgwot.streamed.sides`), the part of the gradient that depends on its side alone counts,
 and varies with the plan: costs are P G Q^T + x (+) y with vectors x (n,) and y (m,), and their inner product with T has
 <T 1, x> + <T^T 1, y>, too. Costs are kept as one vector of G, sqrt(m) x and sqrt(n) y, plans as one of K, T 1 / sqrt(m)
 and T^T 1 / sqrt(n), without what belongs to exact sides: inner products are those of these vectors.

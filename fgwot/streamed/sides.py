@@ -1,11 +1,12 @@
 """What a problem asks of the sums of a plan that is not stored: what inner problems and steps need to know of it.
 
-`fgwot.streamed.prices` has marginals that are met or paid for, `fgwot.streamed.bounds` those that bound plans of a given
-mass. Potentials are f (n,) and g (m,) of costs divided by epsilon, of which a plan is T = exp(f (+) g - X); sums are
-T 1 (n,) and T' 1 (m,).
+`fgwot.streamed.prices` has marginals that are met or paid for, `fgwot.streamed.bounds` those that bound plans of a
+given mass. Potentials are f (n,) and g (m,) of costs divided by epsilon, of which a plan is T = exp(f (+) g - X); sums
+are T 1 (n,) and T' 1 (m,).
 """
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,9 +25,14 @@ class Sides(ABC):
         Of the first plan.
     """
 
-    p: Tensor
-    q: Tensor
-    mass: float
+    if TYPE_CHECKING:  # fields of one subclass, properties of another
+
+        @property
+        def p(self) -> Tensor: ...  # noqa: D102
+        @property
+        def q(self) -> Tensor: ...  # noqa: D102
+        @property
+        def mass(self) -> float: ...  # noqa: D102
 
     @property
     @abstractmethod

@@ -12,17 +12,16 @@ from fgwot.iteration.result import Result, Tolerance
 from fgwot.iteration.undamped import Limits
 from fgwot.problem import Problem
 from fgwot.solution import Solution, Status
+from fgwot.streamed.bounds import Bounded
 from fgwot.streamed.checkpoint import Checkpoint
 from fgwot.streamed.identity import identity, same
 from fgwot.streamed.iteration import Streamed
-from fgwot.streamed.bounds import Bounded
 from fgwot.streamed.lazy import Lazy
 from fgwot.streamed.passes import one_pass, threads_for_loops
 from fgwot.streamed.plan import LazyPlan
 from fgwot.streamed.prices import Priced, Side
 from fgwot.streamed.ranks import Ranks
 from fgwot.streamed.reduced import Bases, ReducedLinearisation, mass_of_plans
-from fgwot.streamed.sides import Sides
 from fgwot.streamed.start import begin
 from fgwot.streamed.sweeps import StreamedPlan, Sweeps
 from fgwot.streamed.values import Constants, Source, moments_of, values
@@ -88,9 +87,11 @@ def _solved(problem: Problem, M: LowRank | None, call: Call, ranks: Ranks | None
     dtype = call.C1.dtype
     shares = Marginals.of(small.p, small.q)
     marginals = Marginals(small.p, small.q) if small.moving else shares
-    sides: Sides = Priced(Side(marginals.p[0], rho1), Side(marginals.q[0], rho2))
-    if small.mass is not None:
-        sides = Bounded(marginals.p[0], marginals.q[0], float(small.mass))
+    sides = (
+        Priced(Side(marginals.p[0], rho1), Side(marginals.q[0], rho2))
+        if small.mass is None
+        else Bounded(marginals.p[0], marginals.q[0], float(small.mass))
+    )
     linearise = ReducedLinearisation(small, inside, torch.finfo(dtype).eps, sides.moving)
     lazy = call.plan if isinstance(call.plan, Lazy) else Lazy()
     weights = small.alpha, small.epsilon, small.p.sum(-1), small.q.sum(-1), small.p.new_tensor(sides.numbers)
@@ -113,8 +114,8 @@ def _solved(problem: Problem, M: LowRank | None, call: Call, ranks: Ranks | None
     p, q = problem.p[0], problem.q[0]
     f, g = _spread(result.f[0], rows, p), _spread(result.g[0], columns, q)
     ends = zip(sides.moving, found.sums, at, (p, q), strict=True)
-    own = (_spread(sums, inside, marginal) if moves else marginal for moves, sums, inside, marginal in ends)
-    return result, plan, Constants(mass * moments, entropy, *own, f, g)
+    own = [_spread(sums, points, marginal) if moves else marginal for moves, sums, points, marginal in ends]
+    return result, plan, Constants(mass * moments, entropy, own[0], own[1], f, g)
 
 
 def _with_mass(marginal: Tensor, price: float) -> Tensor:
@@ -167,6 +168,8 @@ def _compare(ranks: Ranks, call: Call, this: Tensor) -> None:
     for rank, (other, numbers) in enumerate(theirs):
         if other != theirs[0][0] or not same(theirs[0][1], numbers):
             what = (
-                "other costs, marginals, alpha, epsilon, rho or mass" if other == theirs[0][0] else f"{theirs[0][0]}; {other}"
+                "other costs, marginals, alpha, epsilon, rho or mass"
+                if other == theirs[0][0]
+                else f"{theirs[0][0]}; {other}"
             )
             raise ValueError(f"ranks 0 and {rank} were given different calls: {what}")
