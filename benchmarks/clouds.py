@@ -82,7 +82,7 @@ def solves(
     """Figures of streamed solves by size, epsilon, and numbers of threads and processes, of which one is one."""
     workers = list(dict.fromkeys(workers))
     for n, epsilon in product(sizes, epsilons):
-        rounds = [[_solve(n, epsilon, *some) for some in workers] for _ in range(repeats)]
+        rounds = [[figures(n, epsilon, *some) for some in workers] for _ in range(repeats)]
         found = [min(figures, key=lambda f: f["seconds"]) for figures in zip(*rounds, strict=True)]
         for (threads, processes), f in zip(workers, found, strict=True):
             ups = {
@@ -115,8 +115,8 @@ def _row(*cells: object) -> None:
     print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
-def _solve(n: int, epsilon: float, threads: int, processes: int) -> Figures:
-    """Figures of a solve: of the first process, but processor time of the one that took most of it."""
+def figures(n: int, epsilon: float, threads: int, processes: int) -> Figures:
+    """Measure a solve: figures of the first process, but processor time of the one that took most of it."""
     found = _ranks(processes, "solve", n, epsilon, threads)
     return found[0] | {"processor": max(f["processor"] for f in found)}
 

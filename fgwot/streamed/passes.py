@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fgwot.backend import forced, uses_triton
+from fgwot.backend import forced
 
 _PARTS = 32  # of the rows: column sums of each part are kept apart
 _WORTH_A_THREAD = 1_000_000  # entries of a plan: a millisecond or two
@@ -116,7 +116,7 @@ def difference(one: Kernel, other: Kernel) -> float:
 def _choose(device: torch.device, compiled: _Run, kernels: _Run, blocked: _Run) -> _Run:
     if uses_loops(device):
         return compiled
-    return kernels if uses_triton(device, "streams") else blocked
+    return kernels if forced() == "triton" else blocked  # which no card has compared yet
 
 
 def uses_loops(device: torch.device) -> bool:

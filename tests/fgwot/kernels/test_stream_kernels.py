@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import fgwot
 from fgwot import LowRank
-from fgwot.backend import backend, uses_triton
+from fgwot.backend import backend
+from fgwot.streamed import passes
 from fgwot.streamed.passes import Kernel, difference, one_pass
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poison")]
@@ -119,4 +120,7 @@ def test_a_whole_solve_and_its_gradient(device, asked):
 
 
 def test_blocks_stay_the_default_until_a_card_has_compared_them():
-    assert not uses_triton(torch.device("cuda"), "streams")
+    device = torch.device("cuda")
+    assert passes._choose(device, "loops", "kernels", "blocks") == "blocks"
+    with backend("triton"):
+        assert passes._choose(device, "loops", "kernels", "blocks") == "kernels"
