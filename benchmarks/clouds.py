@@ -23,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +37,12 @@ if TYPE_CHECKING:
 SIZES = (5_000, 10_000, 20_000, 40_000)
 EPSILONS = (0.05, 0.01)
 DENSE = (250, 500, 1_000, 2_000, 4_000)
-PRICE = 0.3
+MARGINALS: dict[str, dict[str, float]] = {"met": {}, "rho 0.3": {"rho": 0.3}, "mass 0.8": {"mass": 0.8}}
 _SOLVES = "threads|processes|time|processor time|clock|processor|summed|in sums|passes|steps|memory|with gradient"
-_BOTH = "n = m, float64, tol 1e-6, 1 thread|epsilon|rho|streamed, built|stored|stored over streamed"
+_BOTH = "n = m, float64, tol 1e-6, 1 thread|epsilon|marginals|streamed, built|stored|stored over streamed"
 _BUILT = "n = m, float32, tol 1e-4, 1 thread|epsilon|solve|to_dense|the plan|memory|marginals missed"
 
-Figures = dict[str, float]
+Figures = dict[str, Any]
 
 
 def main() -> None:
@@ -54,34 +56,53 @@ def main() -> None:
     parser.add_argument("--build", type=int, nargs="*", default=(), help="points of clouds whose plan is built")
     parser.add_argument("--repeats", type=int, default=1)
     options = parser.parse_args()
-    asked = [(threads, 1) for threads in options.threads] + [(1, processes) for processes in options.processes]
-    workers = list(dict.fromkeys(asked))
+    workers = [(threads, 1) for threads in options.threads] + [(1, processes) for processes in options.processes]
     _header(f"n = m, float32, tol 1e-4|epsilon|{_SOLVES}")
-    for n in options.sizes:
-        for epsilon in options.epsilons:
-            rounds = [[figures(n, epsilon, *some) for some in workers] for _ in range(options.repeats)]
-            found = [min(figures, key=lambda f: f["seconds"]) for figures in zip(*rounds, strict=True)]
-            for (threads, processes), f in zip(workers, found, strict=True):
-                ups = (f"{found[0][name] / f[name]:.2f}x" for name in ("seconds", "processor"))
-                sums = f"{f['summed']:.1f} MB", f"{f['in sums']:.2f} s"
-                times = f"{f['seconds']:.2f} s", f"{f['processor']:.2f} s"
-                rest = f["passes"], f["steps"], f"{f['megabytes']:.0f} MB", f"{f['with gradient']:.2f} s"
-                _row(n, epsilon, threads, processes, *times, *ups, *sums, *rest)
+    for f in solves(options.sizes, options.epsilons, workers, options.repeats):
+        sums = f"{f['summed']:.1f} MB", f"{f['in sums']:.2f} s"
+        times = f"{f['seconds']:.2f} s", f"{f['processor']:.2f} s", f"{f['clock up']:.2f}x", f"{f['processor up']:.2f}x"
+        rest = f["passes"], f["steps"], f"{f['megabytes']:.0f} MB", f"{f['with gradient']:.2f} s"
+        _row(f["n"], f["epsilon"], f["threads"], f["processes"], *times, *sums, *rest)
     print()
     _header(_BOTH)
-    for n in options.dense:
-        for epsilon in options.epsilons:
-            for rho in (None, PRICE):
-                f = _ranks(1, "compare", n, epsilon, options.repeats, rho or "")[0]
-                _row(n, epsilon, rho, *(f"{1e3 * f[plan]:.1f} ms" for plan in ("lazy", "dense")), f"{f['ratio']:.1f}")
+    for f in both_ways(options.dense, options.epsilons, options.repeats):
+        times = (f"{1e3 * f[plan]:.1f} ms" for plan in ("lazy", "dense"))
+        _row(f["n"], f["epsilon"], f["marginals"], *times, f"{f['ratio']:.1f}")
     if options.build:
         print()
         _header(_BUILT)
-    for n in options.build:
-        for epsilon in options.epsilons:
-            f = _ranks(1, "build", n, epsilon)[0]
-            times = f"{f['solve']:.0f} s", f"{f['build']:.1f} s"
-            _row(n, epsilon, *times, f"{f['gigabytes']:.2f} GB", f"{f['largest']:.2f} GB", f"{f['missed']:.1e}")
+    for f in built(options.build, options.epsilons):
+        times = f"{f['solve']:.0f} s", f"{f['build']:.1f} s"
+        _row(f["n"], f["epsilon"], *times, f"{f['gigabytes']:.2f} GB", f"{f['largest']:.2f} GB", f"{f['missed']:.1e}")
+
+
+def solves(
+    sizes: Iterable[int], epsilons: Iterable[float], workers: Iterable[tuple[int, int]], repeats: int = 1
+) -> Iterator[Figures]:
+    """Figures of streamed solves by size, epsilon, and numbers of threads and processes, of which one is one."""
+    workers = list(dict.fromkeys(workers))
+    for n, epsilon in product(sizes, epsilons):
+        rounds = [[figures(n, epsilon, *some) for some in workers] for _ in range(repeats)]
+        found = [min(figures, key=lambda f: f["seconds"]) for figures in zip(*rounds, strict=True)]
+        for (threads, processes), f in zip(workers, found, strict=True):
+            ups = {
+                "clock up": found[0]["seconds"] / f["seconds"],
+                "processor up": found[0]["processor"] / f["processor"],
+            }
+            yield {"n": n, "epsilon": epsilon, "threads": threads, "processes": processes, **f, **ups}
+
+
+def both_ways(sizes: Iterable[int], epsilons: Iterable[float], repeats: int = 1) -> Iterator[Figures]:
+    """Processor times of streamed solves whose plan is built, and of stored ones."""
+    for n, epsilon, marginals in product(sizes, epsilons, MARGINALS):
+        f = _ranks(1, "compare", n, epsilon, repeats, marginals)[0]
+        yield {"n": n, "epsilon": epsilon, "marginals": marginals, **f}
+
+
+def built(sizes: Iterable[int], epsilons: Iterable[float]) -> Iterator[Figures]:
+    """What it takes to build large plans."""
+    for n, epsilon in product(sizes, epsilons):
+        yield {"n": n, "epsilon": epsilon, **_ranks(1, "build", n, epsilon)[0]}
 
 
 def _header(names: str) -> None:
@@ -127,35 +148,35 @@ def solve(n: int, epsilon: float, threads: int) -> Figures:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         dist.init_process_group("gloo", init_method=os.environ["FGWOT_MEETING"], rank=rank, world_size=size)
         group, dist.all_reduce = dist.group.WORLD, _counted(dist.all_reduce, sums)
-    x, y = _clouds(n, torch.float32)
+    x, y = clouds(n, torch.float32)
     told: list[fgwot.Progress] = []
     lazy = fgwot.Lazy(progress=told.append, group=group)
-    _solution(x[:100].clone().requires_grad_(), y[:100], epsilon, 1e-4, lazy).value.backward()  # imports, compilation
+    solution_of(x[:100].clone().requires_grad_(), y[:100], epsilon, 1e-4, lazy).value.backward()  # imports, compilation
     sums.update(dict.fromkeys(sums, 0.0))
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
     start, processor = time.perf_counter(), time.process_time()
-    solution = _solution(x, y, epsilon, 1e-4, lazy)
+    solution = solution_of(x, y, epsilon, 1e-4, lazy)
     figures = {"seconds": time.perf_counter() - start, "processor": time.process_time() - processor, **sums}
     figures |= {"passes": told[-1].passes if told else 0, "steps": int(solution.n_iter)}
     figures["megabytes"] = (_memory("VmHWM") - before) / 1e3
     assert bool(solution.converged)
     start = time.perf_counter()
-    _solution(x.requires_grad_(), y.requires_grad_(), epsilon, 1e-4, lazy).value.backward()
+    solution_of(x.requires_grad_(), y.requires_grad_(), epsilon, 1e-4, lazy).value.backward()
     return figures | {"with gradient": time.perf_counter() - start}
 
 
-def compare(n: int, epsilon: float, repeats: int, rho: float | None) -> Figures:
+def compare(n: int, epsilon: float, repeats: int, marginals: str) -> Figures:
     """Processor times of both ways in turns, after one solve each."""
     import torch
 
     torch.set_num_threads(1)
-    x, y = _clouds(n, torch.float64)
+    x, y = clouds(n, torch.float64)
     times: dict[str, list[float]] = {"lazy": [], "dense": []}
     for _ in range(1 + repeats):
         for plan, taken in times.items():
             start = time.process_time()
-            solution = _solution(x, y, epsilon, 1e-6, plan, rho)
+            solution = solution_of(x, y, epsilon, 1e-6, plan, **MARGINALS[marginals])
             if plan == "lazy":
                 solution.plan.to_dense()
             taken.append(time.process_time() - start)
@@ -169,9 +190,9 @@ def build(n: int, epsilon: float) -> Figures:
     import torch
 
     torch.set_num_threads(1)
-    x, y = _clouds(n, torch.float32)
+    x, y = clouds(n, torch.float32)
     start = time.process_time()
-    solution = _solution(x, y, epsilon, 1e-4, "lazy")
+    solution = solution_of(x, y, epsilon, 1e-4, "lazy")
     solved = time.process_time()
     plan = solution.plan.to_dense()
     built = time.process_time()
@@ -187,7 +208,8 @@ def build(n: int, epsilon: float) -> Figures:
     return times | {"gigabytes": gigabytes, "largest": largest, "missed": missed}
 
 
-def _clouds(n: int, dtype: "torch.dtype") -> tuple["Tensor", "Tensor"]:
+def clouds(n: int, dtype: "torch.dtype") -> tuple["Tensor", "Tensor"]:
+    """Two clouds of n normal points, whose largest cost is one."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -197,14 +219,15 @@ def _clouds(n: int, dtype: "torch.dtype") -> tuple["Tensor", "Tensor"]:
     return (x / scale).to(dtype), (y / scale).to(dtype)
 
 
-def _solution(
-    x: "Tensor", y: "Tensor", epsilon: float, tol: float, plan: Any, rho: float | None = None
+def solution_of(
+    x: "Tensor", y: "Tensor", epsilon: float, tol: float, plan: Any, **marginals: float
 ) -> "fgwot.Solution":
+    """Solve for the plan between clouds whose points are of the same space."""
     import fgwot
 
     distances = fgwot.LowRank.squared_distances
     costs = distances(x, y), distances(x), distances(y)
-    return fgwot.fused_gromov_wasserstein(*costs, epsilon=epsilon, rho=rho, tol=tol, plan=plan)
+    return fgwot.fused_gromov_wasserstein(*costs, epsilon=epsilon, **marginals, tol=tol, plan=plan)
 
 
 def _counted(reduce: Any, sums: dict[str, float]) -> Any:
@@ -230,8 +253,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["solve", n, epsilon, threads]:
             print(json.dumps(solve(int(n), float(epsilon), int(threads))))
-        case ["compare", n, epsilon, repeats, rho]:
-            print(json.dumps(compare(int(n), float(epsilon), int(repeats), float(rho) if rho else None)))
+        case ["compare", n, epsilon, repeats, marginals]:
+            print(json.dumps(compare(int(n), float(epsilon), int(repeats), marginals)))
         case ["build", n, epsilon]:
             print(json.dumps(build(int(n), float(epsilon))))
         case _:

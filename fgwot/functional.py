@@ -105,7 +105,7 @@ def fused_gromov_wasserstein(
         and 1e-5 in float32, plus what rounding makes unattainable.
     plan : {"dense", "lazy"} or Lazy, optional
         A lazy plan is not stored: `Solution.plan` is a `fgwot.LazyPlan`, and the solve takes O((n + m) r) memory. For
-        one problem with M, C1 and C2 of low rank, square loss, MirrorDescent() and envelope gradients, not with `mass`.
+        one problem with M, C1 and C2 of low rank, square loss, MirrorDescent() and envelope gradients.
         By default such problems get it from 2^24 pairs of points on (n = m = 4096), and others a tensor, which is
         built at the end where that takes less time. `fgwot.Lazy` has a callback, a time limit and a checkpoint for long
         solves.

@@ -167,6 +167,19 @@ def _solves(rows: list[Row]) -> str:
     return table(header, found)
 
 
+def _clouds(rows: list[Row]) -> str:
+    columns = ("what", "n", "dtype", "epsilon", "passes by", "passes", "steps", "converged")
+    found = [
+        [
+            *(str(row.get(name, "-")) for name in columns),
+            _time(row),
+            f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "-",
+        ]
+        for row in rows
+    ]
+    return table([*columns, "time", "MB"], found)
+
+
 def _training(rows: list[Row]) -> str:
     columns = ("part", "model", "classes", "dtype", "device")
     found = [[*(str(row.get(name, "-")) for name in columns), _time(row)] for row in rows]
@@ -189,5 +202,6 @@ _WRITERS: dict[str, Callable[[list[Row]], str]] = {
     "single float32": _races,
     "batches": _races,
     "solves": _solves,
+    "clouds": _clouds,
     "training": _training,
 }

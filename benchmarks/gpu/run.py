@@ -40,6 +40,7 @@ SECTIONS = (
     Section("kernels", "benchmarks.gpu.kernels:measure", 65),
     Section("races", "benchmarks.gpu.races:run_all", 200),
     Section("solves", "benchmarks.gpu.solves:measure", 35),
+    Section("clouds", "benchmarks.gpu.clouds:measure", 40),
     Section("training", "benchmarks.gpu.training:measure", 35),
 )
 

@@ -102,7 +102,7 @@ class _Dual(Batch):
         p, q, mass = bounds.p, bounds.q, bounds.mass
         logits = g.masked_fill(q == 0, -torch.inf)[:, None, :] - X
         lse = torch.logsumexp(logits, -1)
-        f, h = _cut_off(p.log(), lse, mass)
+        f, h = cut_off(p.log(), lse, mass)
         a = (f + h[:, None] + lse).exp()
         P = (logits - lse[:, :, None]).exp()
         c = (a[:, None, :] @ P)[:, 0]
@@ -117,7 +117,7 @@ class _Dual(Batch):
         return _Dual(g, h, f, P, a, c, gap, error, resolution, value, rounding)
 
 
-def _cut_off(log_bounds: Tensor, log_sums: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+def cut_off(log_bounds: Tensor, log_sums: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
     """Multipliers (B, n) <= 0 of sums, and the scale h (B,) with sum_i min(bounds, exp(h) sums) = mass.
 
     Sums whose bound comes first are cut off first: in that order, mass that is reached when the k-th is.
@@ -138,7 +138,7 @@ def _cut_off(log_bounds: Tensor, log_sums: Tensor, mass: Tensor) -> tuple[Tensor
 
 def _sweep(X: Tensor, bounds: Bounds, dual: _Dual) -> _Dual:
     """Best g and h for the present f."""
-    g, _ = _cut_off(bounds.q.log(), torch.logsumexp(dual.f[:, :, None] - X, -2), bounds.mass)
+    g, _ = cut_off(bounds.q.log(), torch.logsumexp(dual.f[:, :, None] - X, -2), bounds.mass)
     return _Dual.at(X, bounds, split(g, bounds.q)[0])
 
 

@@ -16,5 +16,6 @@ collect_ignore = (
         "solve_adjoint.py",
         "solve_memory.py",
         "solve_phases.py",
+        "streams.py",
     ]
 )

@@ -15,10 +15,11 @@ from triton.compiler import ASTSource
 
 from fgwot.kernels.adjoint import adjoint_kernel
 from fgwot.kernels.contraction import contraction_kernel
-from fgwot.kernels.shapes import PackVariant, SweepVariant, Variant
+from fgwot.kernels.shapes import PackVariant, StreamVariant, SweepVariant, Variant
 from fgwot.kernels.sinkhorn import columns_kernel, rows_kernel
 from fgwot.kernels.solve import solve_kernel
 from fgwot.kernels.solve_adjoint import solve_adjoint_kernel
+from fgwot.kernels.streams import stream_columns_kernel, stream_difference_kernel, stream_rows_kernel
 
 KERNELS = {
     "contraction": contraction_kernel,
@@ -27,11 +28,15 @@ KERNELS = {
     "columns": columns_kernel,
     "solve": solve_kernel,
     "solve_adjoint": solve_adjoint_kernel,
+    "stream_rows": stream_rows_kernel,
+    "stream_columns": stream_columns_kernel,
+    "stream_difference": stream_difference_kernel,
 }
-AnyVariant = Variant | SweepVariant | PackVariant
+AnyVariant = Variant | SweepVariant | PackVariant | StreamVariant
 _DISASSEMBLER = Path(nvidia.__file__).parent / "bin" / "nvdisasm"
-_SIZES = ("batch", "n", "m", "parts", "length", "max_iter")
+_SIZES = ("batch", "n", "m", "rank", "other_rank", "parts", "length", "max_iter")
 _COUNTS = ("status", "n_iter")
+_DOUBLES = ("totals", "products", "sums")
 _NUMBERS = {torch.float32: "fp32", torch.float64: "fp64"}
 
 
@@ -60,6 +65,8 @@ def compile_variant(variant: AnyVariant, capability: int) -> Resources:
             continue
         elif name in _COUNTS:
             signature[name] = "*i64"
+        elif name in _DOUBLES:
+            signature[name] = "*fp64"
         else:
             signature[name] = f"*{_NUMBERS[variant.dtype]}"
         # Allocations are multiples of 16; padded rows, and so the distances between problems, as well.

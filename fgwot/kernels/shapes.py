@@ -274,3 +274,56 @@ SWEEP_VARIANTS = [
     for dtype, tiles in ROW_TILES.items()
     for tile, (log, write) in product(tiles, ((True, False), (False, False), (False, True)))
 ]
+
+
+StreamOp = Literal["stream_rows", "stream_columns", "stream_difference"]
+_STREAM_OPS: tuple[StreamOp, ...] = ("stream_rows", "stream_columns", "stream_difference")
+STREAM_SIDE = 64  # sizes are padded to multiples of it: of both sides of all tiles
+STREAM_KINDS = 16  # columns that a plan is multiplied by at a time: with 32 registers spill
+
+
+@dataclass(frozen=True)
+class StreamTile:
+    """Entries of a plan that is never stored, as many as a program holds at once."""
+
+    rows: int
+    columns: int
+    warps: int
+    registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, int | None]:
+        """What Triton is told, at a launch as ahead of time."""
+        return _options(self)
+
+
+def stream_tile_for(op: StreamOp, dtype: torch.dtype) -> StreamTile:
+    """Tile of a pass: few of what a program owns, so that there are many programs, and many of what it goes over."""
+    few = 16 if dtype == torch.float64 else 32
+    return StreamTile(64, few, 4) if op == "stream_columns" else StreamTile(few, 64, 4)
+
+
+@dataclass(frozen=True)
+class StreamVariant:
+    """One compiled kernel of a pass over a plan that is never stored."""
+
+    op: StreamOp
+    dtype: torch.dtype
+    aligned = True
+
+    def __str__(self) -> str:
+        return f"{self.op}-float{torch.finfo(self.dtype).bits}"
+
+    @property
+    def tile(self) -> StreamTile:
+        """That of a launch."""
+        return stream_tile_for(self.op, self.dtype)
+
+    @property
+    def constants(self) -> dict[str, object]:
+        """Arguments that are constants of the compilation."""
+        kinds = {"KINDS": STREAM_KINDS} if self.op == "stream_rows" else {}
+        return {"ROWS": self.tile.rows, "COLUMNS": self.tile.columns, **kinds}
+
+
+STREAM_VARIANTS = [StreamVariant(op, dtype) for op, dtype in product(_STREAM_OPS, (torch.float32, torch.float64))]

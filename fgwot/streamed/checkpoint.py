@@ -142,6 +142,6 @@ class Checkpoint:
         if not same(self._own["problem"].cpu(), found["problem"]):
             raise ValueError(
                 f"the checkpoint {path} is of another problem: remove it or name another file (checked are the "
-                "sizes, costs, marginals, alpha, epsilon and rho)"
+                "sizes, costs, marginals, alpha, epsilon, rho and mass)"
             )
         return found

@@ -56,8 +56,6 @@ def _against_a_lazy_plan(call: Call) -> str | None:
     if call.M is not None:
         return "a dense M: use fgwot.LowRank, for example LowRank.squared_distances(x, y)"
     loss, adjoint, init = call.loss, call.adjoint, call.init
-    if call.mass is not None:
-        return "mass: use rho, which pays for marginals, or plan='dense'"
     if loss not in ("square", BY_NAME["square"]):
         return f"the {getattr(loss, 'name', loss)} loss: costs of low rank need the square loss"
     if call.solver != MirrorDescent():
@@ -66,8 +64,8 @@ def _against_a_lazy_plan(call: Call) -> str | None:
         return f"adjoint={adjoint!r}: use 'envelope'"
     if init is not None and not (isinstance(init, WarmStart) and not isinstance(init.plan, Tensor)):
         return "an init with a dense plan: use None or a Solution with a lazy plan"
-    parts = [C1.A, C1.B, C2.A, C2.B, call.p, call.q, call.alpha, call.epsilon, *(call.rho or (0, 0))]
-    own = [2, 2, 2, 2, 1, 1, 0, 0, 0, 0]
+    parts = [C1.A, C1.B, C2.A, C2.B, call.p, call.q, *call.weights]
+    own = [2, 2, 2, 2, 1, 1, 0, 0, 0, 0, 0]
     if call.low_rank is not None:
         parts, own = [*parts, call.low_rank.A, call.low_rank.B], [*own, 2, 2]
     if any(isinstance(t, Tensor) and t.ndim > k for t, k in zip(parts, own, strict=True)):

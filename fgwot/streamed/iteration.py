@@ -16,7 +16,9 @@ and undamped again once they are so short that one may certify.
 With prices T+ minimises <X, T> - H(T) + R(T), R = r1 KL(T 1 | p) + r2 KL(T' 1 | q), and nothing else changes: averaged
 costs damp by the divergence of -H + R instead of that of -H, which is KL, and by which a step without it lowers
 
-    (J(T+) - J(T)) / epsilon = <(G + G+) / 2 - X, T+ - T> - KL(T || T+) - r1 KL(T 1 | T+ 1) - r2 KL(T' 1 | T+' 1).
+    (J(T+) - J(T)) / epsilon = <(G + G+) / 2 - X, T+ - T> - KL(T || T+) - r1 KL(T 1 | T+ 1) - r2 KL(T' 1 | T+' 1),
+
+and with multipliers f+ <= 0 and g+ <= 0, where marginals bound plans, + <f+, p - T 1> + <g+, q - T' 1> in their place.
 """
 
 from dataclasses import dataclass, replace
@@ -110,16 +112,14 @@ class Streamed:
         lowered = both / 2  # what is left of it near the end is second order, and the mean of both
         if both > _LONG * float(self.limits.rounding) * mass:
             lowered = float(forth @ rows + back @ columns - bases.along(turn, plan.T[0]) - gained[0].sum())
-        # Sums that potentials stand for, not those of inexact plans: as in a Lagrangian, errors are second order.
-        ends = zip(self.sweeps.sides, plan.potentials, following.potentials, strict=True)
-        return change, lowered + sum(side.divergence(one, other) for side, one, other in ends)
+        return change, lowered + self.sweeps.sides.divergence(plan.potentials, following.potentials, plan.sums)
 
     def _result(
         self, now: State, following: StreamedPlan, change: float, status: Status, n_iter: int
     ) -> tuple[Result, StreamedPlan]:
         self.sweeps.watch.stepped(n_iter, change + float(now.plan.error + following.error))
         self.checkpoint.write()
-        f, g = following.potentials
+        f, g = self.sweeps.sides.lowest(following.potentials)
         result = Result.of(
             self.linearise,
             self.marginals,
@@ -127,7 +127,7 @@ class Streamed:
             (f[None], g[None]),
             status=torch.full_like(now.plan.error, int(status), dtype=torch.int64),
             residual=change + following.error + now.drift,
-            error=now.plan.error if self.sweeps.sides[1].exact else torch.zeros_like(now.plan.error),
+            error=now.plan.error if self.sweeps.sides.binding else torch.zeros_like(now.plan.error),
             n_iter=n_iter,
         )
         return result, _plan(now)

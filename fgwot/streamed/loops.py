@@ -145,9 +145,14 @@ def _row(u, b, v, first, last, x, power):
     return top, total
 
 
-@_compile(_signatures(2, 1, 2, -1, 0, 2, -1, -1, -2))
-def rows(u, b, v, s, tau, z, normaliser, columns, products, first, last):
-    """Rows from first to before last of T = exp(a (+) b - u v), a = s - tau log sum exp(b - u v).
+@njit(cache=True, nogil=True, error_model="numpy")
+def _row_sum(s, tau, most, normaliser):
+    return exp(min(s + (1 - tau) * normaliser, most + normaliser))
+
+
+@_compile(_signatures(2, 1, 2, -1, 0, -1, 2, -1, -1, -2))
+def rows(u, b, v, s, tau, most, z, normaliser, columns, products, first, last):
+    """Rows from first to before last of T = exp(a (+) b - u v), a = min(s - tau log sum exp(b - u v), most).
 
     Writes these logarithms to `normaliser`, adds the column sums to `columns`, and writes T z' to `products`.
     """
@@ -168,7 +173,7 @@ def rows(u, b, v, s, tau, z, normaliser, columns, products, first, last):
                 total += totals[r, c] * exp(tops[r, c] - top)
             normaliser[i] = top + log(total)
             # Of the last rows one may stand in for missing ones, without weight.
-            mass = exp(s[i] + (1 - tau) * normaliser[i]) / total if start + r < last else 0.0
+            mass = _row_sum(s[i], tau, most[i], normaliser[i]) / total if start + r < last else 0.0
             for c in range(count):
                 weight[c, r] = mass * exp(tops[r, c] - top)
         for i in range(start, min(start + _ROWS, last)):
@@ -193,8 +198,8 @@ def rows(u, b, v, s, tau, z, normaliser, columns, products, first, last):
                     products[start + r, k] += sums[r]
 
 
-@_compile(_signatures(2, 1, 2, -1, 0, 2, 1, 2, -1, 0, -1))
-def difference(u, b, v, s, tau, other_u, other_b, other_v, other_s, other_tau, sums, first, last):
+@_compile(_signatures(2, 1, 2, -1, 0, -1, 2, 1, 2, -1, 0, -1, -1))
+def difference(u, b, v, s, tau, most, other_u, other_b, other_v, other_s, other_tau, other_most, sums, first, last):
     """Write the sums over j of |T - T'| for rows of two plans as above."""
     m = len(b)
     count = (m + _CHUNK - 1) // _CHUNK
@@ -210,8 +215,8 @@ def difference(u, b, v, s, tau, other_u, other_b, other_v, other_s, other_tau, s
         for c in range(count):
             total += numbers[1, c] * exp(numbers[0, c] - top)
             other_total += numbers[3, c] * exp(numbers[2, c] - other_top)
-        mass = exp(s[i] + (1 - tau) * (top + log(total))) / total
-        other_mass = exp(other_s[i] + (1 - other_tau) * (other_top + log(other_total))) / other_total
+        mass = _row_sum(s[i], tau, most[i], top + log(total)) / total
+        other_mass = _row_sum(other_s[i], other_tau, other_most[i], other_top + log(other_total)) / other_total
         sums[i] = 0
         for c in range(count):
             w0, w1 = b[:1].copy(), b[:1].copy()

@@ -71,10 +71,10 @@ class LazyPlan:
         product: Tensor = _Product.apply(self, V if V.ndim == 2 else V[:, None])
         return product if V.ndim == 2 else product[:, 0]
 
-    def kernel_at(self, at: tuple[Tensor, Tensor], p: Tensor | None) -> Kernel | None:
-        """Return a kernel with row sums p, or its own, if these are the rows and columns in which the plan has mass."""
+    def kernel_at(self, at: tuple[Tensor, Tensor], restored: Callable[[Tensor], Tensor]) -> Kernel | None:
+        """Return a kernel with its row sums restored, if these are the rows and columns in which the plan has mass."""
         same = all(torch.equal(ours, theirs) for ours, theirs in zip(self._at, at, strict=True))
-        return self._kernel.with_rows(self._sums[0] * self._mass if p is None else p) if same else None
+        return self._kernel.with_rows(restored(self._sums[0] * self._mass)) if same else None
 
     def product(self, V: Tensor, one_pass: Callable[[Kernel, Tensor], Pass] = one_pass) -> Tensor:
         """T V (n, k) in float64, for V (m, k), without gradients."""
@@ -99,9 +99,9 @@ class LazyPlan:
             raise TypeError(f"rows takes a slice without a step, for example slice(0, 100); got {chosen!r}")
         start, stop, _ = chosen.indices(self.shape[0])
         stop = max(start, stop)
-        (rows, columns), (U, b, V, _) = self._at, self._kernel.entries
+        (rows, columns), kernel = self._at, self._kernel.entries
         inside = ((rows >= start) & (rows < stop)).nonzero()[:, 0]
-        softmax = torch.softmax(torch.addmm(b, U[inside], V, alpha=-1), 1)
+        softmax = torch.softmax(torch.addmm(kernel.b, kernel.U[inside], kernel.V, alpha=-1), 1)
         some = softmax.mul_((self._sums[0][inside, None] * self._mass).to(self.dtype))
         if some.shape == (stop - start, self.shape[1]):
             return some

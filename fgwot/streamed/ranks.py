@@ -8,7 +8,7 @@ the same thing with the same numbers.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -72,17 +72,16 @@ class Ranks:
         columns, normaliser, products = found[:m], found[m : m + n], found[m + n :].view(n, k)
         own = self._own(n)
         if own.start < own.stop:
-            part = one_pass(_rows(kernel, own), Z)
+            part = one_pass(kernel.part(own), Z)
             columns[:], normaliser[own], products[own] = part.columns, part.normaliser, part.products
-        self._sum(found, kernel.U, kernel.V, kernel.b, kernel.s, Z)
+        self._sum(found, *_made_of(kernel), Z)
         return Pass(normaliser, columns, products)
 
     def difference(self, one: Kernel, other: Kernel) -> float:
         """L1 distance of two plans, see `fgwot.streamed.passes`."""
         own = self._own(len(one.s))
-        part = difference(_rows(one, own), _rows(other, own)) if own.start < own.stop else 0.0
-        plans = (t for kernel in (one, other) for t in (kernel.U, kernel.V, kernel.b, kernel.s))
-        return float(self._sum(one.b.new_tensor([part]), *plans))
+        part = difference(one.part(own), other.part(own)) if own.start < own.stop else 0.0
+        return float(self._sum(one.b.new_tensor([part]), *_made_of(one), *_made_of(other)))
 
     def any(self, flag: bool) -> bool:
         """Whether it holds on any rank."""
@@ -152,10 +151,10 @@ def _telling() -> Iterator[None]:
         raise RankError(f"a rank is gone, or the group's timeout is over: {error}") from error
 
 
+def _made_of(kernel: Kernel) -> tuple[Tensor, ...]:
+    return kernel.U, kernel.V, kernel.b, kernel.s, kernel.most
+
+
 def _digest(x: Tensor) -> int:
     """Give a number that depends on all bits of a float64 tensor."""
     return int(x.contiguous().view(torch.int64).sum()) >> 8  # leaves room for sums
-
-
-def _rows(kernel: Kernel, own: slice) -> Kernel:
-    return replace(kernel, U=kernel.U[own], s=kernel.s[own])

@@ -70,6 +70,10 @@ class Bases:
         """Vector of a plan with this core and these sums."""
         return self._vector(K, rows * self.Q[0, 0], columns * self.P[0, 0])
 
+    def independent(self, p: Tensor, q: Tensor) -> Tensor:
+        """Vector of the independent plan p q', whose factors have one mass, over that mass."""
+        return self.plan(torch.outer(self.P.T @ p, self.Q.T @ q) / p.sum(), p, q)
+
     def _vector(self, core: Tensor, *parts: Tensor) -> Tensor:
         some = (part for part, moves in zip(parts, self.moving, strict=True) if moves)
         return torch.cat([core.flatten(), *some])[None]
@@ -146,15 +150,6 @@ class ReducedLinearisation(LowRankLinearisation):
         sums = zip((self._C1, self._C2), self.bases.sums(T[0]), strict=True)
         x, y = (self._squares(C, rows) / self.epsilon if len(rows) else rows for C, rows in sums)
         return self.bases.costs((self._linear - self._weight * both)[0], x, y)[None]
-
-    def at_independent(self, marginals: Marginals) -> Tensor:
-        """Gradient at the plan p q'."""
-        return self(self.of_product(marginals.p[0], marginals.q[0]))
-
-    def of_product(self, p: Tensor, q: Tensor) -> Tensor:
-        """Vector of the plan p q', whose factors have one mass, over that mass."""
-        core = torch.outer(self.bases.P.T @ p, self.bases.Q.T @ q) / p.sum()
-        return self.bases.plan(core, p, q)[None]
 
     def shift(self, marginals: Marginals) -> tuple[Tensor, Tensor]:
         """Row part (1, n) and column part (1, m) that were left out, of exact sides only, not divided by epsilon."""

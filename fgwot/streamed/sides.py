@@ -1,89 +1,137 @@
-r"""What the marginals of a plan cost.
+"""What a problem asks of the sums of a plan that is not stored: what inner problems and steps need to know of it.
 
-A side with the marginal p and the price r adds r KL(T 1 | p) to what is minimised, in units of epsilon: it is exact for
-an infinite price and free for none. With costs of which x is the part that depends on the side alone, and with
-tau = r / (1 + r), its potential is
-
-    f = tau (log p - logsumexp_j(g - X)),    a = f - x = s - tau logsumexp_j(b - U V),    s = tau log p + (tau - 1) x.
-
-`fgwot.inner.relaxed` has the same for batches.
+`fgwot.streamed.prices` has marginals that are met or paid for, `fgwot.streamed.bounds` those that bound plans of a
+given mass. Potentials are f (n,) and g (m,) of costs divided by epsilon, of which a plan is T = exp(f (+) g - X); sums
+are T 1 (n,) and T' 1 (m,).
 """
 
-from dataclasses import dataclass
-from math import inf, log
-from sys import float_info
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-_LARGEST = 300.0  # logarithm of sums
+Two = tuple[Tensor, Tensor]  # of rows and of columns
 
 
-@dataclass(frozen=True)
-class Side:
-    """A marginal (k,), and the price of missing it divided by epsilon."""
+class Sides(ABC):
+    """Both sides of an inner problem, whose dual is maximised in g: rows follow, in the pass itself.
 
-    marginal: Tensor
-    price: float
-
-    @property
-    def exact(self) -> bool:
-        """Whether the marginal is met."""
-        return self.price == inf
-
-    @property
-    def tau(self) -> float:
-        """By how much the potential of an exact side is shortened."""
-        return 1.0 if self.exact else self.price / (1 + self.price)
-
-    def constants(self, part: Tensor) -> Tensor:
-        """Return s for the costs' part x."""
-        return (self.tau - 1) * part + (self.tau * self.marginal.log() if self.price else 0)
-
-    def part_of(self, potential: Tensor, sums: Tensor) -> Tensor:
-        """Return x of costs by which a plan with these sums has the potential a; zero of an exact side."""
-        if self.exact:
-            return torch.zeros_like(sums)
-        return -potential - (self.price * (sums / self.marginal).log() if self.price else 0)
-
-    def log_meant(self, potential: Tensor) -> Tensor:
-        """Logarithm of the sums p exp(-f / r) that a potential stands for; of a free side its marginal."""
-        paid = not self.exact and self.price > 0
-        return self.marginal.log() - (potential / self.price if paid else 0)
-
-    def meant(self, potential: Tensor) -> Tensor:
-        """Those sums; of a potential far off they are finite."""
-        return self.log_meant(potential).clamp(max=_LARGEST).exp()
-
-    def sweep(self, potential: Tensor, log_sums: Tensor) -> Tensor:
-        """Step of the potential that solves for this side, from the logarithms of its present sums."""
-        return self.tau * (self.log_meant(potential) - log_sums)
-
-    def missed(self, potential: Tensor, sums: Tensor) -> Tensor:
-        """By how much the sums miss those that the potential stands for."""
-        return self.meant(potential) - sums if self.price else torch.zeros_like(sums)
-
-    def paid(self, potential: Tensor) -> Tensor:
-        """Terms of the dual: -r p (exp(-f / r) - 1), f p of an exact side, and none of a free one."""
-        if self.exact:
-            return potential * self.marginal
-        return -self.price * self.marginal * (-potential / self.price).expm1() if self.price else 0 * potential
-
-    def divergence(self, potential: Tensor, other: Tensor) -> float:
-        """Return r KL(s | s') of the sums that two potentials stand for."""
-        if self.exact or not self.price:
-            return 0.0
-        sums, ratio = self.meant(potential), (potential - other) / self.price
-        # log(s / s') is minus this ratio, and s' - s is s (exp(ratio) - 1): nearly equal potentials lose nothing.
-        return self.price * float((sums * (ratio.expm1() - ratio)).sum())
-
-
-def shift(rows: Side, columns: Side, g: Tensor, mass: float) -> float:
-    """What to add to g, so that both sides stand for one mass, once rows follow; `mass` is what theirs is now.
-
-    Sweeps alone are slow at that when prices are large.
+    Attributes
+    ----------
+    p, q : Tensor (n,), (m,)
+        Marginals.
+    mass : float
+        Of the first plan.
     """
-    slope = 1 - rows.tau + (0 if columns.exact else 1 / columns.price if columns.price else inf)
-    if not slope:
-        return 0.0
-    return (float(columns.log_meant(g).logsumexp(0)) - log(min(max(mass, float_info.min), float_info.max))) / slope
+
+    if TYPE_CHECKING:  # fields of one subclass, properties of another
+
+        @property
+        def p(self) -> Tensor: ...  # noqa: D102
+        @property
+        def q(self) -> Tensor: ...  # noqa: D102
+        @property
+        def mass(self) -> float: ...  # noqa: D102
+
+    @property
+    @abstractmethod
+    def moving(self) -> tuple[bool, bool]:
+        """Whether the sums of rows and of columns may be others than the marginals."""
+
+    @property
+    @abstractmethod
+    def binding(self) -> bool:
+        """Whether there is something that columns have to meet: then errors of plans are errors of marginals."""
+
+    @property
+    def free(self) -> bool:
+        """Whether columns cost nothing, so that g is zero."""
+        return False
+
+    @property
+    def levels(self) -> bool:
+        """Whether Newton's steps start where plans have their mass."""
+        return False
+
+    @property
+    @abstractmethod
+    def numbers(self) -> list[float]:
+        """What tells a problem from others with the same marginals."""
+
+    @abstractmethod
+    def rows(self, part: Tensor) -> tuple[Tensor, float, Tensor]:
+        """Return s, tau and the most of a `fgwot.streamed.passes.Kernel` for the row part x (n,) of the costs."""
+
+    @abstractmethod
+    def restored(self, sums: Tensor) -> Tensor:
+        """Row sums (n,) of a plan to start with, which had these."""
+
+    @abstractmethod
+    def parts(self, potentials: Two, sums: Two) -> Two:
+        """Parts of costs by which a plan with these sums has the potentials a and b; zero of an exact side."""
+
+    def lowest(self, potentials: Two) -> Two:
+        """Of potentials of the same plan those with the lowest g, where that means something."""
+        return potentials
+
+    @abstractmethod
+    def shift(self, potentials: Two, sums: Two) -> float:
+        """What to add to g, so that plans have their mass, once rows follow."""
+
+    @abstractmethod
+    def update(self, potentials: Two, sums: Two) -> Tensor:
+        """Step of g (m,) that solves for the columns."""
+
+    def largest(self, g: Tensor) -> Tensor:
+        """Columns (m,) whose potentials are one after an update that led to g; none where that means nothing."""
+        return torch.zeros_like(g, dtype=torch.bool)
+
+    def one(self, potentials: Two, sums: Two) -> Tensor:
+        """Columns (m,) whose potentials move as one from here."""
+        del sums
+        return self.largest(potentials[1])
+
+    def within(self, g: Tensor, step: Tensor, one: Tensor) -> Tensor:
+        """Return the step from g after which some potentials are one and none are larger."""
+        del g, one
+        return step
+
+    @abstractmethod
+    def ascent(self, potentials: Two, sums: Two) -> Tensor:
+        """Gradient (m,) of the dual, in directions that it may be followed in; its L1 norm is the error of a plan."""
+
+    @abstractmethod
+    def violated(self, sums: Two) -> Tensor:
+        """By how much sums, not potentials, miss what they must meet, in L1."""
+
+    @abstractmethod
+    def curvature(self, potentials: Two, sums: Two) -> tuple[Tensor, Tensor | float]:
+        """Return d (m,) and t (n,) of minus the Hessian of the dual, diag(d) - T' diag(t / T 1) T."""
+
+    def along(self, y: Tensor, root: Tensor, potentials: Two, sums: Two) -> Tensor:
+        """Project sqrt(d) times a step of g, with root = sqrt(d), to where the dual may be followed."""
+        del root, potentials, sums
+        return y
+
+    @abstractmethod
+    def flat(self, potentials: Two) -> bool:
+        """Whether g + t is the same plan."""
+
+    def held(self, g: Tensor) -> Tensor:
+        """Sums (m,) that weight steps of g in their extrapolation."""
+        del g
+        return self.q
+
+    @abstractmethod
+    def terms(self, potentials: Two) -> Tensor:
+        """Terms of the dual, which is their sum less the mass of the plan."""
+
+    @abstractmethod
+    def divergence(self, one: Two, other: Two, sums: Two) -> float:
+        """What KL(T || T+) lacks of the divergence that steps descend by, from potentials of both and sums of T."""
+
+
+def positive(sums: Tensor) -> Tensor:
+    """Sums that may be under a logarithm."""
+    return sums.clamp_min(torch.finfo(sums.dtype).tiny)

@@ -12,15 +12,16 @@ from fgwot.iteration.result import Result, Tolerance
 from fgwot.iteration.undamped import Limits
 from fgwot.problem import Problem
 from fgwot.solution import Solution, Status
+from fgwot.streamed.bounds import Bounded
 from fgwot.streamed.checkpoint import Checkpoint
 from fgwot.streamed.identity import identity, same
 from fgwot.streamed.iteration import Streamed
 from fgwot.streamed.lazy import Lazy
 from fgwot.streamed.passes import one_pass, threads_for_loops
 from fgwot.streamed.plan import LazyPlan
+from fgwot.streamed.prices import Priced, Side
 from fgwot.streamed.ranks import Ranks
 from fgwot.streamed.reduced import Bases, ReducedLinearisation, mass_of_plans
-from fgwot.streamed.sides import Side
 from fgwot.streamed.start import begin
 from fgwot.streamed.sweeps import StreamedPlan, Sweeps
 from fgwot.streamed.values import Constants, Source, moments_of, values
@@ -86,13 +87,14 @@ def _solved(problem: Problem, M: LowRank | None, call: Call, ranks: Ranks | None
     dtype = call.C1.dtype
     shares = Marginals.of(small.p, small.q)
     marginals = Marginals(small.p, small.q) if small.moving else shares
-    sides = Side(marginals.p[0], rho1), Side(marginals.q[0], rho2)
-    moving = not sides[0].exact, not sides[1].exact
-    linearise = ReducedLinearisation(small, inside, torch.finfo(dtype).eps, moving)
+    sides = (
+        Priced(Side(marginals.p[0], rho1), Side(marginals.q[0], rho2))
+        if small.mass is None
+        else Bounded(marginals.p[0], marginals.q[0], float(small.mass))
+    )
+    linearise = ReducedLinearisation(small, inside, torch.finfo(dtype).eps, sides.moving)
     lazy = call.plan if isinstance(call.plan, Lazy) else Lazy()
-    # Of tau and 1 - tau the small one tells prices apart.
-    prices = small.p.new_tensor([x for side in sides for x in (side.tau, 1 - side.tau)])
-    weights = small.alpha, small.epsilon, small.p.sum(-1), small.q.sum(-1), prices
+    weights = small.alpha, small.epsilon, small.p.sum(-1), small.q.sum(-1), small.p.new_tensor(sides.numbers)
     this = identity(linearise, marginals, torch.cat(weights))
     if ranks:
         _compare(ranks, call, this)
@@ -111,11 +113,9 @@ def _solved(problem: Problem, M: LowRank | None, call: Call, ranks: Ranks | None
     entropy = mass * ((1 - mass.log()) * found.sums[0].sum() - logarithms)
     p, q = problem.p[0], problem.q[0]
     f, g = _spread(result.f[0], rows, p), _spread(result.g[0], columns, q)
-    own = (
-        p if sides[0].exact else _spread(found.sums[0], rows, p),
-        q if sides[1].exact else _spread(found.sums[1], columns, q),
-    )
-    return result, plan, Constants(mass * moments, entropy, *own, f, g)
+    ends = zip(sides.moving, found.sums, at, (p, q), strict=True)
+    own = [_spread(sums, points, marginal) if moves else marginal for moves, sums, points, marginal in ends]
+    return result, plan, Constants(mass * moments, entropy, own[0], own[1], f, g)
 
 
 def _with_mass(marginal: Tensor, price: float) -> Tensor:
@@ -168,6 +168,8 @@ def _compare(ranks: Ranks, call: Call, this: Tensor) -> None:
     for rank, (other, numbers) in enumerate(theirs):
         if other != theirs[0][0] or not same(theirs[0][1], numbers):
             what = (
-                "other costs, marginals, alpha, epsilon or rho" if other == theirs[0][0] else f"{theirs[0][0]}; {other}"
+                "other costs, marginals, alpha, epsilon, rho or mass"
+                if other == theirs[0][0]
+                else f"{theirs[0][0]}; {other}"
             )
             raise ValueError(f"ranks 0 and {rank} were given different calls: {what}")

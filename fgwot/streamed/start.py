@@ -1,6 +1,6 @@
 """Where the iteration starts: with p q', or with the plan of a solution."""
 
-from math import log, sqrt
+from math import log
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +12,7 @@ from fgwot.iteration.undamped import State
 from fgwot.solution import WarmStart
 from fgwot.streamed.passes import Kernel
 from fgwot.streamed.reduced import ReducedLinearisation
-from fgwot.streamed.sides import Side
+from fgwot.streamed.sides import positive
 from fgwot.streamed.sweeps import StreamedPlan, Sweeps
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def begin(
     """
     plan = _of_solution(init, shape, at, sweeps) if isinstance(init, WarmStart) else None
     change = 1.0 if plan is None else 0.0
-    plan = _product(linearise, sweeps) if plan is None else plan
+    plan = _independent(linearise, sweeps) if plan is None else plan
     G = linearise(plan.T)
     return State.at(plan, G, Start(G, plan.g, plan.g, change))
 
@@ -43,28 +43,26 @@ def _of_solution(init: WarmStart, shape: torch.Size, at: tuple[Tensor, Tensor], 
         raise ValueError(
             f"init has a plan of shape {tuple(plan.shape)}, but there are {shape[0]} and {shape[1]} points"
         )
-    rows, columns = sweeps.sides
-    kernel = plan.kernel_at(at, rows.marginal if rows.exact else None)
-    nothing = torch.zeros_like(rows.marginal), torch.zeros_like(columns.marginal)
+    sides = sweeps.sides
+    kernel = plan.kernel_at(at, sides.restored)
+    nothing = torch.zeros_like(sides.p), torch.zeros_like(sides.q)
     return None if kernel is None else sweeps.plan(kernel, None, nothing)
 
 
-def _product(linearise: ReducedLinearisation, sweeps: Sweeps) -> StreamedPlan:
-    """Plan p q' of the mass of an exact side, or the geometric mean of both masses."""
-    (rows, columns), bases = sweeps.sides, linearise.bases
-    masses = float(rows.marginal.sum()), float(columns.marginal.sum())
-    mass = masses[0] if rows.exact else masses[1] if columns.exact else sqrt(masses[0] * masses[1])
-    log_p, log_q = _log_share(rows) + log(mass), _log_share(columns)
-    V = log_q.new_zeros(bases.U.shape[1], len(log_q))
-    kernel = Kernel(bases.U, V, log_q, log_p, 1.0, sweeps.dtype)
-    sums = log_p.exp(), log_q.exp() * mass
+def _independent(linearise: ReducedLinearisation, sweeps: Sweeps) -> StreamedPlan:
+    """Plan p q', of the mass that plans start with."""
+    sides, bases = sweeps.sides, linearise.bases
+    a, b = _log_share(sides.p) + log(sides.mass), _log_share(sides.q)
+    sums = a.exp(), b.exp() * sides.mass
+    V = b.new_zeros(bases.U.shape[1], len(b))
+    kernel = Kernel(bases.U, V, b, a, 1.0, torch.full_like(a, torch.inf), sweeps.dtype)
     # Costs of which it is the plan: what it misses of marginals is paid for.
-    parts = rows.part_of(log_p, sums[0]), columns.part_of(log_q, sums[1])
-    X = bases.costs(log_q.new_zeros(bases.P.shape[1], bases.Q.shape[1]), *parts)
+    parts = sides.parts((a, b), sums)
+    X = bases.costs(b.new_zeros(bases.P.shape[1], bases.Q.shape[1]), *parts)
     error = torch.zeros_like(linearise.epsilon)
-    return StreamedPlan(linearise.of_product(*sums), log_q[None], error, kernel, log_p, sums, X, parts)
+    return StreamedPlan(bases.independent(*sums)[None], b[None], error, kernel, a, sums, X, parts)
 
 
-def _log_share(side: Side) -> Tensor:
-    """Logarithm of the marginal as a part of its mass; points without mass, which a free side has, have very little."""
-    return (side.marginal / side.marginal.sum()).clamp_min(torch.finfo(side.marginal.dtype).tiny).log()
+def _log_share(marginal: Tensor) -> Tensor:
+    """Logarithm of a marginal as a part of its mass; points without mass, which a free side has, have very little."""
+    return positive(marginal / marginal.sum()).log()

@@ -1,8 +1,8 @@
 r"""The inner problem by passes: sweeps b <- b + log(s / c) with the column sums c, extrapolated by Anderson's method.
 
 Here s are the column sums that the marginal asks for, q, or where they have a price those that it makes of the present
-potential (`fgwot.streamed.sides`; the step is shortened then). Newton's matrix (m x m) is not built here, and a pass
-costs far more than anything done with vectors:
+potential (`fgwot.streamed.prices`; the step is shortened then), or where it bounds them what `fgwot.streamed.bounds`
+says. Newton's matrix (m x m) is not built here, and a pass costs far more than anything done with vectors:
 
     b <- b + r - sum_k theta_k (db_k + dr_k),    r = log(s / c),
     theta = argmin sum_j s_j (r - sum_k theta_k dr_k)_j^2,
@@ -12,7 +12,7 @@ from. What sweeps are too slow for is left to Newton's method, whose linear syst
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite, log
 
 import torch
@@ -22,7 +22,7 @@ from fgwot.constants import BACKTRACKS, FURTHEST, LONGEST_STEP
 from fgwot.inner.plan import Plan
 from fgwot.streamed.passes import Kernel
 from fgwot.streamed.reduced import Bases
-from fgwot.streamed.sides import Side, shift
+from fgwot.streamed.sides import Sides, Two, positive
 from fgwot.streamed.watch import Watch
 
 _MEMORY = 6
@@ -58,12 +58,12 @@ class StreamedPlan(Plan):
 
     kernel: Kernel
     a: Tensor
-    sums: tuple[Tensor, Tensor]
+    sums: Two
     X: Tensor | None
-    parts: tuple[Tensor, Tensor]
+    parts: Two
 
     @property
-    def potentials(self) -> tuple[Tensor, Tensor]:
+    def potentials(self) -> Two:
         """The potentials f (n,) and g (m,) of its costs."""
         return self.a + self.parts[0], self.kernel.b + self.parts[1]
 
@@ -81,7 +81,7 @@ class Sweeps:
     """
 
     bases: Bases
-    sides: tuple[Side, Side]
+    sides: Sides
     dtype: torch.dtype
     watch: Watch
     keep: Callable[[Tensor], None]
@@ -91,62 +91,62 @@ class Sweeps:
 
         `g` (1, m) is a warm start.
         """
-        plan, limit = self.at(X[0], g[0]), float(tol)
-        if abs(along := self._shift(plan)) > _FAR:
-            plan = self.moved(plan, plan.kernel.b + along)
+        plan, limit = self._levelled(self.at(X[0], g[0]), _FAR), float(tol)
         plan = self._swept(plan, limit)
         return plan if float(plan.error) <= limit or self.watch.over else self._newton(plan, limit)
 
     def at(self, X: Tensor, b: Tensor) -> StreamedPlan:
         """Plan for the costs X (1, k) with the potentials b (m,), its column error as it is."""
-        rows, columns = self.sides
         x, y = parts = self.bases.potentials(X)
-        b = b if columns.price else -y
-        kernel = Kernel(self.bases.U, self.bases.exponent(X), b, rows.constants(x), rows.tau, self.dtype)
+        b = -y if self.sides.free else b
+        kernel = Kernel(self.bases.U, self.bases.exponent(X), b, *self.sides.rows(x), self.dtype)
         return self.plan(kernel, X, parts)
+
+    def _levelled(self, plan: StreamedPlan, far: float) -> StreamedPlan:
+        """Plan of the mass that it should have, if it is farther from that than a factor exp(far)."""
+        along = self.sides.shift(plan.potentials, plan.sums)
+        return self.moved(plan, plan.kernel.b + along) if abs(along) > far else plan
 
     def _swept(self, best: StreamedPlan, limit: float) -> StreamedPlan:
         """Sweep until the limit is met, or the last passes show that it is far."""
-        b, history, errors = best.kernel.b, self._history(best), [float(best.error)]
-        step = history.step(b, self._sweep(best))
+        plan, history, errors = best, self._history(best), [float(best.error)]
         while float(best.error) > limit and not self.watch.over and not _slow(errors, limit):
-            plan = self.moved(best, b := b + step)
+            step = self.sides.update(plan.potentials, plan.sums)
+            one = self.sides.largest(plan.potentials[1] + step)
+            plan = self._moved_by(plan, history.step(plan.kernel.b, step), one)
             error = float(plan.error)
             if not error < _FURTHER * float(best.error) or self._value(plan) < self._value(best) - self._rounding(best):
-                history, b, plan = self._history(best), best.kernel.b, best
+                plan, history = best, self._history(best)
             elif error < float(best.error):
                 best = plan
                 self.keep(best.g)
             errors.append(float(best.error))
-            step = history.step(b, self._sweep(plan))
         return best
 
     def _history(self, plan: StreamedPlan) -> "_History":
-        return _History(self.sides[1].meant(plan.potentials[1]))
+        return _History(self.sides.held(plan.potentials[1]))
 
-    def _sweep(self, plan: StreamedPlan) -> Tensor:
-        """Step of b by one sweep, from where both sides stand for one mass."""
-        (rows, columns), along = self.sides, self._shift(plan)
-        # All entries are multiplied by one number there, and no pass is needed to know the sums.
-        log_sums = _positive(plan.sums[1]).log() + (1 - rows.tau) * along
-        return along + columns.sweep(plan.potentials[1] + along, log_sums)
-
-    def _shift(self, plan: StreamedPlan) -> float:
-        return shift(*self.sides, plan.potentials[1], plan.mass)
+    def _moved_by(self, plan: StreamedPlan, step: Tensor, one: Tensor) -> StreamedPlan:
+        """Plan after a step of its column potentials, of which some are one."""
+        return self.moved(plan, plan.kernel.b + self.sides.within(plan.potentials[1], step, one))
 
     def _newton(self, plan: StreamedPlan, limit: float) -> StreamedPlan:
         """Newton's method on the semi-dual, with a line search."""
         for _ in range(_NEWTON_STEPS):
+            if self.sides.levels:
+                plan = self._levelled(plan, 0.1 * limit)
             error = float(plan.error)
-            if not error > limit:
+            if not error > limit or self.watch.over:
                 break
             step = newton_step(plan, self.sides, self.watch)
-            slope = step @ self.sides[1].missed(plan.potentials[1], plan.sums[1])
+            at = plan.potentials, plan.sums
+            ascent, one = self.sides.ascent(*at), self.sides.one(*at)
             enough = self._value(plan) - self._rounding(plan)
             size = min(1.0, LONGEST_STEP / float(step.abs().max().clamp_min(1)))
             for _ in range(BACKTRACKS):
-                new = self.moved(plan, plan.kernel.b + size * step)
-                if self.watch.over or bool(self._value(new) >= enough + 1e-4 * size * slope):
+                new = self._moved_by(plan, size * step, one)
+                gain = ascent @ (new.kernel.b - plan.kernel.b)
+                if self.watch.over or bool(self._value(new) >= enough + 1e-4 * gain.clamp(min=0)):
                     break
                 size /= 3
             if self.watch.over or (not float(new.error) < _SETTLED * error and error < _SHORT):
@@ -159,31 +159,26 @@ class Sweeps:
         """Plan for the same costs with other column potentials."""
         return self.plan(plan.kernel.at(b), plan.X, plan.parts)
 
-    def _paid(self, plan: StreamedPlan) -> Tensor:
-        both = zip(self.sides, plan.potentials, strict=True)
-        return torch.cat([side.paid(potential) for side, potential in both])
-
     def _value(self, plan: StreamedPlan) -> Tensor:
         """Semi-dual; sweeps never lower it."""
-        return self._paid(plan).sum() - plan.sums[0].sum()
+        return self.sides.terms(plan.potentials).sum() - plan.sums[0].sum()
 
     def _rounding(self, plan: StreamedPlan) -> Tensor:
-        return 8 * torch.finfo(self.dtype).eps * (plan.sums[0].sum() + self._paid(plan).abs().sum())
+        eps = 8 * torch.finfo(self.dtype).eps
+        return eps * (plan.sums[0].sum() + self.sides.terms(plan.potentials).abs().sum())
 
     def plan(self, kernel: Kernel, X: Tensor | None, parts: tuple[Tensor, Tensor]) -> StreamedPlan:
         """Describe the plan of a kernel, whose costs in the bases are X if they are in these."""
         done = self.watch.one_pass(kernel, self.bases.Q[:, 1:])
-        a, sums = kernel.s - kernel.tau * done.normaliser, (kernel.sums(done.normaliser), done.columns)
+        a, sums = kernel.a(done.normaliser), (kernel.sums(done.normaliser), done.columns)
         T = self.bases.plan(self.bases.core_of(done.products, *sums), *sums)[None]
         plan = StreamedPlan(T, kernel.b[None], torch.zeros_like(T[:, 0, 0]), kernel, a, sums, X, parts)
-        if X is not None or self.sides[1].exact:
-            missed = self.sides[1].missed(plan.potentials[1], done.columns)
-            plan.error = torch.linalg.vector_norm(missed, 1)[None] / sums[0].sum()
+        if X is None:
+            missed = self.sides.violated(sums)
+        else:
+            missed = torch.linalg.vector_norm(self.sides.ascent(plan.potentials, sums), 1)
+        plan.error = missed[None] / sums[0].sum()
         return plan
-
-
-def _positive(sums: Tensor) -> Tensor:
-    return sums.clamp_min(torch.finfo(sums.dtype).tiny)
 
 
 def _slow(errors: list[float], limit: float) -> bool:
@@ -196,25 +191,23 @@ def _slow(errors: list[float], limit: float) -> bool:
     return rate >= 1 or log(limit / errors[-1]) < _WORTH * log(rate)
 
 
-def newton_step(plan: StreamedPlan, sides: tuple[Side, Side], watch: Watch) -> Tensor:
-    """Solve S d = s - c by conjugate gradients, S = diag(c + s / r2) - tau1 T' diag(1 / T 1) T: two passes a product.
+def newton_step(plan: StreamedPlan, sides: Sides, watch: Watch) -> Tensor:
+    """Step of the potentials by Newton's method on the dual, by conjugate gradients: two passes a product.
 
-    In the scaling that makes the diagonal about one, as `fgwot.inner.sinkhorn` does it; sqrt(c) spans the null space of
-    exact sides.
+    In the scaling that makes the diagonal of minus the Hessian about one, as `fgwot.inner.sinkhorn` does it.
     """
-    rows, columns = sides
-    kernel, c = plan.kernel, _positive(plan.sums[1])
-    turned, shares = kernel.turned(plan.a, c), replace(kernel, s=torch.zeros_like(kernel.s), tau=1.0)
-    g = plan.potentials[1]
-    root = (c if columns.exact else c + columns.meant(g) / columns.price).sqrt()
+    at = plan.potentials, plan.sums
+    kernel, (diagonal, part) = plan.kernel, sides.curvature(*at)
+    turned = kernel.turned(plan.a, positive(plan.sums[1]))
+    shares, root = kernel.with_rows(torch.ones_like(kernel.s)), diagonal.sqrt()
 
     def product(y: Tensor) -> Tensor:
-        inside = watch.one_pass(shares, (y / root)[:, None]).products
-        return y - rows.tau * watch.one_pass(turned, inside).products[:, 0] / root
+        inside = part * watch.one_pass(shares, (y / root)[:, None]).products[:, 0]
+        return sides.along(y - watch.one_pass(turned, inside[:, None]).products[:, 0] / root, root, *at)
 
-    residual = columns.missed(g, plan.sums[1]) / root
-    if rows.exact and columns.exact:
-        residual = residual - root * (root @ residual) / c.sum()
+    residual = sides.ascent(*at) / root  # is along
+    if sides.flat(plan.potentials):  # the root spans the null space
+        residual = residual - root * (root @ residual) / diagonal.sum()
     y, direction, norm = torch.zeros_like(residual), residual, residual @ residual
     enough = _ACCURACY**2 * norm
     for _ in range(_PRODUCTS):

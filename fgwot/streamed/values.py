@@ -6,7 +6,8 @@ its derivatives are T Z2 and T^T Z1, two passes. The rest is autograd's: with th
     J = (1 - alpha) <M, T> + alpha <L (x) T, T> - epsilon H(T) + <f, p> + <g, q>,
 
 of which the last two terms count for their derivatives only, as dJ/dp = f and dJ/dq = g. A side with a price rho has
-rho KL(T 1 | p) in place of its term.
+rho KL(T 1 | p) in place of its term. Of a given mass the potential of the columns is g + h, where the largest g is zero
+and h is the derivative in the mass.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fgwot.adjoint import ENVELOPE_ONCE, of_side
+from fgwot.inner.partial import split
 from fgwot.operations import once
 from fgwot.problem import Problem
 from fgwot.streamed.passes import Kernel, Pass, threads_for_loops
@@ -114,7 +116,7 @@ def _sides(
 
 
 def _values(lazy: Source, tensors: Sequence[Any]) -> tuple[Tensor, ...]:
-    moments, entropy, rows, columns, f, g, MA, MB, A1, B1, A2, B2, p, q, alpha, epsilon, *prices = tensors
+    moments, entropy, rows, columns, f, g, MA, MB, A1, B1, A2, B2, p, q, alpha, epsilon, *more = tensors
     moments = _Moments.apply(lazy, moments, *_sides(MA, MB, A1, B1, A2, B2))
     r0, r1, r2 = 0 if MA is None else MA.shape[1], A1.shape[1], A2.shape[1]
     linear = moments[:r0, :r0].diagonal().sum()
@@ -126,7 +128,11 @@ def _values(lazy: Source, tensors: Sequence[Any]) -> tuple[Tensor, ...]:
     quad = own - 2 * crossed
     cost = (1 - alpha) * linear + alpha * quad
     value = cost - epsilon * entropy
-    sides = zip(prices or (None, None), (p, q), (rows, columns), (f, g), strict=True)
+    if len(more) == 1:
+        (mass,), ((g,), h) = more, split(g[None], q.detach()[None])
+        value = value + h[0] * (mass - mass.detach())
+    prices = more if len(more) == 2 else (None, None)
+    sides = zip(prices, (p, q), (rows, columns), (f, g), strict=True)
     for price, marginal, sums, potential in sides:
         by_marginal = potential
         if price is not None:

@@ -30,7 +30,7 @@ def test_two_processes_beside_one_and_both_ways():
     assert [row[2:4] for row in solves] == [["1", "1"], ["1", "2"]]
     assert solves[0][6:10] == ["1.00x", "1.00x", "0.0 MB", "0.00 s"]
     assert float(solves[1][8].split()[0]) > 0
-    assert [row[2] for row in both] == ["None", "0.3"]
+    assert [row[2] for row in both] == ["met", "rho 0.3", "mass 0.8"]
     assert all(float(row[5]) > 0 for row in both)
     assert [row[1] for row in built] == ["0.1"]
     assert float(built[0][6]) < 1e-4

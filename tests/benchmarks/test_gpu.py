@@ -73,6 +73,8 @@ def test_every_section_completes_and_no_row_fails(rehearsal):
     assert len({row["kernel"] for row in of(rows, "kernels")}) > 10
     assert {row["part"] for row in of(rows, "training")} >= {"whole step", "text encoder", "FGW term"}
     assert all(row["operations"] > 0 for row in of(rows, "solves"))
+    assert all(row["converged"] for row in of(rows, "clouds"))
+    assert len({row["what"] for row in of(rows, "clouds")}) == 2
 
 
 @pytest.mark.slow

@@ -207,7 +207,6 @@ def test_a_solve_whose_time_is_over_says_how_far_it_came(rho, monkeypatch):
         ({"rho": -1.0}, r"rho must lie in \[0, inf\]"),
         ({"rho": (0.0, 0.0)}, "zero on both sides"),
         ({"rho": torch.ones(3)}, "batches: solve one problem after another"),
-        ({"mass": 0.5}, "a lazy plan is not for mass: use rho"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):

@@ -12,9 +12,9 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("a process that interprets kernels cannot compile them", allow_module_level=True)
 
 from fgwot.kernels.resources import compile_variant
-from fgwot.kernels.shapes import PACK_VARIANTS, SWEEP_VARIANTS, VARIANTS
+from fgwot.kernels.shapes import PACK_VARIANTS, STREAM_VARIANTS, SWEEP_VARIANTS, VARIANTS
 
-ALL = [*VARIANTS, *SWEEP_VARIANTS, *PACK_VARIANTS]
+ALL = [*VARIANTS, *SWEEP_VARIANTS, *PACK_VARIANTS, *STREAM_VARIANTS]
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program may have, by compute capability
 # One of each kernel: these are compiled by several versions of Triton, `make versions`.
 SAMPLE = {
@@ -24,6 +24,9 @@ SAMPLE = {
     "columns-scaling-float32-128-plan",
     "solve-square-float32-16-bare",
     "solve_adjoint-kl-float32-16",
+    "stream_rows-float32",
+    "stream_columns-float32",
+    "stream_difference-float32",
 }
 
 

@@ -18,6 +18,7 @@ FILES = (
     "test_stress_kernels.py",
     "test_kernels.py",
     "test_sinkhorn_kernels.py",
+    "test_stream_kernels.py",
     "test_timed_calls.py",
 )
 
