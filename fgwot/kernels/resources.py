@@ -17,7 +17,7 @@ from fgwot.kernels.adjoint import adjoint_kernel
 from fgwot.kernels.common import accumulator
 from fgwot.kernels.contraction import contraction_kernel
 from fgwot.kernels.factored import factored_kernel
-from fgwot.kernels.shapes import SWEEPS, PackVariant, ProductVariant, SweepVariant, Variant
+from fgwot.kernels.shapes import PackVariant, ProductVariant, SweepVariant, Variant
 from fgwot.kernels.sinkhorn import columns_kernel, rows_kernel
 from fgwot.kernels.solve import solve_kernel
 from fgwot.kernels.solve_adjoint import solve_adjoint_kernel
@@ -120,15 +120,7 @@ def _work(variant: AnyVariant, loops: list[list[str]]) -> list[tuple[list[str], 
             [line for loop in loops if ("STG" in "".join(loop)) == last for line in loop] for last in (False, True)
         ]
         return [(lines, sum(map(_bits_loaded, lines)) / loaded_once) for lines in joined]
-    if variant.op != "solve":
-        return [(max(loops, key=len, default=[]), 1)]
-
-    def divisions(loop: list[str]) -> int:
-        return sum("MUFU.RCP" in line for line in loop)
-
-    # The sweeps are what divides most: at least once an update.
-    divides = (loop for loop in loops if divisions(loop) >= 2 * SWEEPS)
-    return [(max(divides, key=lambda loop: divisions(loop) / len(loop)), 1)]
+    return [(max(loops, key=len, default=[]), 1)]
 
 
 def _bits_loaded(line: str) -> int:

@@ -139,14 +139,13 @@ def limited(tile: RowTile, dtype: torch.dtype, aligned: bool, write: bool) -> Ro
 
 @dataclass(frozen=True)
 class Pack:
-    """`problems` whole problems of at most `side` points, padded to it, solved by one program.
+    """How one program solves a whole problem of at most `side` points, padded to it.
 
     Left to itself, the assembler may spill registers to fit one program more on a multiprocessor: a thread is given
     just what it needs.
     """
 
     side: int
-    problems: int
     warps: int
     rows: int  # at a time, of what is not a sweep or a product
     registers: int
@@ -159,15 +158,15 @@ class Pack:
 
 PACKS = {
     torch.float32: (
-        Pack(8, 8, 1, 2, registers=168),
-        Pack(16, 1, 1, 4, registers=80),
-        Pack(32, 1, 2, 8, registers=126),
-        Pack(64, 1, 4, 8, registers=168),
+        Pack(8, 1, 2, registers=168),
+        Pack(16, 1, 4, registers=80),
+        Pack(32, 2, 8, registers=126),
+        Pack(64, 4, 8, registers=168),
     ),
     torch.float64: (
-        Pack(8, 4, 1, 2, registers=168),
-        Pack(16, 1, 2, 8, registers=144),
-        Pack(32, 1, 4, 8, registers=255),
+        Pack(8, 1, 2, registers=168),
+        Pack(16, 2, 8, registers=144),
+        Pack(32, 4, 8, registers=255),
     ),
 }
 
@@ -299,7 +298,6 @@ class SweepVariant:
         return self.tile.columns * (self.tile.rows if self.op == "rows" else 1)
 
 
-SWEEPS = 5  # Sinkhorn sweeps of the whole solve for one look at the error: the last of them measures it
 PackOp = Literal["solve", "solve_adjoint"]
 _PACK_OPS: tuple[PackOp, ...] = ("solve", "solve_adjoint")
 
@@ -326,7 +324,7 @@ class PackVariant:
     @property
     def constants(self) -> dict[str, object]:
         """Arguments that are constants of the compilation."""
-        tile = {"PACK": self.tile.problems, "SIDE": self.tile.side, "ROWS": self.tile.rows}
+        tile = {"SIDE": self.tile.side, "ROWS": self.tile.rows}
         constants: dict[str, object] = {"LOSS": self.loss, **tile}
         if self.op == "solve":
             double = self.dtype == torch.float64
@@ -338,8 +336,8 @@ class PackVariant:
 
     @property
     def terms(self) -> int:
-        """Sweeps of single problems in one pass through the innermost loop."""
-        return self.tile.problems * SWEEPS
+        """Passes through the innermost loop, which is that of a matrix product."""
+        return 1
 
 
 PACK_VARIANTS = [
