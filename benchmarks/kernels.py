@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.kernel_times import BATCHES, PRECISIONS, SIZES, WHOLE, readable
+from benchmarks.kernel_times import PRECISIONS, SIZES, readable
 from benchmarks.roofline import (
     CHIPS,
     modelled_product,
     modelled_seconds,
-    modelled_solve,
     modelled_sweep,
     moved_bytes,
     padded_terms,
@@ -25,12 +24,10 @@ from fgwot.kernels.shapes import (
     PRODUCT_VARIANTS,
     SWEEP_VARIANTS,
     VARIANTS,
-    PackVariant,
     ProductVariant,
     SweepVariant,
     Variant,
     limited,
-    pack_for,
     product_tile_for,
     row_tile_for,
     tile_for,
@@ -89,20 +86,24 @@ many sweeps, is torch's. Sweeps of the undamped iteration take the scaling form,
 logarithmic.
 
 Small problems (square and kl, n and m up to 64 in float32 and 32 in float64, uniform or given marginals, envelope
-gradients) are solved by one launch for the whole batch: outer steps, sweeps, stopping test, values and status in one
-kernel, eight problems per program up to 8 x 8 (four in float64). A second kernel differentiates the values: a step of
-K-MaT's loss is these two and the read of the status. What the kernel leaves unfinished, the solver goes on with; other
-options, `torch.func` and invalid values go to the solver at once. Triton compiles a kernel when it is first used, a
-whole solve for some seconds, and keeps it on disk.
+gradients) are solved by one launch for the whole batch: outer steps, inner problems, stopping test, values and status
+in one kernel, each problem by a program of its own, which ends when it is done. Its iteration is that of the compiled
+loops: undamped steps, extrapolated where they are slow, damped ones where the objective would rise; inside, sweeps and
+chord steps with a Newton matrix that is kept. This is not what the H100's times above are of: there sweeps were all
+there was, every step was guarded, and up to 8 points a side eight problems shared a program (four in float64). Steps
+and sweeps have been counted since, not timed: it makes about as many steps as the loops. The default for batches of at
+most 8 points a side stays until a GPU has timed it. A second kernel differentiates the values: a step of
+K-MaT's loss is these two and the read of the status. The solver goes on with those problems alone
+that the kernel leaves unfinished; other options, `torch.func` and invalid values go to the solver at once. Triton
+compiles a kernel when it is first used, a whole solve for some seconds up to half a minute, and keeps it on disk.
 
 ## Resources
 
 Read from the compiled binaries, for compute capability 8.0 (A100) / 9.0 (H100); on the H100 they did not predict the
 times. Per term of the sum: all instructions of the innermost loop, and those among them
 on floating-point numbers (matrix instructions of tensor cores not counted). Programs: as many as fit on one
-multiprocessor. For the sweeps: per matrix entry, all passes together; the column kernel, per column and part. For the
-whole solve (solve): per problem and inner sweep of both updates, over the threads of its program; its adjoint has no
-loop.
+multiprocessor. For the sweeps: per matrix entry, all passes together; the column kernel, per column and part. For
+the whole solve (solve) and its adjoint: a pass through their longest innermost loop.
 
 {resources}
 
@@ -112,8 +113,7 @@ Not a measurement. The largest of three times at the chip's peak: issuing every 
 instructions, and moving the bytes; every multiprocessor always busy, no latency, no launch. Comparisons count as
 arithmetic, though they use other units. Tensor cores: their published peak, a third of it for three products.
 float32, one problem of n = m, terms of unused tile entries included. The factored kernel is one of the two products.
-A sweep counts its costs once: that the second pass over the same rows is served by a cache is assumed. Sweeps of whole
-solves move nothing: registers hold the kernel.
+A sweep counts its costs once: that the second pass over the same rows is served by a cache is assumed.
 
 {model}
 """
@@ -162,15 +162,6 @@ def main() -> None:
             times = [readable(first), readable(second)]
             name = f"one sweep, {'log' if log else 'scaling'}"
             model.append([name, f"{n}", f"{operations:.2g}", f"{moved:.2g}", *times])
-    for n in WHOLE:
-        pack = pack_for(n, n, torch.float32)
-        assert pack is not None
-        w = PackVariant("solve", "square", torch.float32, pack)
-        (operations, moved, first), (*_, second) = (
-            modelled_solve(w, used[w, c.capability], c, BATCHES[-1]) for c in CHIPS
-        )
-        name = f"one inner sweep of {BATCHES[-1]} whole solves"
-        model.append([name, f"{n}", f"{operations:.2g}", f"{moved:.2g}", readable(first), readable(second)])
     page = TEXT.format(
         resources=table(
             "variant | warps | registers | shared bytes | programs | instructions per term | arithmetic per term",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from fgwot.kernels.resources import Resources
-from fgwot.kernels.shapes import PackVariant, ProductVariant, SweepVariant, Variant, splits
+from fgwot.kernels.shapes import ProductVariant, SweepVariant, Variant, splits
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,3 @@ def modelled_sweep(variant: SweepVariant, used: Resources, chip: Chip, n: int) -
     arithmetic = per_second * used.arithmetic / chip.lanes[variant.dtype]
     issue = per_second * used.instructions / ISSUE_LANES
     return entries * used.arithmetic, moved, max(issue, arithmetic, moved / chip.bandwidth)
-
-
-def modelled_solve(variant: PackVariant, used: Resources, chip: Chip, batch: int) -> tuple[float, float, float]:
-    """Operations, bytes and seconds of one inner sweep, both updates, of `batch` problems: all in registers."""
-    problems = -(-batch // variant.tile.problems) * variant.tile.problems
-    per_second = problems / (chip.multiprocessors * chip.clock)
-    arithmetic = per_second * used.arithmetic / chip.lanes[variant.dtype]
-    return problems * used.arithmetic, 0.0, max(per_second * used.instructions / ISSUE_LANES, arithmetic)

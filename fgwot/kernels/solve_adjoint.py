@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fgwot.kernels.common import batch_stride, check_device
 from fgwot.kernels.pack import df1, df2, dh2, h2, of_problem, pad, sandwich, shared
-from fgwot.kernels.shapes import adjoint_pack, pack_for
+from fgwot.kernels.shapes import pack_for
 
 _PLAN, _TURNED, _FACTOR, _HALF, _SUMS = map(tl.constexpr, range(5))
 SLOTS = tl.constexpr(5)
@@ -182,6 +182,6 @@ def solve_adjoint(
         LOSS=loss,
         SIDE=pack.side,
         ROWS=pack.rows,
-        **adjoint_pack(pack).options,
+        **pack.options,
     )
     return [x for x in gradients if x is not None]

@@ -115,7 +115,6 @@ def solve_inner(scratch, n, m, tol, known, EPS: tl.constexpr, TINY: tl.constexpr
     rows = tl.max(tl.load(vectors + at.ROW_MASS * SIDE + i + across), 1, keep_dims=True)
     columns = tl.max(tl.load(vectors + at.COLUMN_MASS * SIDE + j + across), 0, keep_dims=True)
     g = tl.max(tl.load(vectors + at.WARM * SIDE + j + across), 0, keep_dims=True)
-    tol = tl.maximum(tol, 8 * EPS)
     ones = tl.where(columns > 0, 1.0, 0.0).to(x.dtype)
     matrix = tl.load(scratch + at.NEWTON * area + tile)
     K, u, v, top = x, rows, ones, rows
