@@ -59,7 +59,7 @@ def main() -> None:
     _header(f"n = m, float32, tol 1e-4|epsilon|{_SOLVES}")
     for n in options.sizes:
         for epsilon in options.epsilons:
-            rounds = [[_solve(n, epsilon, *some) for some in workers] for _ in range(options.repeats)]
+            rounds = [[figures(n, epsilon, *some) for some in workers] for _ in range(options.repeats)]
             found = [min(figures, key=lambda f: f["seconds"]) for figures in zip(*rounds, strict=True)]
             for (threads, processes), f in zip(workers, found, strict=True):
                 ups = (f"{found[0][name] / f[name]:.2f}x" for name in ("seconds", "processor"))
@@ -94,8 +94,8 @@ def _row(*cells: object) -> None:
     print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
-def _solve(n: int, epsilon: float, threads: int, processes: int) -> Figures:
-    """Figures of a solve: of the first process, but processor time of the one that took most of it."""
+def figures(n: int, epsilon: float, threads: int, processes: int) -> Figures:
+    """Measure a solve: figures of the first process, but processor time of the one that took most of it."""
     found = _ranks(processes, "solve", n, epsilon, threads)
     return found[0] | {"processor": max(f["processor"] for f in found)}
 

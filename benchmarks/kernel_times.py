@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-SIZES = (16, 100, 300, 1000)
 WHOLE = (4, 8, 16, 32, 64)
 BATCHES = (1, 1024)
-PRECISIONS = ("ieee", "tf32x3")
 
 
 def readable(seconds: float) -> str:
@@ -25,23 +23,19 @@ def large(
     """Names and calls of the kernels of large problems, for one problem of n = m."""
     from fgwot.kernels.adjoint import adjoint
     from fgwot.kernels.contraction import contraction
-    from fgwot.kernels.factored import factored
-    from fgwot.kernels.sinkhorn import couple, sweep
+    from fgwot.kernels.sinkhorn import half_sweep, sweeps
 
     C1, C2, W, T = torch.rand(4, n, n, device=device, dtype=dtype)
     for loss in ("abs", "huber"):
         yield f"contraction, {loss}", lambda loss=loss: contraction(C1, C2, T, loss, 1.0)
         yield f"adjoint, {loss}", lambda loss=loss: adjoint(C1, C2, W, T, loss, 1.0)
-    one = torch.ones((), device=device, dtype=dtype)
-    for precision in PRECISIONS if dtype == torch.float32 else PRECISIONS[:1]:
-        yield f"factored, {precision}", lambda p=precision: factored(W, C2, None, None, C1, one, one, p)
     p = torch.full((1, n), 1 / n, device=device, dtype=dtype)
     y = torch.zeros_like(p)
     for name, log in (("log", True), ("scaling", False)):
         X = W[None] if log else (-W[None]).exp()
         start = y if log else y.exp()
-        yield f"one sweep, {name}", lambda X=X, y=start, log=log: sweep(X, p, p, y, 1, log)
-        yield f"last half sweep and plan, {name}", lambda X=X, y=start, log=log: couple(X, p, p, y, log)
+        yield f"one sweep, {name}", lambda X=X, y=start, log=log: sweeps(X, p, p, y, 1, log)
+        yield f"last half sweep and plan, {name}", lambda X=X, y=start, log=log: half_sweep(X, p, p, y, log)
 
 
 def whole(n: int, batch: int, device: torch.device) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-_PACKAGES = ("fgwot", "torch", "triton", "POT", "ott-jax", "jax", "jaxlib", "numba", "numpy")
+_PACKAGES = ("fgwot", "torch", "triton", "POT", "torch_geometric", "fugw", "ott-jax", "jax", "jaxlib", "numba", "numpy")
 
 
 def timed(run: Callable[[], object]) -> float:

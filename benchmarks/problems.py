@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,11 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch of problems as float64 arrays; `x` and `y` are the points of a cloud."""
+    """A batch of problems as float64 arrays; `x` and `y` are the points of a cloud.
+
+    `rho` prices the marginals of the first and the second side, infinite where they are exact; `mass`, if there is one,
+    is that of the plan, whose marginals are at most p and q.
+    """
 
     M: Array
     C1: Array
@@ -25,6 +30,13 @@ class Problem:
     epsilon: float
     x: Array | None = None
     y: Array | None = None
+    rho: tuple[float, float] = (np.inf, np.inf)
+    mass: float | None = None
+
+    @property
+    def balanced(self) -> bool:
+        """Whether both marginals are exact."""
+        return self.rho == (np.inf, np.inf) and self.mass is None
 
     @property
     def arrays(self) -> tuple[Array, Array, Array, Array, Array]:
@@ -48,7 +60,18 @@ def build(case: Case) -> Problem:
     """
     M, C1, C2, *points = _drawn(case.structure, case.n, case.m, max(case.batch, 1), case.seed)
     p, q = (np.full((len(M), k), 1 / k) for k in (case.n, case.m))
-    return Problem(M, C1, C2, p, q, case.alpha, case.epsilon, *(cloud[0] for cloud in points))
+    points = [cloud[0] for cloud in points] or [None, None]
+    return Problem(M, C1, C2, p, q, case.alpha, case.epsilon, *points, **_MARGINALS.get(case.group, {}))
+
+
+# What the groups ask of marginals; all others have exact ones.
+_MARGINALS: dict[str, dict[str, Any]] = {
+    "semi-relaxed": {"rho": (np.inf, 0.0)},
+    "semi-relaxed proximal": {"rho": (np.inf, 0.0)},
+    "partial": {"mass": 0.6},
+    "partial proximal": {"mass": 0.6},
+    "unbalanced": {"rho": (0.5, 0.5)},
+}
 
 
 @lru_cache(maxsize=1)  # thousands of points take seconds, for each setting of each solver

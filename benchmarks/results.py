@@ -9,7 +9,12 @@ from benchmarks.methods import GROUPS
 Entry = dict[str, Any]  # of one case, or of one solver on it
 IN_TORCH = "fgwot torch"
 TIGHT, LOOSE, ROUGH = "1e-06", "1e-04", "1e-02"
-COMPARED = ("single", "structures", "batches", "proximal", "clouds")
+OBJECTIVE = ("proximal", "semi-relaxed proximal", "partial proximal", "barycenters")  # compared by it
+COMPARED = (
+    *("single", "structures", "batches", "proximal", "clouds"),
+    *("semi-relaxed", "semi-relaxed proximal", "partial", "partial proximal", "unbalanced"),
+    *("barycenters", "pairs", "templates"),
+)
 
 
 def cases(results: Entry, group: str, **wanted: Iterable[object]) -> list[Entry]:
@@ -26,14 +31,16 @@ def cases(results: Entry, group: str, **wanted: Iterable[object]) -> list[Entry]
 
 
 def bounds(group: str) -> tuple[str, str]:
-    """The tight and the loose bound at which a group is compared: residuals, or objectives for proximal point.
+    """The tight and the loose bound at which a group is compared: of residuals, of objectives, or of errors in a test.
 
     Examples
     --------
     >>> bounds("single"), bounds("proximal")
     (('1e-06', '1e-04'), ('1e-04', '1e-02'))
     """
-    return (LOOSE, ROUGH) if group == "proximal" else (TIGHT, LOOSE)
+    if group == "templates":
+        return "5e-02", "1e-01"
+    return (LOOSE, ROUGH) if group in OBJECTIVE else (TIGHT, LOOSE)
 
 
 def seconds(entry: Entry, method: str, bound: str | None = None) -> float | None:

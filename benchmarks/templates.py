@@ -1,30 +1,26 @@
-"""Graph classification with template layers: ``python -m benchmarks.templates``.
+"""Graph classification with template layers.
 
 Generated data: graphs of the stochastic block model on 15 to 30 nodes with one, two or three communities of about one
 size; nodes are joined with probability 0.8 within and 0.1 across, and have their degree over the number of nodes as
-feature. The network is a layer of six templates on six points and one linear layer. Beside fgwot's layer, with entropy,
-runs POT's `ot.gnn.TFGWPooling`, without, if torch_geometric is installed: same graphs, sizes, alpha and optimiser, full
-batches. Time is that of an epoch: forward, backward and step; the median of all epochs but the first.
+feature. The network is a layer of six templates on six points and one linear layer, trained on full batches. Beside
+fgwot's layer, with entropy, runs POT's `ot.gnn.TFGWPooling`, without, if torch_geometric is installed: same graphs,
+sizes, alpha and optimiser.
 """
 
-import argparse
-import statistics
-import time
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.accuracy import Accuracy
+from benchmarks.cases import Case
+from benchmarks.problems import Array
 from fgwot.nn import TemplateLayer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-TEMPLATES, POINTS, ALPHA, EPSILON = 6, 6, 0.5, 0.1
+TEMPLATES, POINTS, ALPHA, EPSILON, EPOCHS = 6, 6, 0.5, 0.1, 15
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,6 @@ class Network(nn.Module):
         super().__init__()
         self.layer, self.linear = layer, nn.Linear(TEMPLATES, 3)
         self.moments: tuple[Tensor, Tensor] | None = None
-        self.seconds = float("nan")
 
     def forward(self, graphs: Graphs) -> Tensor:
         """Logits of each graph."""
@@ -78,21 +73,21 @@ class Network(nn.Module):
         return logits
 
 
-def train(graphs: Graphs, epochs: int, seed: int, layer: nn.Module | None = None) -> Network:
-    """Train a network on all graphs at once, and keep the median time of an epoch as its `seconds`."""
+def ours() -> TemplateLayer:
+    """Return a new layer of fgwot's."""
+    return TemplateLayer(TEMPLATES, POINTS, 1, alpha=ALPHA, epsilon=EPSILON)
+
+
+def train(graphs: Graphs, epochs: int, seed: int, layer: Callable[[], nn.Module] = ours) -> Network:
+    """Train a network with a new layer on all graphs at once."""
     torch.manual_seed(seed)
-    layer = TemplateLayer(TEMPLATES, POINTS, 1, alpha=ALPHA, epsilon=EPSILON) if layer is None else layer
-    network = Network(layer)
+    network = Network(layer())
     optimiser = torch.optim.Adam(network.parameters(), lr=0.05)
-    times = []
     for _ in range(epochs):
-        start = time.perf_counter()
         loss = cross_entropy(network(graphs), graphs.labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        times.append(time.perf_counter() - start)
-    network.seconds = statistics.median(times[1:] or times)
     with torch.no_grad():
         network(graphs)  # the last step has moved the distances, and their moments with them
     return network.eval()
@@ -104,33 +99,23 @@ def accuracy(network: Network, graphs: Graphs) -> float:
         return float((network(graphs).argmax(1) == graphs.labels).float().mean())
 
 
-def main() -> None:
-    """Print a table in Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.templates", description="graph classification")
-    parser.add_argument("--graphs", type=int, default=60, help="of training, and of the test (default %(default)s)")
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    graphs, test = sampled(options.graphs, seed=0), sampled(options.graphs, seed=1)
-    layers: dict[str, Callable[[], nn.Module | None]] = {"fgwot.nn.TemplateLayer": lambda: None}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import torch_geometric  # noqa: F401
-            from ot.gnn import TFGWPooling
-    except ImportError:
-        print("torch_geometric is not installed: POT's layer is left out\n")
-    else:
-        layers["ot.gnn.TFGWPooling"] = lambda: TFGWPooling(1, TEMPLATES, POINTS, alpha=ALPHA)
-    print("| layer | seed | accuracy, training | accuracy, test | time of an epoch |\n|" + " --- |" * 5)
-    for seed in range(options.seeds):
-        for name, layer in layers.items():
-            torch.manual_seed(seed)
-            network = train(graphs, options.epochs, seed, layer())
-            scores = f"{accuracy(network, graphs):.2f} | {accuracy(network, test):.2f}"
-            print(f"| {name} | {seed} | {scores} | {network.seconds:.3f} s |", flush=True)
+@dataclass(frozen=True)
+class Split:
+    """Graphs of the training and of the test."""
+
+    training: Graphs
+    test: Graphs
+
+    def errors(self, network: Network) -> Array:
+        """Parts of both whose number of communities is not found."""
+        return np.array([1 - accuracy(network, graphs) for graphs in (self.training, self.test)])
 
 
-if __name__ == "__main__":
-    main()
+def split(case: Case) -> Split:
+    """Draw as many graphs for each as the case has in its batch, the same for all seeds."""
+    return Split(sampled(case.batch, seed=0), sampled(case.batch, seed=1))
+
+
+def measured(errors: Array) -> Accuracy:
+    """Both errors in place of residuals, the training's first."""
+    return Accuracy(errors[:1], errors[1:], np.zeros(1), rounded=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Case
+from benchmarks.families import draw
 from benchmarks.methods import Method, load
-from benchmarks.problems import Array, build
+from benchmarks.problems import build
 
 _M_MMAP_THRESHOLD, _MEGABYTES = -3, 4 << 20  # of malloc.h, in bytes
 _WARM_UP_SIZE = 50  # of the problem solved before memory is measured
@@ -40,11 +41,15 @@ class MemoryTask:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of the first call (None if it was an earlier task's) and of the timed ones; the plans if wanted."""
+    """Seconds of the first call (None if it was an earlier task's) and of the timed ones; the plans if wanted.
+
+    `part` is how much of the case one call solves.
+    """
 
     cold: float | None
     times: list[float]
-    plan: Array | None = None
+    plan: Any = None
+    part: float = 1.0
 
     @property
     def median(self) -> float:
@@ -86,13 +91,14 @@ class _Server:
         cold = None
         if task.rung not in self.runs:
             setting = self.method.ladder[task.rung]
-            self.runs[task.rung] = self.method.prepare(task.case, build(task.case), setting)
+            self.runs[task.rung] = self.method.prepare(task.case, draw(task.case), setting)
             cold, _ = _timed(self.runs[task.rung])
         times: list[float] = []
         while not times or (sum(times) < task.seconds and len(times) < task.repeats):
             seconds, result = _timed(self.runs[task.rung])
             times.append(seconds)
-        return Timing(cold, times, self.method.plan(result) if task.want_plan else None)
+        plan = self.method.plan(result) if task.want_plan else None
+        return Timing(cold, times, plan, self.method.part(task.case))
 
     def memory(self, task: MemoryTask) -> int:
         setting = self.method.ladder[task.rung]

@@ -12,7 +12,7 @@ from torch import Tensor
 from fgwot.adjoint import Adjoint, Envelope, differentiable, envelope_values, with_quadratic
 from fgwot.arrays import any_array
 from fgwot.batch import take
-from fgwot.drivers import Call, against_streaming
+from fgwot.call import Call
 from fgwot.iteration.initial import Init, MultiInit, random_starts, start_from, tensors_of
 from fgwot.iteration.result import Result
 from fgwot.iteration.solve import solve
@@ -21,6 +21,7 @@ from fgwot.operations import folded, outside_graphs, transformed, without_autoca
 from fgwot.problem import Problem, Weight
 from fgwot.solution import ConvergenceWarning, Solution, Status, WarmStart
 from fgwot.solvers import Solver
+from fgwot.streamed.conditions import against_streaming, stays_lazy
 from fgwot.streamed.lazy import Lazy
 from fgwot.streamed.plan import stored
 from fgwot.streamed.ranks import together
@@ -160,9 +161,9 @@ def fused_gromov_wasserstein(
     with together(plan):
         call = Call.of(M, C1, C2, p, q, alpha, epsilon, loss, solver, adjoint, init, max_iter, tol, plan, rho, mass)
         found = streamed_solve(call, validate) if against_streaming(call) is None else None
-    if found is not None and not call.lazy:
+    if found is not None and not stays_lazy(call):
         found = replace(found, plan=stored(found.plan))
-    if found is not None and (call.lazy or is_final(found) or int(found.n_iter) >= call.max_iter):
+    if found is not None and (stays_lazy(call) or is_final(found) or int(found.n_iter) >= call.max_iter):
         warn(found.status, found.residual)
         return found
     call = call.built()

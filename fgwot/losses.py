@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fgwot.constants import SHIFT
+
 Elementwise = Callable[[Tensor], Tensor]
 Pairwise = Callable[[Tensor, Tensor], Tensor]
 
@@ -87,22 +89,20 @@ square = GroundLoss(
 
 # Distance matrices have zeros on the diagonal, where log b diverges: logarithms are of x + 1e-15, as in POT 0.9.3.
 # POT 0.9.7 has x + 1e-18, which gives its kl other values where a structure has zeros (docs/correctness.md).
-_SHIFT = 1e-15
-
 kl = GroundLoss(
     name="kl",
-    value=lambda a, b: a * ((a + _SHIFT).log() - (b + _SHIFT).log()) - a + b,
-    da=lambda a, b: (a + _SHIFT).log() - (b + _SHIFT).log() + a / (a + _SHIFT) - 1,
-    db=lambda a, b: 1 - a / (b + _SHIFT),
+    value=lambda a, b: a * ((a + SHIFT).log() - (b + SHIFT).log()) - a + b,
+    da=lambda a, b: (a + SHIFT).log() - (b + SHIFT).log() + a / (a + SHIFT) - 1,
+    db=lambda a, b: 1 - a / (b + SHIFT),
     factors=Factors(
-        f1=lambda a: a * (a + _SHIFT).log() - a,
+        f1=lambda a: a * (a + SHIFT).log() - a,
         f2=lambda b: b,
         h1=lambda a: a,
-        h2=lambda b: (b + _SHIFT).log(),
-        df1=lambda a: (a + _SHIFT).log() + a / (a + _SHIFT) - 1,
+        h2=lambda b: (b + SHIFT).log(),
+        df1=lambda a: (a + SHIFT).log() + a / (a + SHIFT) - 1,
         df2=torch.ones_like,
         dh1=torch.ones_like,
-        dh2=lambda b: 1 / (b + _SHIFT),
+        dh2=lambda b: 1 / (b + SHIFT),
     ),
     non_negative=True,
 )

@@ -116,7 +116,7 @@ class Problem(Selectable):
     @property
     def moving(self) -> bool:
         """Whether plans may have other marginals than p and q."""
-        return self.rho is not None or self.mass is not None
+        return moves(self.rho, self.mass)
 
     def check(self) -> None:
         """Look at the values.
@@ -195,6 +195,11 @@ class Problem(Selectable):
         if isinstance(self.C1, LowRank) and isinstance(self.C2, LowRank):
             return self.C1, self.C2
         raise TypeError("this needs LowRank structures")
+
+
+def moves(rho: object, mass: object) -> bool:
+    """Whether plans may have other marginals than p and q: None says that no price, or no mass, was given."""
+    return rho is not None or mass is not None
 
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:

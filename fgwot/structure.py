@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fgwot.arrays import any_array
+from fgwot.constants import BLOCK
 from fgwot.operations import folded, once, without_autocast
 
 _OVERSAMPLING = 8  # further columns of the subspace iteration for distances
-_BLOCK = 1 << 22  # distances that are held at once
 _PROBE_ROUNDING = 256  # times eps: by how much C v and C' v may differ for a symmetric C
 
 
@@ -178,7 +178,7 @@ class LowRank:
 
 def _distances_times(x: Tensor, V: Tensor) -> Tensor:
     """Product of the distances among points with V (n, k), by blocks."""
-    return torch.cat([torch.cdist(part, x) @ V for part in x.split(max(1, _BLOCK // len(x)))])
+    return torch.cat([torch.cdist(part, x) @ V for part in x.split(max(1, BLOCK // len(x)))])
 
 
 Structure = Tensor | LowRank

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from fgwot.arrays import any_array
-from fgwot.backend import precision, uses_triton
-from fgwot.gradient.fused import factored
+from fgwot.backend import uses_triton
+from fgwot.constants import BLOCK
 from fgwot.losses import BY_NAME, Factors, GroundLoss, Pairwise, ground_loss, huber
 from fgwot.operations import folded, once, product, without_autocast
-
-# Losses that do not factor are summed over blocks of pairs (i, k); a block holds about this many values.
-_BLOCK_ENTRIES = 1 << 22
 
 
 @any_array
@@ -67,7 +64,7 @@ def contract(C1: Tensor, C2: Tensor, T: Tensor, loss: GroundLoss, multiply: Call
     batch = torch.broadcast_shapes(C1.shape[:-2], C2.shape[:-2], T.shape[:-2])
     C1, C2, T = (x.expand(*batch, *x.shape[-2:]) for x in (C1, C2, T))
     if torch.compiler.is_compiling() and loss.kernel is not None:
-        contracted: Tensor = _contraction(C1, C2, T, *loss.kernel, uses_triton(T.device, "direct"))
+        contracted: Tensor = _contraction(C1, C2, T, *loss.kernel, uses_triton(T.device))
         return contracted
     summed: Tensor = _Direct.apply(*(x.reshape(batch.numel(), *x.shape[-2:]) for x in (C1, C2, T)), loss)
     return summed.reshape(*batch, n, m)
@@ -87,7 +84,7 @@ def structure_adjoints(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: Groun
         dC2 = fs.df2(C2) * columns - fs.dh2(C2) * (W.mT @ fs.h1(C1) @ T)
         return dC1, dC2
     if loss.kernel is not None:
-        return _kernel_adjoints(C1, C2, W, T, *loss.kernel, uses_triton(T.device, "direct"))
+        return _kernel_adjoints(C1, C2, W, T, *loss.kernel, uses_triton(T.device))
     swapped_db: Pairwise = lambda b, a: loss.db(a, b)  # noqa: E731
     return _direct_adjoint(loss.da, C1, C2, W, T), _direct_adjoint(swapped_db, C2, C1, W.mT, T.mT)
 
@@ -95,20 +92,13 @@ def structure_adjoints(C1: Tensor, C2: Tensor, W: Tensor, T: Tensor, loss: Groun
 def _factored(C1: Tensor, C2: Tensor, T: Tensor, fs: Factors, multiply: Callable[..., Tensor]) -> Tensor:
     rows = multiply(fs.f1(C1), T.sum(-1, keepdim=True))
     columns = multiply(fs.f2(C2), T.sum(-2).unsqueeze(-1))
-    W, H = multiply(fs.h1(C1), T), fs.h2(C2)
-    if not uses_triton(T.device, "factored"):
-        return rows + columns.mT - multiply(W, H.mT)
-    batch = torch.broadcast_shapes(*(x.shape[:-2] for x in (W, H)))
-    W, H, rows, columns = (x.expand(*batch, *x.shape[-2:]) for x in (W, H, rows, columns))
-    one = T.new_ones(()).expand(batch)
-    summed: Tensor = factored(W, H, rows[..., 0], columns[..., 0], None, None, one, precision())
-    return summed.to(T.dtype)
+    return rows + columns.mT - multiply(multiply(fs.h1(C1), T), fs.h2(C2).mT)
 
 
 def _blocks(C1: Tensor, C2: Tensor) -> range:
     """Block starts over the n^2 pairs (i, k), sized to the memory bound."""
     per_pair = max(1, C2.numel())
-    return range(0, C1.shape[-1] ** 2, max(1, _BLOCK_ENTRIES // per_pair))
+    return range(0, C1.shape[-1] ** 2, max(1, BLOCK // per_pair))
 
 
 def _direct(C1: Tensor, C2: Tensor, T: Tensor, value: Pairwise) -> Tensor:
@@ -224,4 +214,4 @@ class _Direct(torch.autograd.Function):
 def _contracted(loss: GroundLoss, C1: Tensor, C2: Tensor, T: Tensor) -> tuple[Tensor]:
     if loss.kernel is None:
         return (_direct(C1, C2, T, loss.value),)
-    return (_contraction(C1, C2, T, *loss.kernel, uses_triton(T.device, "direct")),)
+    return (_contraction(C1, C2, T, *loss.kernel, uses_triton(T.device)),)

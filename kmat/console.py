@@ -128,9 +128,10 @@ class _Lines:
         now = time.monotonic()
         if now - self._said >= SECONDS_BETWEEN_LINES and self._done < self._total:
             self._said = now
-            rate = self._done / (now - self._start)
-            left = duration((self._total - self._done) / rate)
-            tell(f"{self._description}: {self._done} of {self._total}, {rate:.3g}/s, {left} left")
+            far = f"{self._description}: {self._done} of {self._total}"
+            if rate := self._done / (now - self._start):
+                far += f", {rate:.3g}/s, {duration((self._total - self._done) / rate)} left"
+            tell(far)
 
 
 def duration(seconds: float) -> str:

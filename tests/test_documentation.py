@@ -1,9 +1,15 @@
 """Python blocks of the README and the guides run as they stand."""
 
+import dataclasses
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+import fgwot
+import fgwot.nn
+import fgwot.plot
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -19,6 +25,24 @@ def test_python_blocks_run(page):
     names = {}
     for block in BLOCK.findall(page.read_text()):
         exec(compile(block, page.name, "exec"), names)  # noqa: S102 - our own documentation
+
+
+def test_what_the_page_of_wishes_names_is_there():
+    """Functions, attributes, methods, arguments, pages, and places on the page itself."""
+    text = (ROOT / "docs" / "wishes.md").read_text()
+    names = re.findall(r"`(fgwot\.[\w.]+|(?:Solution|LazyPlan)\.\w+)", text)
+    assert len(names) > 20
+    for name in names:
+        found = fgwot
+        for part in name.removeprefix("fgwot.").split("."):
+            known = {field.name for field in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else ()
+            found = None if part in known else getattr(found, part)
+    for name in re.findall(r"`(?:[^`(]*\(\.\.\., )?(\w+)=", text):
+        assert name in inspect.signature(fgwot.fused_gromov_wasserstein).parameters, name
+    for page in re.findall(r"\{doc\}`(?:[^`<]*<)?([\w/]+)", text):
+        assert page == "auto_gallery/index" or (ROOT / "docs" / f"{page}.md").exists(), page
+    for place in re.findall(r"\{ref\}`[^`<]*<([\w-]+)>`", text):
+        assert f"({place})=" in text, place
 
 
 def test_links_between_pages_lead_somewhere():

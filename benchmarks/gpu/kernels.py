@@ -13,7 +13,6 @@ from benchmarks.kernel_times import BATCHES, WHOLE, large, whole
 from benchmarks.methods.tensors import DTYPES
 
 _DIRECT = 1000  # points up to which the direct sums, n^4 terms, are timed
-_ONLY_ON_A_CARD = "not without a card"
 
 Call = tuple[str, Callable[[], object]]
 
@@ -33,8 +32,6 @@ def measure(run: Run) -> None:
         for batch in (1,) if run.small else BATCHES:
             if find_spec("triton"):
                 _time(run, "kernel", whole(n, batch, device), n=n, batch=batch, dtype="float32")
-    if find_spec("triton"):
-        _bounds(run, 9 if run.small else _DIRECT)
 
 
 def library(n: int, device: torch.device, dtype: torch.dtype) -> Iterator[Call]:
@@ -77,28 +74,6 @@ def _time(run: Run, by: str, calls: Iterator[Call], **case: object) -> None:
     except Exception as error:
         traceback.print_exc()
         run.add(by=by, kernel="all that follow", **case, error=f"{type(error).__name__}: {error}")
-
-
-def _bounds(run: Run, n: int) -> None:
-    """Add the modelled times of the direct sums, every unit of the chip at its peak: what they are measured by."""
-    for op in ("contraction", "adjoint"):
-        for loss in ("abs", "huber"):
-            row = {"by": "roofline", "kernel": f"{op}, {loss}", "n": n, "batch": 1, "dtype": "float32"}
-            if run.device == "cuda":
-                run.attempt(lambda op=op, loss=loss: {"seconds": _modelled(op, loss, n)}, **row)
-            else:
-                run.add(**row, error=_ONLY_ON_A_CARD)
-
-
-def _modelled(op: str, loss: str, n: int) -> float:
-    from benchmarks.roofline import CHIPS, modelled_seconds
-    from fgwot.kernels.resources import compile_variant
-    from fgwot.kernels.shapes import Variant, tile_for
-
-    major, minor = torch.cuda.get_device_capability()
-    chip = next(chip for chip in CHIPS if chip.capability == 10 * major + minor)
-    variant = Variant(op, loss, torch.float32, tile_for(n, n, torch.float32))  # type: ignore[arg-type]
-    return modelled_seconds(variant, compile_variant(variant, chip.capability), chip, n)
 
 
 def _direct(name: str) -> bool:

@@ -81,26 +81,9 @@ def _ceilings(rows: list[Row]) -> str:
 
 
 def _kernels(rows: list[Row]) -> str:
-    """One row per call; the roofline stands beside the kernel that it bounds."""
-
-    def case(row: Row) -> tuple[object, ...]:
-        return row["kernel"], row["n"], row["batch"], row["dtype"]
-
-    bounds = {case(row): _time(row) for row in rows if row["by"] == "roofline"}
-    found = [
-        [
-            row["by"],
-            row["kernel"],
-            str(row["n"]),
-            str(row["batch"]),
-            row["dtype"],
-            _time(row),
-            bounds.get(case(row), ""),
-        ]
-        for row in rows
-        if row["by"] != "roofline"
-    ]
-    return table(["", "call", "n = m", "problems", "type", "time", "roofline"], found)
+    columns = ("by", "kernel", "n", "batch", "dtype")
+    found = [[*(str(row[name]) for name in columns), _time(row)] for row in rows]
+    return table(["", "call", "n = m", "problems", "type", "time"], found)
 
 
 def _races(rows: list[Row]) -> str:

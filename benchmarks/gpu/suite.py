@@ -33,7 +33,7 @@ def measure(run: Run) -> None:
         if find_spec("xdist"):
             command += ["-n", str(max(1, min(_PROCESSES, (os.cpu_count() or 1) - 2)))]
     else:
-        command += ["-m", "gpu and sample", "tests/fgwot/kernels/test_factored.py"]
+        command += ["-m", "gpu and sample", "tests/fgwot/kernels/test_kernels.py"]
     start = time.monotonic()
     with tempfile.TemporaryFile("w+") as output:  # no pipe, which would stay open as long as pytest's own processes
         process = subprocess.Popen(  # noqa: S603

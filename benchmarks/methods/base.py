@@ -1,15 +1,15 @@
 """What the runner asks of a solver."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from benchmarks.cases import Case
-from benchmarks.problems import Array, Problem
 
 Setting = dict[str, Any]
 
 
-class Method(Protocol):
+class Method(ABC):
     """One way of solving a case.
 
     Attributes
@@ -20,17 +20,21 @@ class Method(Protocol):
         Where torch's tensors are, "cpu" or "cuda"; a solver without torch finds it in its environment.
     """
 
-    ladder: tuple[Setting, ...]
-    device: str
+    ladder: ClassVar[tuple[Setting, ...]] = ({},)
+    device = "cpu"
 
-    def accepts(self, case: Case) -> bool:
+    def accepts(self, case: Case) -> bool:  # noqa: ARG002 - every case, unless a solver says otherwise
         """Whether the solver solves this case, and not another problem in its place."""
-        ...
+        return True
 
-    def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
+    def part(self, case: Case) -> float:  # noqa: ARG002
+        """How much of the case one run solves; its time counts as that of the whole."""
+        return 1.0
+
+    @abstractmethod
+    def prepare(self, case: Case, problem: Any, setting: Setting) -> Callable[[], Any]:
         """Convert the inputs, and return a function that solves the problem once and waits for the result."""
-        ...
 
-    def plan(self, result: Any) -> Array | None:
-        """Plans (B, n, m) of a result; None if the case is not checked for accuracy."""
-        ...
+    @abstractmethod
+    def plan(self, result: Any) -> Any:
+        """What is measured: plans (B, n, m), or what the group has in their place; None if nothing is."""

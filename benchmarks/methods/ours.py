@@ -8,21 +8,17 @@ import torch
 
 import fgwot
 from benchmarks.cases import Case
-from benchmarks.methods.base import Setting
+from benchmarks.methods.base import Method, Setting
 from benchmarks.methods.tensors import tensors, wait
 from benchmarks.problems import Array, Problem, drift
 from fgwot.drivers import LARGEST
 
 
-class Entropic:
+class Entropic(Method):
     """A plain call of `fused_gromov_wasserstein` at several tolerances."""
 
-    backend, device = "auto", "cpu"
-    ladder: tuple[Setting, ...] = ({"tol": 3e-5}, {"tol": 5e-7}, {"tol": 1e-7}, {"tol": 1e-9})
-
-    def accepts(self, case: Case) -> bool:  # noqa: ARG002 - the interface
-        """Every case."""
-        return True
+    backend = "auto"
+    ladder = ({"tol": 3e-5}, {"tol": 5e-7}, {"tol": 1e-7}, {"tol": 1e-9})
 
     def prepare(self, case: Case, problem: Problem, setting: Setting) -> Callable[[], Any]:
         """Return one forward solve."""
@@ -147,5 +143,9 @@ class TorchTraining(InTorch, Training):
 def _solve(
     problem: Problem, inputs: tuple[torch.Tensor, ...], setting: Setting, backend: str = "auto", **more: Any
 ) -> fgwot.Solution:
+    if problem.mass is not None:
+        more["mass"] = problem.mass
+    elif not problem.balanced:
+        more["rho"] = problem.rho
     with fgwot.backend(backend):
         return fgwot.fused_gromov_wasserstein(*inputs, alpha=problem.alpha, epsilon=problem.epsilon, **setting, **more)

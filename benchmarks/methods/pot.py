@@ -11,16 +11,15 @@ import ot
 import torch
 
 from benchmarks.cases import Case
-from benchmarks.methods.base import Setting
+from benchmarks.methods.base import Method, Setting
 from benchmarks.methods.tensors import tensors, wait
 from benchmarks.problems import Array, Problem
 
 
-class Entropic:
+class Entropic(Method):
     """Projected gradient with scaling Sinkhorn, on NumPy arrays."""
 
-    device = "cpu"
-    ladder: tuple[Setting, ...] = tuple(
+    ladder = tuple(
         {"tol": tol, "stopThr": stop, "max_iter": 3000, "numItermax": 20_000}
         for tol, stop in ((1e-5, 1e-6), (1e-7, 1e-8), (1e-9, 1e-9), (1e-11, 1e-11))
     )
@@ -96,11 +95,10 @@ class Backward(Entropic):
         return T
 
 
-class Batch:
+class Batch(Method):
     """Proximal point in the log domain; `reg` is the step."""
 
-    device = "cpu"
-    ladder: tuple[Setting, ...] = (
+    ladder = (
         {},
         *(
             {"tol": tol, "tol_inner": inner, "max_iter": 20_000, "max_iter_inner": sweeps}

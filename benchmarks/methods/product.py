@@ -4,16 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.cases import Case
-from benchmarks.methods.base import Setting
+from benchmarks.methods.base import Method, Setting
 from benchmarks.methods.tensors import tensors
 from benchmarks.problems import Array, Problem
 
 
-class Product:
+class Product(Method):
     """C1 T C2 in torch."""
-
-    device = "cpu"
-    ladder: tuple[Setting, ...] = ({},)
 
     def accepts(self, case: Case) -> bool:
         """Single problems."""

@@ -109,7 +109,7 @@ from kmat.reports import figures
 from kmat.reports.finished import load
 
 ((_, runs),) = load([root / "runs"]).values()
-page = figures.confusions(runs)
+(page,) = figures.confusions(runs)
 plt.figure(figsize=(9, 9 * page.get_figheight() / page.get_figwidth()))
 page.savefig(root / "confusion.png", dpi=150)
 plt.imshow(plt.imread(root / "confusion.png"))

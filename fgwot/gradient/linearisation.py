@@ -14,9 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgwot.backend import precision, uses_triton
 from fgwot.batch import Batch, Selectable, inner, take
-from fgwot.gradient.fused import factored
 from fgwot.inner.plan import Marginals
 from fgwot.problem import Problem
 from fgwot.structure import LowRank
@@ -60,12 +58,13 @@ class Linearisation(Selectable):
                 self._kept = h1, h2
         # E is quadratic: both orders of its arguments contribute, in equal parts if the structures are symmetric.
         self._weight = ((2 if self.symmetric else 1) * self._quadratic / problem.epsilon)[:, None, None]
+        self._share = _linear_share(problem)
         if self.incremental:
             spread = h1.abs().amax((-2, -1)) * h2.abs().amax((-2, -1))
             self.rounding = _SINGLE_ROUNDING * (self._quadratic / problem.epsilon) * spread
             self._single = h1.float(), h2.float()
 
-    def _products(self) -> tuple[Tensor, Tensor]:
+    def _factors(self) -> tuple[Tensor, Tensor]:
         """h1(C1) and h2(C2), made symmetric where that changes nothing; large ones are not kept."""
         factors, (C1, C2) = self._problem.loss.factors, self._problem.dense()
         if self._kept is not None or factors is None:
@@ -78,7 +77,7 @@ class Linearisation(Selectable):
         chosen = copy(self)
         chosen._problem = self._problem.select(index)
         chosen._weight, chosen.epsilon = take(self._weight, index), take(self.epsilon, index)
-        chosen._quadratic = take(self._quadratic, index)
+        chosen._quadratic, chosen._share = take(self._quadratic, index), take(self._share, index)
         if self._kept is not None:
             chosen._kept = take(self._kept[0], index), take(self._kept[1], index)
         if self.incremental:
@@ -89,40 +88,27 @@ class Linearisation(Selectable):
     @property
     def linear(self) -> Tensor:
         """(1 - alpha) M / epsilon; not kept, it would be one more array of the plan's size."""
-        problem = self._problem
-        return problem.M * ((1 - problem.alpha) / problem.epsilon)[:, None, None]
+        return self._problem.M * self._share
 
     def __call__(self, T: Tensor) -> Tensor:
         """Gradient at T (B, n, m), divided by epsilon."""
-        if self._problem.loss.factors is not None and uses_triton(T.device, "factored"):
-            return self._fused(T)
         T = self._weight * T
         if self._problem.loss.factors is None:
             return self.linear + self._direct(T)
-        h1, h2 = self._products()
+        h1, h2 = self._factors()
         G = self.linear.baddbmm_(torch.bmm(h1, T), h2.mT, alpha=-1)
         return G if self.symmetric else G.baddbmm_(torch.bmm(h1.mT, T), h2, alpha=-1)
-
-    def _fused(self, T: Tensor) -> Tensor:
-        """The same by a kernel that scales and adds M before it writes: asymmetric products side by side are one."""
-        problem, (h1, h2) = self._problem, self._products()
-        W = torch.bmm(h1, T)
-        if not self.symmetric:
-            W, h2 = torch.cat((W, torch.bmm(h1.mT, T)), -1), torch.cat((h2, h2.mT), -1)
-        linear, weight = (1 - problem.alpha) / problem.epsilon, self._weight[:, 0, 0]
-        G: Tensor = factored(W, h2, None, None, problem.M, linear, weight, precision())
-        return G
 
     def magnitude(self, G: Tensor, _T: Tensor) -> Tensor:
         """Size of the numbers that G = G(T) is a sum of, which its rounding is relative to."""
         return G.abs()
 
-    def product(self, marginals: Marginals) -> Tensor:
+    def at_independent(self, marginals: Marginals) -> Tensor:
         """Gradient at the plan p q': products of vectors where the loss factors."""
         p, q = marginals.p[:, :, None], self._weight * marginals.q[:, :, None]
         if self._problem.loss.factors is None:
             return self.linear + self._direct(p @ q.mT)
-        h1, h2 = self._products()
+        h1, h2 = self._factors()
         G = torch.baddbmm(self.linear, h1 @ p, (h2 @ q).mT, alpha=-1)
         return G if self.symmetric else G.baddbmm_(h1.mT @ p, (h2.mT @ q).mT, alpha=-1)
 
@@ -139,8 +125,9 @@ class Linearisation(Selectable):
             if bool((drift <= 0.1 * torch.maximum(change, tol)).all()):
                 turn = self._increment(delta).to(G.dtype)
                 return G + turn, turn, drift
+            drift = torch.zeros_like(drift)
         new = self(T)
-        return new, new - G, torch.zeros_like(change)
+        return new, new - G, drift
 
     def _increment(self, delta: Tensor) -> Tensor:
         """G(T + delta) - G(T), in float32; its error is about `rounding` times |delta|_1."""
@@ -186,6 +173,7 @@ class LowRankLinearisation(Linearisation):
         self.symmetric = is_symmetric(problem) if symmetric is None else symmetric
         # h1(C1) T h2(C2)' = 2 C1 T C2', and as much again for the other order.
         self._weight = ((4 if self.symmetric else 2) * self._quadratic / problem.epsilon)[:, None, None]
+        self._share = _linear_share(problem)
 
     def select(self, index: Tensor) -> "LowRankLinearisation":
         """Return the linearisation of some problems of the batch."""
@@ -200,7 +188,7 @@ class LowRankLinearisation(Linearisation):
             return G
         return G.baddbmm_(C1.B @ (self._weight * (C1.A.mT @ T @ C2.A)), C2.B.mT, alpha=-1)
 
-    def product(self, marginals: Marginals) -> Tensor:
+    def at_independent(self, marginals: Marginals) -> Tensor:
         """Gradient at the plan p q'."""
         p, q = marginals.p[:, :, None], self._weight * marginals.q[:, :, None]
         G = torch.baddbmm(self.linear, self._C1 @ p, (self._C2 @ q).mT, alpha=-1)
@@ -247,10 +235,12 @@ class Complete(Batch):
         rows, columns = self._shift(T)
         return G.abs() + rows.abs()[:, :, None] + columns.abs()[:, None, :]
 
-    def follow(self, G: Tensor, T: Tensor, _delta: Tensor, change: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient at T, how it has changed, and no drift."""
+    def follow(
+        self, G: Tensor, T: Tensor, _delta: Tensor, _change: Tensor, drift: Tensor, _tol: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient at T, how it has changed, and the drift, which is none."""
         new = self(T)
-        return new, new - G, torch.zeros_like(change)
+        return new, new - G, drift
 
     def shift(self, marginals: Marginals) -> tuple[Tensor, Tensor]:
         """Nothing."""
@@ -293,6 +283,11 @@ def is_symmetric(problem: Problem) -> bool:
         return torch.equal(C1, C1.mT) and torch.equal(C2, C2.mT)
     h1, h2 = factors.h1(C1), factors.h2(C2)
     return bool((_skewness(h1) * _skewness(h2) <= 4 * torch.finfo(h1.dtype).eps).all())
+
+
+def _linear_share(problem: Problem) -> Tensor:
+    """What M is multiplied by (B, 1, 1)."""
+    return ((1 - problem.alpha) / problem.epsilon)[:, None, None]
 
 
 def _both_orders(C: Tensor, x: Tensor) -> Tensor:

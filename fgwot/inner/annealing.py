@@ -6,9 +6,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-_HOTTEST = 5.0  # range of the costs at the first temperature
-_ROUGH = 1e-2  # tolerance before the last one
-_COOLING = 4.0  # factor between temperatures
+from fgwot.constants import COOLING, HOTTEST, ROUGH
 
 
 class _Dual(Protocol):
@@ -24,11 +22,11 @@ def annealed(X: Tensor, g: Tensor, tol: Tensor, solve: Callable[[Tensor, Tensor,
     `solve` takes costs, a guess of g, in proportion to them, and a tolerance (B,).
     """
     spread = X.amax((-2, -1)) - X.amin((-2, -1))
-    scale = (_HOTTEST / spread).nan_to_num(1.0).clamp(max=1)
+    scale = (HOTTEST / spread).nan_to_num(1.0).clamp(max=1)
     while True:
         last = scale == 1
-        dual = solve(scale[:, None, None] * X, g, torch.where(last, tol, tol.clamp_min(_ROUGH)))
+        dual = solve(scale[:, None, None] * X, g, torch.where(last, tol, tol.clamp_min(ROUGH)))
         if bool(last.all()):
             return dual
-        cooler = (scale * _COOLING).clamp(max=1)
+        cooler = (scale * COOLING).clamp(max=1)
         g, scale = dual.g * (cooler / scale)[:, None], cooler

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from fgwot.backend import uses_triton
 from fgwot.batch import Selectable
-from fgwot.constants import FAILED, LONGEST, POOR
+from fgwot.constants import FAILED, LONGEST, POOR, RIDGE
 from fgwot.inner.plan import Marginals, Plan
 from fgwot.inner.sinkhorn import kernel_sweeps, sinkhorn
-from fgwot.inner.sweeps import couple
+from fgwot.inner.sweeps import half_sweep
 
 _FAR = 30.0  # logarithm of v from which P, computed for v = 1, is too inexact
 _EVALUATIONS = 100
@@ -89,19 +89,19 @@ class Chord(Selectable):
                     self.matrix, fresh = self._newton(P, u, v, c), True
             if self.matrix is not None:
                 v = v * torch.bmm(gap, self.matrix).clamp(-LONGEST, LONGEST).exp()
-            elif not k and uses_triton(X.device, "sweeps"):
+            elif not k and uses_triton(X.device):
                 swept, error = kernel_sweeps(P, self.marginals, v[:, 0], tol, self._worth, log=False)
                 v = torch.where(self._void > 0, 1, swept[:, None, :])
                 if (error <= tol).all():
                     # The kernel bounds v: P is never too inexact for it.
-                    T, _, error = couple(P, self.marginals.p, self.marginals.q, v[:, 0], False)
+                    T, _, error = half_sweep(P, self.marginals.p, self.marginals.q, v[:, 0], False)
                     return Plan(T, g + v.log()[:, 0], error)
             else:
                 v = v * (q / c)
             u = p / torch.bmm(v, transposed)
         self.matrix = None
-        coupling = sinkhorn(X, self.marginals, g, tol)
-        return Plan(coupling.T, coupling.g, coupling.error)
+        plan = sinkhorn(X, self.marginals, g, tol)
+        return Plan(plan.T, plan.g, plan.error)
 
     def _logits(self, X: Tensor, g: Tensor) -> Tensor:
         logits = g[:, None, :] - X
@@ -115,5 +115,5 @@ class Chord(Selectable):
         half = (P * (u / self._p.clamp_min(info.tiny).sqrt()).mT).mul_(v / root)
         null = root / root.norm(dim=-1, keepdim=True)
         S = torch.baddbmm(null.mT @ null, half.mT, half, alpha=-1)
-        S.diagonal(dim1=-2, dim2=-1).add_(1 + 64 * info.eps)
+        S.diagonal(dim1=-2, dim2=-1).add_(1 + RIDGE * info.eps)
         return torch.cholesky_inverse(torch.linalg.cholesky_ex(S)[0]) / root / root.mT

@@ -22,13 +22,9 @@ import torch
 from torch import Tensor
 
 from fgwot.batch import Batch, take
-from fgwot.constants import BACKTRACKS, LONGEST_STEP
+from fgwot.constants import ANNEALED_STEPS, BACKTRACKS, BOUNDED_STEPS, FIRST_SWEEPS, LONGEST_STEP, RIDGE
 from fgwot.inner.annealing import annealed
-from fgwot.inner.plan import Coupling
-
-_STEPS = 40  # before annealing
-_ANNEALED_STEPS = 60  # at one temperature of it
-_SWEEPS = 8  # before Newton steps, which are dearer
+from fgwot.inner.plan import FullPlan
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Bounds(Batch):
     mass: Tensor
 
 
-def bounded(X: Tensor, bounds: Bounds, y: Tensor, tol: Tensor) -> Coupling:
+def bounded(X: Tensor, bounds: Bounds, y: Tensor, tol: Tensor) -> FullPlan:
     """Solve a batch until the error of each plan is at most `tol` (B,), as a part of its mass, or rounding.
 
     Parameters
@@ -48,13 +44,13 @@ def bounded(X: Tensor, bounds: Bounds, y: Tensor, tol: Tensor) -> Coupling:
     X : Tensor (B, n, m)
     bounds : Bounds
     y : Tensor (B, m)
-        A guess of g + h, which is also the g of the coupling that is returned.
+        A guess of g + h, which is also the g of the plan that is returned.
     """
-    dual = _solve(X, bounds, _Dual.at(X, bounds, split(y, bounds.q)[0]), tol, _STEPS)
+    dual = _solve(X, bounds, _Dual.at(X, bounds, split(y, bounds.q)[0]), tol, BOUNDED_STEPS)
     open_ = (~_met(dual, bounds, tol)).nonzero()[:, 0]
     if len(open_):
         dual = dual.put(open_, _anneal(take(X, open_), bounds.select(open_), tol[open_]))
-    return Coupling(dual.a[:, :, None] * dual.P, dual.g + dual.h[:, None], dual.error, dual.f)
+    return FullPlan(dual.a[:, :, None] * dual.P, dual.g + dual.h[:, None], dual.error, dual.f)
 
 
 def _met(dual: "_Dual", bounds: Bounds, tol: Tensor) -> Tensor:
@@ -69,14 +65,14 @@ def _solve(X: Tensor, bounds: Bounds, dual: "_Dual", tol: Tensor, steps: int) ->
             break
         some = take(X, open_), bounds.select(open_), dual.select(open_)
         swept = _sweep(*some)
-        dual = dual.put(open_, swept if step < _SWEEPS else _newton_step(*some[:2], swept))
+        dual = dual.put(open_, swept if step < FIRST_SWEEPS else _newton_step(*some[:2], swept))
     return dual
 
 
 def _anneal(X: Tensor, bounds: Bounds, tol: Tensor) -> "_Dual":
     """The same at growing scales of the costs, from the start."""
     g = torch.zeros_like(bounds.q)
-    return annealed(X, g, tol, lambda X, g, tol: _solve(X, bounds, _Dual.at(X, bounds, g), tol, _ANNEALED_STEPS))
+    return annealed(X, g, tol, lambda X, g, tol: _solve(X, bounds, _Dual.at(X, bounds, g), tol, ANNEALED_STEPS))
 
 
 def split(y: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +153,7 @@ def _newton_step(X: Tensor, bounds: Bounds, dual: _Dual) -> _Dual:
     loose = (dual.a - binding).sum(-1).clamp_min(info.tiny).sqrt()
     w = w / loose[:, None]
     S = -(half.mT @ half) - w[:, :, None] * w[:, None, :]
-    S.diagonal(dim1=-2, dim2=-1).add_(1 + 64 * info.eps)
+    S.diagonal(dim1=-2, dim2=-1).add_(1 + RIDGE * info.eps)
     # If every g may move, g + t changes nothing: sqrt(c) spans the null space of S.
     null = torch.where((free | (bounds.q == 0)).all(-1, keepdim=True) & free, root, 0)
     null = null / null.norm(dim=-1, keepdim=True).clamp_min(info.tiny)

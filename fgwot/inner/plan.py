@@ -40,7 +40,7 @@ class Plan(Batch):
 
 
 @dataclass
-class Coupling(Plan):
+class FullPlan(Plan):
     """A plan with the potential f (B, n) of its rows, which is zero where there is no mass, as g is."""
 
     f: Tensor

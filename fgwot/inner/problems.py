@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 
 from fgwot.batch import Batch
+from fgwot.constants import BISECTIONS, LIGHTEST
 from fgwot.gradient.linearisation import Gradient
 from fgwot.inner.partial import Bounds, bounded, split
-from fgwot.inner.plan import Coupling, Marginals
+from fgwot.inner.plan import FullPlan, Marginals
 from fgwot.inner.relaxed import Sides, priced, relaxed
 from fgwot.inner.sinkhorn import sinkhorn
 from fgwot.problem import Problem
-
-_LIGHTEST = 80.0  # -log of the least part of a plan that is kept
-_BISECTIONS = 20
 
 
 class Inner(Batch, ABC):
@@ -44,11 +42,11 @@ class Inner(Batch, ABC):
         """The marginals p and q."""
 
     @abstractmethod
-    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> FullPlan:
         """Solve to an error of at most `tol` (B,) as a part of the mass; g (B, m) is a guess."""
 
     @abstractmethod
-    def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+    def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> FullPlan:
         """Return the plan nearest to exp(-X), in KL, that meets what must be met."""
 
     def mass(self, T: Tensor) -> Tensor:
@@ -56,7 +54,7 @@ class Inner(Batch, ABC):
         return _mass(T)
 
     @abstractmethod
-    def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
+    def objective(self, energy: Tensor, X: Tensor, plan: FullPlan, theta: Tensor, entropic: bool) -> Tensor:
         """<energy, T> - H(T) + R(T) (B,) up to a constant, without H for the proximal point method.
 
         Errors of marginals enter multiplied by their potentials, as in the Lagrangian, so that an inexact solution has
@@ -64,14 +62,14 @@ class Inner(Batch, ABC):
         """
 
     @abstractmethod
-    def size(self, objective: Tensor, plan: Coupling) -> Tensor:
+    def size(self, objective: Tensor, plan: FullPlan) -> Tensor:
         """What rounding of the objective is relative to."""
 
     def surplus(self, _linearise: Gradient, _G: Tensor, _T: Tensor, _entropic: bool) -> Tensor | None:
         """Logarithm (B,) of the part by which plans are much too heavy; None where none is."""
         return None
 
-    def potentials(self, plan: Coupling) -> Tensor | float:
+    def potentials(self, plan: FullPlan) -> Tensor | float:
         """Mean size of the potentials where there is mass, as far as it says more than G of rounding."""
         rows, columns = plan.T.sum(-1), plan.T.sum(-2)
         f, g = (potential.nan_to_num(0.0, 0.0, 0.0).abs() for potential in (plan.f, plan.g))
@@ -93,26 +91,26 @@ class Balanced(Inner):
     def marginals(self) -> Marginals:
         return self.exact
 
-    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> FullPlan:
         return sinkhorn(X, self.exact, g, tol)
 
-    def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+    def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> FullPlan:
         return sinkhorn(X, self.exact, g, tol)
 
     def mass(self, T: Tensor) -> Tensor:
         return T.new_ones(1)
 
-    def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
+    def objective(self, energy: Tensor, X: Tensor, plan: FullPlan, theta: Tensor, entropic: bool) -> Tensor:
         (p, q), T = (self.exact.p, self.exact.q), plan.T
         if entropic:
             # log T = f (+) g - X, and the Lagrangian term turns <g, T' 1> into <g, q>.
             return ((energy - X) * T).sum((-2, -1)) + (plan.f * p).sum(-1) + (plan.g * q).sum(-1)
         return (energy * T).sum((-2, -1)) - (plan.g * (T.sum(-2) - q)).sum(-1) / theta
 
-    def size(self, objective: Tensor, plan: Coupling) -> Tensor:
+    def size(self, objective: Tensor, plan: FullPlan) -> Tensor:
         return (self.exact.p * plan.f.abs()).sum(-1) + (self.exact.q * plan.g.abs()).sum(-1)
 
-    def potentials(self, plan: Coupling) -> float:
+    def potentials(self, plan: FullPlan) -> float:
         return 0.0
 
 
@@ -127,26 +125,26 @@ class Priced(Inner):
     def marginals(self) -> Marginals:
         return Marginals(self.sides.p, self.sides.q)
 
-    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> FullPlan:
         sides = self.sides.map(lambda r: theta[:, None] * r)
         # R counts an error of a side squared, times its price: a step must not be lost in it.
         stiffness = (1 + sides.r2[:, 0].nan_to_num(posinf=0.0)).sqrt()
         return _per_mass(relaxed(X, sides, g, tol / stiffness))
 
-    def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+    def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> FullPlan:
         exact = self.sides.map(lambda r: torch.where(r.isinf(), r, 0))
         plan = _per_mass(relaxed(X, exact, g, tol))
         s = self.sides
         rows, columns = ((side == 0) & (r > 0) for side, r in ((s.p, s.r1), (s.q, s.r2)))
         return replace(plan, T=plan.T.masked_fill(rows[:, :, None] | columns[:, None, :], 0))
 
-    def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
+    def objective(self, energy: Tensor, X: Tensor, plan: FullPlan, theta: Tensor, entropic: bool) -> Tensor:
         T, s = plan.T, self.sides
         paid = priced(s.r1[:, 0], T.sum(-1), s.p) + priced(s.r2[:, 0], T.sum(-2), s.q)
         gap = torch.where(s.r2.isinf() & (s.q > 0), plan.g * (T.sum(-2) - s.q), 0).sum(-1)
         return _free(energy, T, entropic) + paid - gap / theta
 
-    def size(self, objective: Tensor, plan: Coupling) -> Tensor:
+    def size(self, objective: Tensor, plan: FullPlan) -> Tensor:
         # A divergence is a small difference of masses, with a large price.
         s, mass = self.sides, _mass(plan.T)
         priced = ((r[:, 0], mass + side.sum(-1)) for r, side in ((s.r1, s.p), (s.r2, s.q)))
@@ -165,11 +163,11 @@ class Priced(Inner):
             paid = torch.where(side > 0, torch.xlogy(sums, sums) - torch.xlogy(sums, side), 0).sum(-1)
             A, C = A + torch.where(r > 0, r, 0).nan_to_num(posinf=0.0) * paid, C + r * sums.sum(-1)
         B = ((G - linear) * T).sum((-2, -1))
-        low, high = torch.full_like(A, -_LIGHTEST), torch.full_like(A, -log(10))
+        low, high = torch.full_like(A, -LIGHTEST), torch.full_like(A, -log(10))
         heavy = C.isfinite() & (A + B * high.exp() + C * high > 0)
         if not bool(heavy.any()):
             return None
-        for _ in range(_BISECTIONS):
+        for _ in range(BISECTIONS):
             middle = (low + high) / 2
             rises = A + B * middle.exp() + C * middle > 0
             low, high = torch.where(rises, low, middle), torch.where(rises, middle, high)
@@ -193,19 +191,19 @@ class Partial(Inner):
     def marginals(self) -> Marginals:
         return Marginals(self.bounds.p, self.bounds.q)
 
-    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+    def solve(self, X: Tensor, theta: Tensor, g: Tensor, tol: Tensor) -> FullPlan:
         return _per_mass(bounded(X, self.bounds, g, tol))
 
-    def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> Coupling:
+    def settle(self, X: Tensor, g: Tensor, tol: Tensor) -> FullPlan:
         return _per_mass(bounded(X, self.bounds, g, tol))
 
-    def objective(self, energy: Tensor, X: Tensor, plan: Coupling, theta: Tensor, entropic: bool) -> Tensor:
+    def objective(self, energy: Tensor, X: Tensor, plan: FullPlan, theta: Tensor, entropic: bool) -> Tensor:
         T, b = plan.T, self.bounds
         g, h = split(plan.g, b.q)
         missed = (g * (T.sum(-2) - b.q)).sum(-1) + h * (T.sum((-2, -1)) - b.mass)
         return _free(energy, T, entropic) - missed / theta
 
-    def size(self, objective: Tensor, plan: Coupling) -> Tensor:
+    def size(self, objective: Tensor, plan: FullPlan) -> Tensor:
         return objective.abs() + _mass(plan.T)
 
 
@@ -230,5 +228,5 @@ def _mass(T: Tensor) -> Tensor:
     return T.sum((-2, -1)).clamp_min(torch.finfo(T.dtype).tiny)
 
 
-def _per_mass(plan: Coupling) -> Coupling:
+def _per_mass(plan: FullPlan) -> FullPlan:
     return replace(plan, error=plan.error / _mass(plan.T))

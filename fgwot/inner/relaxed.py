@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from fgwot.batch import Batch, take
-from fgwot.constants import BACKTRACKS, LONGEST_STEP
-from fgwot.inner.plan import Coupling
+from fgwot.constants import BACKTRACKS, FIRST_SWEEPS, LONGEST_STEP, RIDGE
+from fgwot.inner.plan import FullPlan
 
-_SWEEPS = 8  # before Newton steps, which are dearer
 _NEWTON_STEPS = 100
 
 
@@ -41,7 +40,7 @@ class Sides(Batch):
         return replace(self, r1=change(self.r1), r2=change(self.r2))
 
 
-def relaxed(X: Tensor, sides: Sides, g: Tensor, tol: float | Tensor) -> Coupling:
+def relaxed(X: Tensor, sides: Sides, g: Tensor, tol: float | Tensor) -> FullPlan:
     """Solve a batch until the error of each plan is at most `tol` (B,), as a part of its mass, or rounding.
 
     Parameters
@@ -52,14 +51,14 @@ def relaxed(X: Tensor, sides: Sides, g: Tensor, tol: float | Tensor) -> Coupling
         A guess.
     """
     dual = _Dual.at(X, sides, torch.where(sides.r2 == 0, 0, g))
-    for step in range(_SWEEPS + _NEWTON_STEPS):
+    for step in range(FIRST_SWEEPS + _NEWTON_STEPS):
         met = dual.error.isfinite() & (dual.error <= tol * dual.mass + dual.resolution)
         open_ = (~met).nonzero()[:, 0]
         if not len(open_):
             break
-        move = _sweep if step < _SWEEPS else _newton_step
+        move = _sweep if step < FIRST_SWEEPS else _newton_step
         dual = dual.put(open_, move(take(X, open_), sides.select(open_), dual.select(open_)))
-    return Coupling(dual.a[:, :, None] * dual.P, dual.g, dual.error, dual.f)
+    return FullPlan(dual.a[:, :, None] * dual.P, dual.g, dual.error, dual.f)
 
 
 @dataclass
@@ -115,7 +114,7 @@ def _newton_step(X: Tensor, sides: Sides, dual: _Dual) -> _Dual:
     root = torch.where(moves, curvature, 1).clamp_min(info.tiny).sqrt()
     half = (_tau(r1) * dual.a).sqrt()[:, :, None] * dual.P * (moves / root)[:, None, :]
     S = -half.mT @ half
-    S.diagonal(dim1=-2, dim2=-1).add_(1 + 64 * info.eps)
+    S.diagonal(dim1=-2, dim2=-1).add_(1 + RIDGE * info.eps)
     # Where both sides are exact, g is determined up to a number only: sqrt(c) spans the null space of S.
     null = torch.where(r1.isinf() & r2.isinf() & moves, root, 0)
     null = null / null.norm(dim=-1, keepdim=True).clamp_min(info.tiny)

@@ -22,19 +22,18 @@ from torch import Tensor
 
 from fgwot.backend import uses_triton
 from fgwot.batch import Batch, take
-from fgwot.constants import BACKTRACKS, LONGEST_STEP
+from fgwot.constants import ANNEALED_STEPS, BACKTRACKS, LONGEST_STEP, RIDGE
 from fgwot.inner.annealing import annealed
-from fgwot.inner.plan import Coupling, Marginals
-from fgwot.inner.sweeps import couple, sweep
+from fgwot.inner.plan import FullPlan, Marginals
+from fgwot.inner.sweeps import half_sweep, sweeps
 
 _SWEEPS = 4  # sweeps between two looks at the error
 _LOOKS = 100  # looks before a problem counts as slow whatever its rate
 _NEWTON_STEPS = 15  # steps tried before annealing
-_ANNEALED_STEPS = 60  # largest number of steps at one temperature of the annealing
 _ROUNDED = 8  # resolutions of the columns, at which Newton's method may stay
 
 
-def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Coupling:
+def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> FullPlan:
     """Solve a batch of entropic linear problems until the column error is at most `tol`.
 
     Parameters
@@ -47,19 +46,19 @@ def sinkhorn(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Couplin
     tol : Tensor (B,)
         Allowed L1 error of the column marginal. The returned ``error`` says what was reached.
     """
-    if not uses_triton(X.device, "sweeps"):
+    if not uses_triton(X.device):
         dual = _Dual.at(X, marginals, g)
         tol = torch.maximum(tol, _resolution(marginals, dual))
         return _after_sweeps(X, marginals, _sweeps(X, marginals, dual, tol), tol)
     tol = torch.maximum(tol, torch.finfo(g.dtype).eps * (8 + 2 * g.abs().amax(-1)))
-    coupling = _kernel_sweeps(X, marginals, g, tol)
-    open_ = (coupling.error > tol).nonzero()[:, 0]
+    plan = _kernel_sweeps(X, marginals, g, tol)
+    open_ = (plan.error > tol).nonzero()[:, 0]
     if not len(open_):
-        return coupling
+        return plan
     X_, some = take(X, open_), marginals.select(open_)
-    dual = _Dual.at(X_, some, take(coupling.g, open_))
+    dual = _Dual.at(X_, some, take(plan.g, open_))
     tol = torch.maximum(take(tol, open_), _resolution(some, dual))
-    return coupling.put(open_, _after_sweeps(X_, some, dual, tol))
+    return plan.put(open_, _after_sweeps(X_, some, dual, tol))
 
 
 def _resolution(marginals: Marginals, dual: "_Dual") -> Tensor:
@@ -68,7 +67,7 @@ def _resolution(marginals: Marginals, dual: "_Dual") -> Tensor:
     return torch.finfo(dual.g.dtype).eps * (8 + 2 * torch.maximum(dual.g.abs().amax(-1), weighted))
 
 
-def _after_sweeps(X: Tensor, marginals: Marginals, dual: "_Dual", tol: Tensor) -> Coupling:
+def _after_sweeps(X: Tensor, marginals: Marginals, dual: "_Dual", tol: Tensor) -> FullPlan:
     """Newton's method, and annealing, for the problems above their tolerance."""
     for method in (_newton, _anneal):
         open_ = (dual.error > tol).nonzero()[:, 0]
@@ -77,7 +76,7 @@ def _after_sweeps(X: Tensor, marginals: Marginals, dual: "_Dual", tol: Tensor) -
         dual = dual.put(open_, method(take(X, open_), marginals.select(open_), dual.select(open_), tol[open_]))
     f = torch.where(marginals.p > 0, marginals.p.log() - dual.lse, 0)
     g = torch.where(marginals.q > 0, dual.g, 0)
-    return Coupling(marginals.p[:, :, None] * dual.P, g, dual.error, f)
+    return FullPlan(marginals.p[:, :, None] * dual.P, g, dual.error, f)
 
 
 @dataclass
@@ -110,7 +109,7 @@ def _sweeps(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor) -> _Dual:
     for _ in range(_LOOKS):
         if not len(open_):
             break
-        swept, before = _sweep(take(X, open_), marginals.select(open_), dual.select(open_))
+        swept, before = _few_sweeps(take(X, open_), marginals.select(open_), dual.select(open_))
         dual = dual.put(open_, swept)
         rate = (swept.error / before).clamp(1e-3, 1 - 1e-6)
         needed = (tol[open_] / swept.error).log() / rate.log()
@@ -118,13 +117,13 @@ def _sweeps(X: Tensor, marginals: Marginals, dual: _Dual, tol: Tensor) -> _Dual:
     return dual
 
 
-def _kernel_sweeps(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> Coupling:
+def _kernel_sweeps(X: Tensor, marginals: Marginals, g: Tensor, tol: Tensor) -> FullPlan:
     """The same by Triton's kernels, which hold no P and write the plan once, at the end."""
     p, q = marginals.p, marginals.q
     worth = max(_SWEEPS, q.shape[-1] / 6)
     y, _ = kernel_sweeps(X, marginals, g.masked_fill(q == 0, -torch.inf), tol, worth, log=True)
-    T, f, error = couple(X, p, q, y, True)
-    return Coupling(T, torch.where(q > 0, y, 0), error, torch.where(p > 0, f, 0))
+    T, f, error = half_sweep(X, p, q, y, True)
+    return FullPlan(T, torch.where(q > 0, y, 0), error, torch.where(p > 0, f, 0))
 
 
 def kernel_sweeps(
@@ -132,14 +131,14 @@ def kernel_sweeps(
 ) -> tuple[Tensor, Tensor]:
     """Sweep each problem by the kernel until it meets its tolerance or seems to need more than `worth` sweeps.
 
-    X (B, n, m) and y (B, m) are those of `fgwot.inner.sweeps.sweep`. Returns y, and the error (B,) before its last
+    X (B, n, m) and y (B, m) are those of `fgwot.inner.sweeps.sweeps`. Returns y, and the error (B,) before its last
     update.
     """
     open_ = torch.arange(len(y), device=y.device)
     before = torch.full_like(tol, torch.inf)
     for _ in range(_LOOKS):
         some = marginals.select(open_)
-        swept, error = sweep(take(X, open_), some.p, some.q, take(y, open_), _SWEEPS, log)
+        swept, error = sweeps(take(X, open_), some.p, some.q, take(y, open_), _SWEEPS, log)
         y = y.index_copy(0, open_, swept)
         rate = (error / before[open_]).clamp(1e-3, 1 - 1e-6) ** (1 / _SWEEPS)
         needed = (tol[open_] / error).log() / rate.log()
@@ -150,7 +149,7 @@ def kernel_sweeps(
     return y, before
 
 
-def _sweep(X: Tensor, marginals: Marginals, dual: _Dual) -> tuple[_Dual, Tensor]:
+def _few_sweeps(X: Tensor, marginals: Marginals, dual: _Dual) -> tuple[_Dual, Tensor]:
     """A few sweeps as mat-vecs on P, the kernel with g absorbed; and the error before the last of them."""
     tiny = torch.finfo(X.dtype).tiny
     bound = tiny**-0.3  # g is absorbed again long before v can overflow
@@ -186,7 +185,7 @@ def _newton_step(X: Tensor, marginals: Marginals, dual: _Dual) -> _Dual:
     root = dual.c.clamp_min(tiny).sqrt()
     half = p.sqrt()[:, :, None] * dual.P / root[:, None, :]
     S = root[:, :, None] * root[:, None, :] - half.mT @ half
-    S.diagonal(dim1=-2, dim2=-1).add_(1 + 64 * eps)
+    S.diagonal(dim1=-2, dim2=-1).add_(1 + RIDGE * eps)
     factor, failed = torch.linalg.cholesky_ex(S)
     gap = q - dual.c
     step = torch.cholesky_solve((gap / root)[:, :, None], factor)[:, :, 0] / root
@@ -210,4 +209,4 @@ def _newton_step(X: Tensor, marginals: Marginals, dual: _Dual) -> _Dual:
 def _anneal(X: Tensor, marginals: Marginals, _dual: _Dual, tol: Tensor) -> _Dual:
     """Newton's method at growing scales of the costs, from the start."""
     g = torch.where(marginals.q > 0, marginals.q, 1).log()
-    return annealed(X, g, tol, lambda X, g, tol: _newton(X, marginals, _Dual.at(X, marginals, g), tol, _ANNEALED_STEPS))
+    return annealed(X, g, tol, lambda X, g, tol: _newton(X, marginals, _Dual.at(X, marginals, g), tol, ANNEALED_STEPS))

@@ -18,10 +18,10 @@ from fgwot.backend import forced
 from fgwot.batch import Batch
 from fgwot.constants import MAX_STEPS
 from fgwot.gradient.linearisation import is_symmetric, linearisation
-from fgwot.inner.fixed import Effort, fixed
+from fgwot.inner.fixed import Effort, Fixed
 from fgwot.inner.plan import Marginals, Plan, row_potential
 from fgwot.iteration.result import Result, Start
-from fgwot.iteration.undamped import Limits, advance, begin, certified, describe, inner_tolerance, move
+from fgwot.iteration.undamped import Limits, advance, begin, certified, describe, inner_tolerance, move, residual
 from fgwot.problem import Problem
 
 _EASY, _HARD = Effort(sweeps=4), Effort(sweeps=1, gradients=12)
@@ -66,7 +66,7 @@ class Program:
         self._record, self._symmetric, self._tol = record, symmetric, tol
         self._problem = problem.of(_empty_like(t) for t in problem.tensors)
         self._start = Start(
-            _empty_like(start.X), _empty_like(start.g), _empty_like(start.warm), start.change, start.product
+            _empty_like(start.X), _empty_like(start.g), _empty_like(start.warm), start.change, start.independent
         )
         self._begin: Run | None = None
         self._steps: dict[tuple[Effort, bool], Run] = {}
@@ -134,20 +134,21 @@ class Program:
         """Write the state before the first step."""
         problem, start = self._problem, self._start
         self._marginals = Marginals.of(problem.p, problem.q)
+        self._fixed = Fixed(self._marginals)
         self._linearise = linearisation(problem, self._symmetric)
-        state = begin(self._linearise, self._marginals, start, partial(fixed, effort=_HARD))
+        state = begin(self._linearise, self._marginals, start, partial(self._fixed, effort=_HARD))
         # Extrapolated from a step that is not a number, the first one is plain.
         state = replace(state, R=torch.full_like(state.G, torch.nan), extrapolated=True)
         self._state = state.clone()
         self._limits = Limits.at(state.G, state.plan.T, self._tol).clone()
         ended = torch.zeros_like(state.change, dtype=torch.uint8)
-        self._flags = _Flags(ended, ended.clone())
+        self._flags = _Flags(ended, ended.bool())
         self._n_iter, self._residual = ended.long(), torch.zeros_like(state.change)
 
     def _step(self, effort: Effort, first: bool) -> None:
         """Advance the state of all problems that are open."""
         now, limits, flags = self._state, self._limits, self._flags
-        following = fixed(now.X, self._marginals, now.warm, effort)
+        following = self._fixed(now.X, now.warm, effort)
         if first:  # p q' may have mass where costs forbid it, its successor has not
             every = flags.ended == _OPEN
             _write(every, limits, Limits.at(now.G, following.T, self._tol), limits)
@@ -157,18 +158,18 @@ class Program:
         after = advance(now, following, moved, limits)
         open_ = flags.ended == _OPEN
         solved = open_ & certified(now, following, change, limits)
-        unmet = open_ > (following.error <= inner_tolerance(now, limits))  # and not
-        stepping = open_ > (solved | unmet)
-        risen = stepping & moved.risen(now.plan.T, limits)
-        going, given_up = stepping > risen, risen & now.plain
-        undone = risen > given_up
-        torch.where(solved, change + following.error + now.drift, self._residual, out=self._residual)
+        # For booleans a > b is a and not b.
+        unmet = torch.gt(open_, following.error <= inner_tolerance(now, limits), out=flags.unmet)
+        staying = solved | unmet
+        stepping, falls = open_ > staying, moved.falls(now.plan.T, limits)
+        going, risen = stepping & falls, stepping > falls
+        given_up, undone = risen & now.plain, risen > now.plain
+        torch.where(solved, residual(now, following, change), self._residual, out=self._residual)
         warm = torch.where(undone[:, None], now.plan.g, now.warm)
         X = torch.where(undone[:, None, None], now.G, now.X)
         _write(going, now, after, replace(now, X=X, warm=warm, plain=now.plain | undone))
-        torch.where((solved | unmet)[:, None], following.g, now.warm, out=now.warm)
+        torch.where(staying[:, None], following.g, now.warm, out=now.warm)
         self._n_iter.add_(stepping)
-        flags.unmet.copy_(unmet)
         flags.ended.add_(solved, alpha=_SOLVED).add_(given_up, alpha=_GIVEN_UP)
 
     def _found(self, steps: int) -> Found:
@@ -283,7 +284,7 @@ def _kind(problem: Problem, symmetric: bool, start: Start, tol: float | None) ->
         problem.M.device,
         problem.loss,
         symmetric,
-        start.product,
+        start.independent,
         start.change,
         tol,
         forced(),
@@ -301,6 +302,7 @@ def _empty_like(t: Tensor) -> Tensor:
 
 
 def _write(chosen: Tensor, own: Batch, new: Batch, rest: Batch) -> None:
-    """Write `new` of the chosen problems (B,) and `rest` of the others where `own` is."""
+    """Write `new` of the chosen problems (B,) and `rest` of the others where `own` is, but for what does not change."""
     for target, *sources in zip(own.tensors, new.tensors, rest.tensors, strict=True):
-        torch.where(chosen.view(-1, *[1] * (target.ndim - 1)), *sources, out=target)
+        if any(source is not target for source in sources):
+            torch.where(chosen.view(-1, *[1] * (target.ndim - 1)), *sources, out=target)

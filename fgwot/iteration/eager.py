@@ -28,14 +28,14 @@ class _Open(Batch):
     def begin(linearise: Linearisation, marginals: Marginals, start: Start, tol: float | None) -> "_Open":
         chord = Chord(marginals)
         loose = torch.full_like(marginals.p[:, 0], 1e-6)
-        state = begin(linearise, marginals, start, lambda X, _, g: chord(X, g, loose))
+        state = begin(linearise, marginals, start, lambda X, g: chord(X, g, loose))
         index = torch.arange(len(loose), device=loose.device)
         return _Open(index, linearise, chord, Limits.at(state.G, state.plan.T, tol), state)
 
     def select(self, at: Tensor) -> "_Open":
         return self if len(at) == len(self.index) else super().select(at)
 
-    def couple(self) -> Plan:
+    def solve_inner(self) -> Plan:
         return self.chord(self.state.X, self.state.warm, inner_tolerance(self.state, self.limits))
 
     def move(self, following: Plan, delta: Tensor, change: Tensor) -> Move:
@@ -81,7 +81,7 @@ def undamped(
     now = _Open.begin(linearise, marginals, start, tol)
     n_iter = 0
     for n_iter in range(1, min(max_iter, MAX_STEPS) + 1):
-        following = now.couple()
+        following = now.solve_inner()
         if n_iter == 1:  # p q' may have mass where costs forbid it, its successor has not
             now = replace(now, limits=Limits.at(now.state.G, following.T, tol))
         delta = following.T - now.state.plan.T
@@ -94,9 +94,9 @@ def undamped(
                 return solved, left, n_iter
             now, following, delta, change = now.select(rest), following.select(rest), delta[rest], change[rest]
         moved = now.move(following, delta, change)
-        risen = moved.suspect
+        risen = ~moved.clearly_falls
         if risen.any():
-            risen = moved.risen(now.state.plan.T, now.limits)
+            risen = ~moved.falls(now.state.plan.T, now.limits)
         after = now.advance(following, moved)
         if risen.any():
             given_up = risen & now.state.plain

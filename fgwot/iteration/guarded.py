@@ -18,20 +18,26 @@ import torch
 from torch import Tensor
 
 from fgwot.batch import Batch
-from fgwot.constants import COARSEST, PATIENCE, ROUNDINGS, SMALLEST_THETA
+from fgwot.constants import (
+    COARSEST,
+    DEEPEST,
+    LONGEST_THETA,
+    LOOSE,
+    PATIENCE,
+    ROUNDINGS,
+    SMALLEST_THETA,
+    STEADY,
+    TIGHT,
+    TIGHTEST,
+)
 from fgwot.gradient.linearisation import Gradient
-from fgwot.inner.plan import Coupling
+from fgwot.inner.plan import FullPlan
 from fgwot.inner.problems import Inner
 from fgwot.iteration.result import Result, Start, Tolerance
 from fgwot.solution import Status
 from fgwot.solvers import Solver
 
-_TIGHT = 0.05  # inner tolerance, as a part of the outer one, once an answer is near
-_TIGHTEST = 1e-3  # the same where objectives of nearly equal plans are compared
-_LONGEST = 64.0  # proximal step, in those of epsilon
-_SHORT = 0.1  # change from which proximal steps may be longer than epsilon's
-_DEEPEST = 80.0  # -log of the smallest entry of a proximal plan; what is smaller could hardly come back
-_PATIENCE_BLURRED = 5  # the same where rounding hides progress
+_PATIENCE_BLURRED = 5  # where rounding hides progress
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class _Iteration(Batch):
     def slack(self) -> Tensor:
         """A rise of the objective by this much is rounding."""
         s = self.state
-        size = self.inner.size(s.objective, Coupling(s.T, s.g, s.error, s.f))
+        size = self.inner.size(s.objective, FullPlan(s.T, s.g, s.error, s.f))
         return 64 * (self.tolerance.noise * self.inner.mass(s.T) + torch.finfo(s.T.dtype).eps * size)
 
     @property
@@ -146,25 +152,25 @@ class _Iteration(Batch):
         Return the iteration of those that go on, their positions, and positions and results of those that ended.
         """
         s = self.state
-        X, coupling = self._couple(s.theta, self._inner_tol())
-        change = (coupling.T - s.T).abs().sum((-2, -1)) / self.inner.mass(coupling.T)
+        X, following = self._solve_inner(s.theta, self._inner_tol())
+        change = (following.T - s.T).abs().sum((-2, -1)) / self.inner.mass(following.T)
         # The change made by an undamped step is the residual of the plan it left.
-        certified = (s.theta == 1) & (change + coupling.error + s.error + s.drift <= self.tol)
+        certified = (s.theta == 1) & (change + following.error + s.error + s.drift <= self.tol)
         if not bool(certified.any()):
-            return self._continue(X, coupling, change, n_iter)
+            return self._continue(X, following, change, n_iter)
         at, left = certified.nonzero()[:, 0], (~certified).nonzero()[:, 0]
-        ended = [(at, self.select(at)._result(coupling.select(at), Status.CONVERGED, n_iter))]
+        ended = [(at, self.select(at)._result(following.select(at), Status.CONVERGED, n_iter))]
         if not len(left):
             return self, left, ended
-        after, going, stopped = self.select(left)._continue(X[left], coupling.select(left), change[left], n_iter)
+        after, going, stopped = self.select(left)._continue(X[left], following.select(left), change[left], n_iter)
         return after, left[going], ended + [(left[where], found) for where, found in stopped]
 
     def _continue(
-        self, X: Tensor, coupling: Coupling, change: Tensor, n_iter: int
+        self, X: Tensor, following: FullPlan, change: Tensor, n_iter: int
     ) -> "tuple[_Iteration, Tensor, list[tuple[Tensor, Result]]]":
         """Accept or reject the trial plan of each problem; set those aside that cannot go on."""
         s = self.state
-        trial = self._assess(X, coupling, change)
+        trial = self._assess(X, following, change)
         broken = ~(trial.objective.isfinite() & change.isfinite())
         accepted = trial.objective <= s.objective + self.slack
         if self.solver.damping is not None:
@@ -172,7 +178,7 @@ class _Iteration(Batch):
         state = self._advance(trial, change)
         if not bool(accepted.all()):
             rejected = (~accepted).nonzero()[:, 0]
-            state = state.put(rejected, self.select(rejected)._held(coupling.g[rejected]))
+            state = state.put(rejected, self.select(rejected)._held(following.g[rejected]))
         after = replace(self, state=state)
         patience = torch.where(self.tolerance.blurred, _PATIENCE_BLURRED, PATIENCE)
         stuck = (state.idle >= patience) | (state.theta < SMALLEST_THETA)
@@ -189,9 +195,9 @@ class _Iteration(Batch):
 
     def conclude(self, status: Status, n_iter: int) -> Result:
         """End without a certificate: meet the marginals, then measure the residual."""
-        settled = replace(self, state=self._settled(_TIGHT * self.tol, self.state.warm))
-        _, coupling = settled._couple(torch.ones_like(self.tol), _TIGHT * self.tol)
-        return settled._result(coupling, status, n_iter)
+        settled = replace(self, state=self._settled(TIGHT * self.tol, self.state.warm))
+        _, following = settled._solve_inner(torch.ones_like(self.tol), TIGHT * self.tol)
+        return settled._result(following, status, n_iter)
 
     def _settled(self, tol: Tensor, multiplier: Tensor) -> _State:
         """The present state with its marginals met to `tol`; a step by theta from it has about the potential given."""
@@ -207,11 +213,11 @@ class _Iteration(Batch):
         The objective of a loosely solved plan is biased low, so such a plan is settled before theta is halved.
         """
         s = self.state
-        settled = self._settled(_TIGHTEST * self.tol, g)
-        loose = s.error > 2 * torch.maximum(settled.error, _TIGHTEST * self.tol)
+        settled = self._settled(TIGHTEST * self.tol, g)
+        loose = s.error > 2 * torch.maximum(settled.error, TIGHTEST * self.tol)
         return replace(self._paced(settled, torch.where(loose, s.theta, s.theta / 2)), idle=s.idle + 1)
 
-    def _result(self, following: Coupling, status: Status, n_iter: int) -> Result:
+    def _result(self, following: FullPlan, status: Status, n_iter: int) -> Result:
         """Describe the present plan; `following` is the plan of one undamped step from it."""
         s = self.state
         change = (following.T - s.T).abs().sum((-2, -1)) / self.inner.mass(following.T)
@@ -229,21 +235,21 @@ class _Iteration(Batch):
             n_iter=n_iter,
         )
 
-    def _couple(self, theta: Tensor, tol: Tensor) -> tuple[Tensor, Coupling]:
+    def _solve_inner(self, theta: Tensor, tol: Tensor) -> tuple[Tensor, FullPlan]:
         """X and plan of a step by theta from the present state."""
         s = self.state
         direction = s.G - s.X if self.solver.entropic else s.G
         X = torch.addcmul(s.X, theta[:, None, None], direction)
         return X, self.inner.solve(X, theta, s.warm, tol)
 
-    def _assess(self, X: Tensor, plan: Coupling, change: Tensor) -> _State:
+    def _assess(self, X: Tensor, plan: FullPlan, change: Tensor) -> _State:
         """The state at a trial plan, as far as it does not depend on the trial's acceptance."""
         s = self.state
         G, _, drift = self.linearise.follow(s.G, plan.T, plan.T - s.T, change, s.drift, self.tol)
         trial = replace(s, T=plan.T, G=G, warm=plan.g, error=plan.error, drift=drift)
         return self._assessed(trial, X, plan)
 
-    def _assessed(self, state: _State, X: Tensor, plan: Coupling, multiplier: Tensor | None = None) -> _State:
+    def _assessed(self, state: _State, X: Tensor, plan: FullPlan, multiplier: Tensor | None = None) -> _State:
         """State at the plan exp(f (+) g - X), with its objective; the multiplier of its columns is g by default."""
         energy, entropic = (self.linearise.linear + state.G) / 2, self.solver.entropic
         worth = plan if multiplier is None else replace(plan, g=multiplier)
@@ -251,7 +257,7 @@ class _Iteration(Batch):
         f, g = plan.f, plan.g
         if self.relative:
             # X = -log T: nothing accumulates over many steps, and g of one step predicts g of the next.
-            deepest = -log(torch.finfo(X.dtype).tiny) if entropic else _DEEPEST
+            deepest = -log(torch.finfo(X.dtype).tiny) if entropic else DEEPEST
             X = (X - f[:, :, None] - g[:, None, :]).clamp(max=deepest)
             f, g = torch.zeros_like(f), torch.zeros_like(g)
         return replace(state, X=X, f=f, g=g, objective=objective)
@@ -262,8 +268,8 @@ class _Iteration(Batch):
         Where steps make no progress the objectives may differ by less than loose plans resolve.
         """
         s = self.state
-        loose = (0.02 * s.change).clamp(max=COARSEST)
-        return torch.where(s.idle > 0, _TIGHTEST * self.tol, torch.maximum(loose, _TIGHT * self.tol))
+        loose = (LOOSE * s.change).clamp(max=COARSEST)
+        return torch.where(s.idle > 0, TIGHTEST * self.tol, torch.maximum(loose, TIGHT * self.tol))
 
     def _advance(self, trial: _State, change: Tensor) -> _State:
         """State after an accepted step, with the next theta."""
@@ -306,5 +312,5 @@ class _Iteration(Batch):
         if self.solver.entropic:
             return torch.where(ratio > 0.5, 1 / (1 + ratio), 1)
         # Limits without entropy are sharp, and steps of one length approach them sublinearly.
-        longest = torch.where(estimate <= _SHORT, _LONGEST, 1)
+        longest = torch.where(estimate <= STEADY, LONGEST_THETA, 1)
         return torch.where(ratio * longest > 1, 1 / ratio, longest)

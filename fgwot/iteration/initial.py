@@ -73,9 +73,9 @@ def start_from(problem: Problem, T: Tensor | None = None, g: Tensor | None = Non
     """
     log_q = torch.where(problem.q > 0, problem.q, 1).log()
     if problem.moving:
-        return _relative(_product(problem)) if T is None else replace(_relative(_checked(T)), change=0.0)
+        return _relative(_independent(problem)) if T is None else replace(_relative(_checked(T)), change=0.0)
     if T is None:
-        return Start(problem.M.new_zeros(()).expand_as(problem.M), log_q, log_q, change=1.0, product=True)
+        return Start(problem.M.new_zeros(()).expand_as(problem.M), log_q, log_q, change=1.0, independent=True)
     _checked(T)
     if g is None:
         return Start.at(T, log_q)
@@ -88,7 +88,7 @@ def random_starts(init: MultiInit, problem: Problem) -> Start:
     noise = init.noise(*problem.M.shape[1:]).to(problem.M)
     X = noise.repeat(len(problem.M) // init.k, 1, 1)
     if problem.moving:
-        start = _relative(_product(problem))
+        start = _relative(_independent(problem))
         return replace(start, X=start.X + X)
     log_q = torch.where(problem.q > 0, problem.q, 1).log()
     return Start(X, log_q, log_q, change=1.0)
@@ -119,11 +119,11 @@ def _checked(T: Tensor) -> Tensor:
     return T
 
 
-def _product(problem: Problem) -> Tensor:
+def _independent(problem: Problem) -> Tensor:
     """Return p q' of the mass of the plan, or of the geometric mean of both masses."""
     p, q = problem.p, problem.q
-    product = p.sum(-1) * q.sum(-1)
-    scale = product.rsqrt() if problem.mass is None else problem.mass / product
+    masses = p.sum(-1) * q.sum(-1)
+    scale = masses.rsqrt() if problem.mass is None else problem.mass / masses
     return scale[:, None, None] * p[:, :, None] * q[:, None, :]
 
 

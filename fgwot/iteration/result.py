@@ -18,14 +18,14 @@ class Start:
     """First plan T = exp(f (+) g - X), given by X and a guess of g.
 
     `warm` is a guess of g for the plan after it. `change` is a guess of how far that plan will be: the accuracy of the
-    first inner solve follows it. `product` says that the first plan is p q'.
+    first inner solve follows it. `independent` says that the first plan is p q'.
     """
 
     X: Tensor
     g: Tensor
     warm: Tensor
     change: float
-    product: bool = False
+    independent: bool = False
 
     @staticmethod
     def at(T: Tensor, g: Tensor) -> "Start":

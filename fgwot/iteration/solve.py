@@ -11,7 +11,7 @@ from fgwot.iteration.eager import undamped
 from fgwot.iteration.guarded import guarded
 from fgwot.iteration.result import Result, Start
 from fgwot.problem import Problem
-from fgwot.solvers import Solver
+from fgwot.solvers import MirrorDescent, Solver
 
 _PART = 0.1  # of a device's memory, for what is recorded
 
@@ -29,7 +29,7 @@ def solve(problem: Problem, solver: Solver, start: Start, tol: float | None, max
     ``tol=None`` is 1e-7 in float64 and 1e-5 in float32, plus what the rounding of G makes unattainable. Inside, all
     couplings have mass one.
     """
-    plain = solver.entropic and solver.damping is None and not problem.moving
+    plain = solver == MirrorDescent() and not problem.moving
     replayed = _graphs.run(problem, start, tol, max_iter) if plain and uses_graphs(problem.M.device) else None
     if replayed is not None and not replayed[1]:  # all in one: nothing is built for others
         return replayed[0][0][1].scaled(problem)

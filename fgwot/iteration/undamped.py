@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fgwot.batch import Batch, inner
-from fgwot.constants import COARSEST, FURTHEST, HORIZON, SHORT
+from fgwot.constants import COARSEST, FURTHEST, HORIZON, LOOSE, SHORT, TIGHT
 from fgwot.gradient.linearisation import Linearisation
 from fgwot.inner.plan import Marginals, Plan
 from fgwot.iteration.result import Result, Start, Tolerance
@@ -49,7 +49,7 @@ class Limits(Batch):
         noise, allowed = tolerance.noise, tolerance.allowed
         # A column sum is a sum of exponentials of numbers as large as G: it has that much rounding. But what the inner
         # problem may leave must be well below what the outer one may.
-        finest = torch.maximum(0.05 * allowed, torch.minimum(8 * noise, 0.3 * allowed))
+        finest = torch.maximum(TIGHT * allowed, torch.minimum(8 * noise, 0.3 * allowed))
         return Limits(allowed, tolerance.status, 4 * noise, finest)
 
 
@@ -87,13 +87,13 @@ class State(Batch):
 
 
 def begin(
-    linearise: Linearisation, marginals: Marginals, start: Start, couple: Callable[[Tensor, Marginals, Tensor], Plan]
+    linearise: Linearisation, marginals: Marginals, start: Start, solve_inner: Callable[[Tensor, Tensor], Plan]
 ) -> State:
-    """State before the first step; `couple` gives the plan of the start's costs and potential, if it is not p q'."""
-    if start.product:
+    """State before the first step; `solve_inner` gives the plan of the start's X and g, unless the first is p q'."""
+    if start.independent:
         T = marginals.p[:, :, None] * marginals.q[:, None, :]
-        return State.at(Plan(T, start.g, torch.zeros_like(T[:, 0, 0])), linearise.product(marginals), start)
-    plan = couple(start.X, marginals, start.g)
+        return State.at(Plan(T, start.g, torch.zeros_like(T[:, 0, 0])), linearise.at_independent(marginals), start)
+    plan = solve_inner(start.X, start.g)
     return State.at(plan, linearise(plan.T), start)
 
 
@@ -110,36 +110,43 @@ class Move(Batch):
     slope: Tensor  # of the objective, KL left out
 
     @property
-    def suspect(self) -> Tensor:
-        """Whether the objective may have risen (B,), by Pinsker's inequality. What is not a number has risen, too."""
-        return ~(self.slope <= self.change.square() / 2)
+    def clearly_falls(self) -> Tensor:
+        """Whether the objective falls (B,) by Pinsker's inequality. What is not a number does not fall."""
+        return self.slope <= self.change.square() / 2
 
-    def risen(self, T: Tensor, limits: Limits) -> Tensor:
-        """Whether it may have risen (B,), by the divergence from the last plan T itself."""
+    def falls(self, T: Tensor, limits: Limits) -> Tensor:
+        """Whether it falls (B,), up to rounding, by the divergence from the last plan T itself."""
         info = torch.finfo(T.dtype)
         T = T.clamp_min(info.tiny)
         # The clamp is for entries that underflow; it makes KL smaller, never larger.
-        divergence = (self.delta - T * (self.delta / T).clamp_min(info.eps - 1).log1p()).sum((-2, -1))
-        return ~(self.slope <= divergence + limits.rounding * self.change)
+        ratio = (self.delta / T).clamp_min_(info.eps - 1).log1p_()
+        divergence = torch.addcmul(self.delta, T, ratio, value=-1).sum((-2, -1))
+        return self.slope <= torch.addcmul(divergence, limits.rounding, self.change)
 
 
 def inner_tolerance(now: State, limits: Limits) -> Tensor:
     """Column error (B,) of the next plan; loose while the steps are long."""
-    return torch.maximum(0.02 * now.expected, limits.finest).clamp(max=COARSEST)
+    return torch.maximum(LOOSE * now.expected, limits.finest).clamp(max=COARSEST)
+
+
+def residual(now: State, following: Plan, change: Tensor) -> Tensor:
+    """Residual (B,) of the present plan: the change that an undamped step makes, up to what is inexact in it."""
+    return change + (following.error + now.drift)
 
 
 def certified(now: State, following: Plan, change: Tensor, limits: Limits) -> Tensor:
-    """Whether problems (B,) are solved: the change made by an undamped step is the residual of the plan it left."""
-    return now.plain & (change + (now.plan.error + following.error + now.drift) <= limits.tol)
+    """Whether problems (B,) are solved, if the step is undamped."""
+    return now.plain & (residual(now, following, change) + now.plan.error <= limits.tol)
 
 
 def move(now: State, following: Plan, delta: Tensor, change: Tensor, linearise: Linearisation, limits: Limits) -> Move:
     """Linearise at the next plan."""
     G, turn, drift = linearise.follow(now.G, following.T, delta, change, now.drift, limits.tol)
-    R, slope = turn, inner(delta, turn) / 2
     if now.extrapolated:
         R = G - now.X
-        slope = inner(delta, R) - slope
+        slope = inner(delta, torch.add(R, turn, alpha=-0.5))
+    else:
+        R, slope = turn, inner(delta, turn) / 2
     return Move(delta, change, G, turn, drift, R, slope)
 
 
@@ -149,16 +156,17 @@ def advance(now: State, following: Plan, moved: Move, limits: Limits) -> State:
     rate = (change / now.change.clamp_min(torch.finfo(G.dtype).tiny)).clamp(0.1, 1)
     expected = change * rate
     slow = now.slow | ((change < SHORT) & (expected * rate**HORIZON > limits.tol))
-    X, warm, plain = G, following.g, torch.ones_like(now.plain)
-    if now.R is not None:
+    if now.R is None:
+        X, warm, plain = G, following.g, torch.ones_like(now.plain)
+    else:
         bend = R - now.R
         theta = inner(R, bend) / inner(bend, bend)
         # An undamped step comes first again where it may certify the residual.
         useful = slow & (expected > 0.5 * limits.tol)
-        theta = torch.where(useful, theta.nan_to_num(0.0, 0.0, 0.0).clamp(-FURTHEST, 0.75), 0)
+        theta = theta.nan_to_num_(0.0, 0.0, 0.0).clamp_(-FURTHEST, 0.75).mul_(useful)
         plain = theta == 0
         X = torch.addcmul(G, theta[:, None, None], moved.turn, value=-1)
-        warm = torch.addcmul(warm, theta[:, None], warm - now.plan.g, value=-1)
+        warm = torch.lerp(following.g, now.plan.g, theta[:, None])
     return State(
         plan=following,
         change=change,
@@ -191,7 +199,7 @@ def describe(
         now.plan.T,
         (f, following.g),
         status=limits.status,
-        residual=change + following.error + now.drift,
+        residual=residual(now, following, change),
         error=now.plan.error,
         n_iter=n_iter,
         value_quad=linearise.quadratic(now.G, now.plan.T),

@@ -11,7 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-SHIFT = tl.constexpr(1e-15)  # fgwot.losses' shift inside the logarithms of kl
+from fgwot import constants
+
+SHIFT = tl.constexpr(constants.SHIFT)
 
 
 # The conditions are constants of the compilation, where a branch not taken must stay inside its else.

@@ -9,7 +9,6 @@ collect_ignore = (
         "adjoint.py",
         "common.py",
         "contraction.py",
-        "factored.py",
         "pack.py",
         "resources.py",
         "sinkhorn.py",

@@ -22,9 +22,9 @@ class _Threads(Protocol):
     def registers(self) -> int | None: ...
 
 
-def _options(threads: _Threads, stages: int) -> dict[str, int | None]:
+def _options(threads: _Threads) -> dict[str, int | None]:
     # Fused multiplications and additions are asked for: from Triton 3.10 on they are no default.
-    return {"num_warps": threads.warps, "num_stages": stages, "maxnreg": threads.registers, "enable_fp_fusion": True}
+    return {"num_warps": threads.warps, "num_stages": 1, "maxnreg": threads.registers, "enable_fp_fusion": True}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Tile:
     @property
     def options(self) -> dict[str, int | None]:
         """What Triton is told, at a launch as ahead of time."""
-        return _options(self, stages=1)
+        return _options(self)
 
 
 SMALL, MEDIUM, LARGE = Tile(16, 4, 1), Tile(32, 8, 2, registers=80), Tile(64, 8, 4, registers=128)
@@ -61,44 +61,6 @@ def tile_for(rows: int, columns: int, dtype: torch.dtype) -> Tile:
 
 
 @dataclass(frozen=True)
-class ProductTile:
-    """A `side` x `side` block of a matrix product, `depth` terms of its sum at a time."""
-
-    side: int
-    depth: int
-    warps: int
-    registers: int | None = None
-
-    @property
-    def options(self) -> dict[str, int | None]:
-        """What Triton is told, at a launch as ahead of time."""
-        return _options(self, stages=3)
-
-
-PRODUCT_TILES = {
-    torch.float64: (ProductTile(32, 16, 4), ProductTile(64, 16, 4)),
-    torch.float32: (ProductTile(32, 16, 2), ProductTile(64, 16, 4, registers=128), ProductTile(128, 16, 8)),
-    torch.float16: (ProductTile(32, 32, 2), ProductTile(64, 32, 4), ProductTile(128, 32, 8)),
-}
-PRODUCT_TILES[torch.bfloat16] = PRODUCT_TILES[torch.float16]
-
-
-def product_tiles(dtype: torch.dtype, aligned: bool) -> tuple[ProductTile, ...]:
-    """Tiles in ascending order; the largest has no registers left for the addresses of rows that are not aligned."""
-    return PRODUCT_TILES[dtype] if aligned else tuple(replace(t, registers=None) for t in PRODUCT_TILES[dtype][:2])
-
-
-def product_tile_for(batch: int, rows: int, columns: int, dtype: torch.dtype, aligned: bool) -> ProductTile:
-    """Return the largest tile that the result fills and that gives an A100 or H100 enough programs; or the smallest."""
-    tiles = product_tiles(dtype, aligned)
-    for tile in reversed(tiles):
-        programs = batch * -(-rows // tile.side) * -(-columns // tile.side)
-        if min(rows, columns) >= tile.side and programs >= PROGRAMS // 4:
-            return tile
-    return tiles[0]
-
-
-@dataclass(frozen=True)
 class RowTile:
     """A few full rows of a matrix, `columns` columns at a time, the warps side by side."""
 
@@ -110,7 +72,7 @@ class RowTile:
     @property
     def options(self) -> dict[str, int | None]:
         """What Triton is told, at a launch as ahead of time."""
-        return _options(self, stages=1)
+        return _options(self)
 
 
 # A thread loads 16 bytes of each row: its warp 128 columns in float32, 64 in float64.
@@ -152,7 +114,7 @@ class Pack:
     @property
     def options(self) -> dict[str, int | None]:
         """What Triton is told, at a launch as ahead of time."""
-        return _options(self, stages=1)
+        return _options(self)
 
 
 PACKS = {
@@ -207,37 +169,6 @@ class Variant:
         """Arguments that are constants of the compilation."""
         return {"LOSS": self.loss, "SIDE": self.tile.side, "UNROLL": self.tile.unroll}
 
-    @property
-    def terms(self) -> int:
-        """Terms of the sum in one pass of a program through its innermost loop."""
-        return self.tile.side**2 * self.tile.unroll
-
-
-@dataclass(frozen=True)
-class ProductVariant:
-    """One compiled kernel of the factored contraction; rows that are not `aligned` to 16 values load one by one."""
-
-    dtype: torch.dtype
-    precision: str
-    tile: ProductTile
-    aligned: bool = True
-    op = "factored"
-
-    def __str__(self) -> str:
-        number = str(self.dtype).removeprefix("torch.")
-        return f"{self.op}-{self.precision}-{number}-{self.tile.side}" + ("" if self.aligned else "-unaligned")
-
-    @property
-    def constants(self) -> dict[str, object]:
-        """Arguments that are constants of the compilation."""
-        tile = {"SIDE": self.tile.side, "DEPTH": self.tile.depth}
-        return tile | {"PRECISION": self.precision, "MARGINALS": True, "LINEAR": True}
-
-    @property
-    def terms(self) -> int:
-        """Multiplications in one pass of a program through its loop."""
-        return self.tile.side**2 * self.tile.depth
-
 
 # All that `fgwot.tensor_term` can launch; and square and kl, which it never sums directly, in one size, because the
 # tests use them to show that the loops are right for losses of other forms.
@@ -249,14 +180,6 @@ VARIANTS = [
         [(torch.float32, t) for t in (SMALL, MEDIUM, LARGE)] + [(torch.float64, t) for t in (SMALL, DOUBLE)],
     )
 ] + [Variant(op, loss, torch.float32, replace(MEDIUM, registers=96)) for op, loss in product(_OPS, ("square", "kl"))]
-
-PRODUCT_VARIANTS = [
-    ProductVariant(dtype, precision, tile, aligned)
-    for (dtype, precision), aligned in product(
-        [*((dtype, "ieee") for dtype in PRODUCT_TILES), (torch.float32, "tf32x3")], (True, False)
-    )
-    for tile in product_tiles(dtype, aligned)
-]
 
 
 @dataclass(frozen=True)
@@ -285,11 +208,6 @@ class SweepVariant:
             return {"LOG": self.log, "UPDATE": not self.write, "COLUMNS": self.tile.columns}
         tile: dict[str, object] = {"ROWS": self.tile.rows, "COLUMNS": self.tile.columns}
         return tile | {"LOG": self.log, "WRITE": self.write, "ALIGNED": self.aligned}
-
-    @property
-    def terms(self) -> int:
-        """Matrix entries in one pass of a program through a loop; for the column kernel, parts of column sums."""
-        return self.tile.columns * (self.tile.rows if self.op == "rows" else 1)
 
 
 PackOp = Literal["solve", "solve_adjoint"]
@@ -327,11 +245,6 @@ class PackVariant:
             solve, adjoint = ("M", "p", "q", "start", "start_g", "epsilons"), ("dcost", "dlinear", "dquad")
             constants |= dict.fromkeys(("alphas", *(solve if self.op == "solve" else adjoint)))
         return constants
-
-    @property
-    def terms(self) -> int:
-        """Passes through the innermost loop, which is that of a matrix product."""
-        return 1
 
 
 PACK_VARIANTS = [

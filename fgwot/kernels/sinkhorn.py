@@ -223,7 +223,7 @@ def columns_kernel(
     tl.store(error + tl.program_id(0), tl.sum(tl.where(mask, tl.abs(total - wanted), 0), 0))
 
 
-def sweep(
+def sweeps(
     X: Tensor, p: Tensor, q: Tensor, y: Tensor, count: int, log: bool = True, tile: RowTile | None = None
 ) -> tuple[Tensor, Tensor]:
     """Launch `count` updates of rows and then columns for X (B, n, m), p (B, n), q (B, m) and y (B, m).
@@ -237,7 +237,7 @@ def sweep(
     return y, error
 
 
-def couple(
+def half_sweep(
     X: Tensor, p: Tensor, q: Tensor, y: Tensor, log: bool = True, tile: RowTile | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Plan (B, n, m) with exact rows for column potentials y (B, m), row potentials (B, n) and |c - q|_1 (B,)."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fgwot.adjoint import Adjoint
 from fgwot.arrays import any_array
-from fgwot.drivers import Call
+from fgwot.call import Call
 from fgwot.functional import fused_gromov_wasserstein
 from fgwot.gradient.linearisation import Complete, Linearisation
 from fgwot.problem import computed_in

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from fgwot.arrays import any_array
+from fgwot.constants import SHIFT
 from fgwot.functional import fused_gromov_wasserstein, warn
 from fgwot.losses import GroundLoss, ground_loss
 from fgwot.problem import Weight, allowed_imbalance
 from fgwot.sets.spaces import Padded, Spaces, Tensors, squared_distances
-from fgwot.solution import ConvergenceWarning, Solution, Status
+from fgwot.solution import ConvergenceWarning, Solution, Status, WarmStart
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 _OF_PLANS = 0.1  # tolerance of plans, in that of the barycenter
 _DISTURBANCE = 0.01  # of the start: points that are equal there would stay equal
-_SHIFT = 1e-15  # of logarithms in the kl loss, as in fgwot.losses
 
 # C from f1'(C), for losses with h1(C) = C.
 _INVERSE: dict[str, Callable[[Tensor], Tensor]] = {
     "square": lambda slope: slope / 2,
-    "kl": lambda slope: (slope.exp() - _SHIFT).clamp_min(0),
+    "kl": lambda slope: (slope.exp() - SHIFT).clamp_min(0),
 }
 Fixed = Literal["structure", "features"]
 
@@ -101,7 +101,8 @@ def barycenter(
               + \alpha \sum_{ijkl} L(C_{ik}, C_{s,jl}) T_{s,ij} T_{s,kl} - \varepsilon H(T_s)
 
     over structures C and features X, for couplings T_s of p with the weights of input s. The plans of all inputs are
-    one batch, continued from those of the step before; then C and X minimise F at these plans in closed form:
+    one batch, solved for from those of the step before and from the usual start, the better counting for each input;
+    then C and X minimise F at these plans in closed form:
 
     .. math:: X = \frac{\sum_s \lambda_s T_s Y_s}{\sum_s \lambda_s p}, \qquad
               f_1'(C) = \frac{\sum_s \lambda_s T_s h_2(C_s) T_s^\top}{\sum_s \lambda_s p p^\top},
@@ -181,7 +182,7 @@ def barycenter(
     _check_fixed(fixed, init_structure, init_features)
     C, X = _first(spaces, int(coefficients.argmax()), n, init_structure, init_features, seed)
 
-    def solve(C: Tensor, X: Tensor | None, init: Solution | None) -> Solution:
+    def solve(C: Tensor, X: Tensor | None, init: WarmStart | None) -> Solution:
         return fused_gromov_wasserstein(
             None if X is None or inputs.features is None else squared_distances(X[None], inputs.features),
             C,
@@ -197,26 +198,39 @@ def barycenter(
             tol=None if tol is None else _OF_PLANS * tol,
         )
 
+    def step(C: Tensor, X: Tensor | None, before: WarmStart | None) -> tuple[WarmStart, Tensor]:
+        """For each input the better plan of two, from the usual start and from the plan before, and its objective."""
+        fresh = solve(C, X, None)
+        if before is None:
+            return fresh, fresh.value
+        continued = solve(C, X, before)
+        lower = fresh.value < continued.value
+        plan = torch.where(lower[:, None, None], fresh.plan, continued.plan)
+        f, g = (torch.where(lower[:, None], *both) for both in zip(fresh.potentials, continued.potentials, strict=True))
+        return WarmStart(plan, (f, g)), torch.minimum(fresh.value, continued.value)
+
     bound = _TOLERANCE[p.dtype] if tol is None else tol
-    solution, objectives = None, []
+    plans, objectives = None, []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         with torch.no_grad():
             update = _Update(inputs, p, coefficients, loss, fixed)
             while True:
-                solution = solve(C, X, solution)
-                objectives.append(coefficients @ solution.value)
-                following = update(solution.plan, C, X)
+                plans, values = step(C, X, plans)
+                objectives.append(coefficients @ values)
+                following = update(plans.plan, C, X)
                 residual = update.change((C, X), following)
                 if not bool(residual > bound) or len(objectives) == max_iter:
                     break
                 C, X = following
-        solution = solve(C, X, solution)  # whose partial derivatives, at this C and X, are those of the minimum
+        solution = solve(C, X, plans)  # whose partial derivatives, at this C and X, are those of the minimum
     status = Status(int(solution.status.max())) if bool(residual <= bound) else Status.MAX_ITER
     status = status if bool(residual.isfinite()) else Status.NUMERICAL
     warn(torch.tensor([status]), residual[None])
-    value, plans = coefficients @ solution.value, solution.plan
-    return Barycenter(C, X, p.detach(), value, plans, torch.stack(objectives), status, residual, len(objectives))
+    value = coefficients @ solution.value
+    return Barycenter(
+        C, X, p.detach(), value, solution.plan, torch.stack(objectives), status, residual, len(objectives)
+    )
 
 
 class _Update:

@@ -147,7 +147,7 @@ class ReducedLinearisation(LowRankLinearisation):
         x, y = (self._squares(C, rows) / self.epsilon if len(rows) else rows for C, rows in sums)
         return self.bases.costs((self._linear - self._weight * both)[0], x, y)[None]
 
-    def product(self, marginals: Marginals) -> Tensor:
+    def at_independent(self, marginals: Marginals) -> Tensor:
         """Gradient at the plan p q'."""
         return self(self.of_product(marginals.p[0], marginals.q[0]))
 

@@ -6,7 +6,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from fgwot.drivers import Call
+from fgwot.call import Call
 from fgwot.inner.plan import Marginals
 from fgwot.iteration.result import Result, Tolerance
 from fgwot.iteration.undamped import Limits
@@ -31,7 +31,7 @@ _At = tuple[Tensor, Tensor]
 
 
 def streamed_solve(call: Call, validate: bool) -> Solution:
-    """Solve a call to which `fgwot.drivers.against_streaming` has no objection."""
+    """Solve a call to which `fgwot.streamed.conditions.against_streaming` has no objection."""
     with threads_for_loops(call.C1.device):
         return _streamed_solve(call, validate)
 

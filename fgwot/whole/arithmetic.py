@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numba import njit, types  # type: ignore[attr-defined, unused-ignore]
 
+from fgwot.constants import SHIFT
 from fgwot.solution import Status
 
 _LOG_2 = log(2)
 _LOG_2_HIGH, _LOG_2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # their products with k are exact
 _ROUNDER = 1.5 * 2.0**52
-SHIFT = 1e-15  # of logarithms in the kl loss, as in fgwot.losses
+FAR = 1e13  # factor of a column from which P, computed for 1, is too inexact
 TINY = np.finfo(np.float64).tiny
 EPS = np.finfo(np.float64).eps
 UNFINISHED, INVALID = int(Status.MAX_ITER), int(Status.NUMERICAL)

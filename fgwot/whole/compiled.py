@@ -18,6 +18,7 @@ from numba.core import event
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fgwot import constants
 from fgwot.constants import LARGEST_TOLERANCE, MAX_STEPS
 from fgwot.iteration.initial import MultiInit
 from fgwot.iteration.result import default_tolerance
@@ -31,8 +32,8 @@ from fgwot.whole.solve import Found, Setting
 
 def drop_stale_loops() -> None:
     """Let Numba compile anew what was compiled before any of its files changed: it looks at a function's own file."""
-    files = (Path(__file__).with_name(f"{name}.py") for name in ("arithmetic", "undamped", "inner", "guarded"))
-    changed = max(file.stat().st_mtime for file in files)
+    files = [Path(__file__).with_name(f"{name}.py") for name in ("arithmetic", "undamped", "inner", "guarded")]
+    changed = max(file.stat().st_mtime for file in (*files, Path(constants.__file__)))
     for index in Path(arithmetic.times.stats.cache_path).glob("*.nbi"):  # type: ignore[attr-defined]
         with suppress(OSError):  # another process was faster, or the folder is not ours
             if index.stat().st_mtime < changed:
@@ -73,10 +74,10 @@ def _random_plans(starts: MultiInit, costs: list[_Array], batch: int) -> _Array:
     (n, m), mass = (C1.shape[1], C2.shape[1]), p.sum(1, keepdims=True) if len(p) else np.ones((1, 1))
     q = q if len(q) else np.full((1, m), 1 / m) * mass
     p = p if len(p) else np.full((1, n), 1 / n) * q.sum(1, keepdims=True)
-    product = p[:, :, None] * q[:, None, :] / np.sqrt(p.sum(1) * q.sum(1))[:, None, None]
-    plans: _Array = (np.broadcast_to(product, (batch, n, m))[:, None] * np.exp(-starts.noise(n, m).numpy())).reshape(
-        -1, n, m
-    )
+    independent = p[:, :, None] * q[:, None, :] / np.sqrt(p.sum(1) * q.sum(1))[:, None, None]
+    plans: _Array = (
+        np.broadcast_to(independent, (batch, n, m))[:, None] * np.exp(-starts.noise(n, m).numpy())
+    ).reshape(-1, n, m)
     return plans
 
 

@@ -1,6 +1,6 @@
 r"""The guarded iteration of small problems, as Numba compiles it for `fgwot.whole.compiled`.
 
-The iteration is that of `fgwot.iteration.guarded`. Constants of it stand here again, as in `fgwot.whole.undamped`.
+The iteration is that of `fgwot.iteration.guarded`.
 """
 
 # Numba's types are not Python's: compiled functions carry no annotations.
@@ -12,6 +12,20 @@ from math import exp, inf, isfinite, log, nan, sqrt
 import numpy as np
 from numba import types  # type: ignore[attr-defined, unused-ignore]
 
+from fgwot.constants import (
+    BISECTIONS,
+    COARSEST,
+    DEEPEST,
+    LIGHTEST,
+    LONGEST_THETA,
+    LOOSE,
+    PATIENCE,
+    ROUNDINGS,
+    SMALLEST_THETA,
+    STEADY,
+    TIGHT,
+    TIGHTEST,
+)
 from fgwot.whole.arithmetic import (
     COUNT,
     CUBE,
@@ -34,23 +48,18 @@ from fgwot.whole.arithmetic import (
 )
 from fgwot.whole.inner import new_anchor, new_point, solve
 
-_COARSEST = 1e-3
-_PATIENCE = 60
-_SMALLEST_THETA = 2.0**-24
-_ROUNDINGS = 8
-_TIGHT, _TIGHTEST = 0.05, 1e-3  # inner tolerances, as parts of the outer one
-_LONGEST, _SHORT = 64.0, 0.1  # proximal step, and change from which it may be longer than one
-_LIGHTEST, _BISECTIONS = 80.0, 20  # search for the mass of a plan that is much too heavy
-_DEEPEST = 80.0  # -log of the smallest entry of a proximal plan
-
 
 @reordered
 def _sides(h1, h2, F1, F2):
     """What the gradient needs of structures; they are made symmetric where that changes nothing."""
     symmetric = skewness(h1) * skewness(h2) <= 4 * EPS
-    if symmetric:
-        h1, h2 = (h1 + h1.T) / 2, (h2 + h2.T) / 2
-    return h1, h2, h1.T.copy(), h2.T.copy(), F1, F2, symmetric
+    if not symmetric:
+        return h1, h2, h1.T.copy(), h2.T.copy(), F1, F2, symmetric
+    for h in (h1, h2):
+        for i in range(len(h)):
+            for k in range(i):
+                h[i, k] = h[k, i] = (h[i, k] + h[k, i]) / 2
+    return h1, h2, h1, h2, F1, F2, symmetric
 
 
 @reordered
@@ -137,10 +146,10 @@ def _surplus(L, G, X, T, p, q, r1, r2, mass, entropic, point):
                 inside = L[i, j] + (f[i] + g[j] - X[i, j] if entropic else 0.0)
                 A += inside * T[i, j]
                 B += (G[i, j] - L[i, j]) * T[i, j]
-    low, high = -_LIGHTEST, -log(10.0)
+    low, high = -LIGHTEST, -log(10.0)
     if not A + B * exp(high) + C * high > 0:
         return 0.0
-    for _ in range(_BISECTIONS):
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
         if A + B * exp(middle) + C * middle > 0:
             high = middle
@@ -193,19 +202,19 @@ def _ratio(T, T_next, G, G_next):
 
 @reordered
 def _iterate(
-    L, sides, weight, p, q, r1, r2, mass, entropic, damping, X, changing, tol, base, eps, largest, max_iter
+    L, sides, weight, p, q, r1, r2, mass, entropic, damping, X, changing, tol, base, eps, largest, max_iter, half
 ):  # fmt: skip
     """Solve one problem from the plan exp(-X), which is far from an answer if it is `changing`.
 
     `L` is (1 - alpha) M / epsilon and `weight` alpha / epsilon; r1 and r2 are prices over epsilon, `mass` is zero where
     none is given, `damping` is theta, or zero where it adapts. Return the plan, -log of it, the potentials of the plan
-    that follows, status, steps, residual and error; what cannot be finished is left open.
+    that follows, status, steps, residual and error; what cannot be finished is left open. `half` is for products.
     """
     n, m = L.shape
-    half, S = np.empty((n, m)), np.empty((m, m))
+    S = np.empty((m, m))
     X_next, G, G_next, T, T_next = half.copy(), half.copy(), half.copy(), half.copy(), half.copy()
     anchor, point, new = new_anchor(n, m), new_point(n, m), new_point(n, m)
-    deepest = -log(TINY) if entropic else _DEEPEST
+    deepest = -log(TINY) if entropic else DEEPEST
     # The plan nearest to exp(-X) meets what must be met, and no more.
     exact1, exact2 = (inf if r1 == inf else 0.0), (inf if r2 == inf else 0.0)
     point, new, error = solve(X, p, q, exact1, exact2, mass, 1e-6, anchor, point, new, S, T)
@@ -222,12 +231,12 @@ def _iterate(
     (size, of_G), warm = _sizes(T, G, sides, weight, point), np.zeros(m)
     if changing:  # a guess may have mass where costs forbid it, its successor has not
         point[0][:] = 0
-        point, new, _ = solve(G, p, q, r1, r2, mass, _COARSEST, anchor, point, new, S, T_next)
+        point, new, _ = solve(G, p, q, r1, r2, mass, COARSEST, anchor, point, new, S, T_next)
         size, of_G = _sizes(T_next, G, sides, weight, point)
         if entropic and theta == 1:  # the first step solves the same problem
             warm[:] = point[0]
     noise = EPS * of_G
-    attainable = base + _ROUNDINGS * max(noise, eps * size)  # the plan is returned rounded to eps
+    attainable = base + ROUNDINGS * max(noise, eps * size)  # the plan is returned rounded to eps
     allowed = tol if tol > 0 else attainable
     # The step of a linear problem ends at its answer.
     change, best, idle = (1.0 if changing and weight > 0 else 0.0), inf, 0
@@ -237,7 +246,7 @@ def _iterate(
         for i in range(n):
             for j in range(m):
                 X_next[i, j] = X[i, j] + theta * (G[i, j] - X[i, j] if entropic else G[i, j])
-        limit = _TIGHTEST * allowed if idle > 0 else max(min(0.02 * change, _COARSEST), _TIGHT * allowed)
+        limit = TIGHTEST * allowed if idle > 0 else max(min(LOOSE * change, COARSEST), TIGHT * allowed)
         point[0][:] = warm
         point, new, error_next = solve(X_next, p, q, theta * r1, theta * r2, mass, limit, anchor, point, new, S, T_next)
         moved = distance(T_next, T) / max(point[4].sum(), TINY)
@@ -260,11 +269,11 @@ def _iterate(
                 if entropic:
                     after = 1 / (1 + ratio) if ratio > 0.5 else 1.0
                 else:
-                    longest = _LONGEST if estimate <= _SHORT else 1.0
+                    longest = LONGEST_THETA if estimate <= STEADY else 1.0
                     after = 1 / ratio if ratio * longest > 1 else longest
                 after = min(after, 2 * theta)
             # Close to the end, or to rounding, an undamped step is tried: it certifies the residual.
-            if estimate <= 0.5 * allowed or moved <= _ROUNDINGS * noise:
+            if estimate <= 0.5 * allowed or moved <= ROUNDINGS * noise:
                 after = 1.0
             change, best = estimate, (estimate if nearer else best)
             objective, rounding, error = min(objective, value), rounding_next, error_next
@@ -276,16 +285,16 @@ def _iterate(
             # The objective of a loosely solved plan is biased low: such a plan is settled before theta is halved.
             loose, multiplier = error, point[0].copy()
             point[0][:] = 0
-            limit = _TIGHTEST * allowed
+            limit = TIGHTEST * allowed
             point, new, error = solve(X, p, q, exact1, exact2, mass, limit, anchor, point, new, S, T)
             _gradient(L, sides, weight, T, half, G)
             objective, rounding = _objective(L, G, X, T, p, q, r1, r2, mass, theta, entropic, point, multiplier)
             _relative(X, point, deepest, X)
-            if loose <= 2 * max(error, _TIGHTEST * allowed):
+            if loose <= 2 * max(error, TIGHTEST * allowed):
                 theta /= 2
                 warm /= 2
             idle += 1
-        if idle >= _PATIENCE or theta < _SMALLEST_THETA:
+        if idle >= PATIENCE or theta < SMALLEST_THETA:
             return T, X, point, UNFINISHED, step, change, error
     return T, X, point, UNFINISHED, max_iter, change, error
 
@@ -360,6 +369,7 @@ def solve_batch(
         weights1 = weights1 * (mass / scale)
         weights2 = weights2 * ((mass if exact else mass2) / scale)
         L, X = np.zeros((len(rows), len(columns))), np.empty((len(rows), len(columns)))
+        half = np.empty_like(L)  # fresh pages of such arrays take as long as a product: few are asked for
         spread = sqrt(weights1.sum() * weights2.sum())
         spread = (asked / spread if asked > 0 else 1.0) / spread
         log1, log2 = np.log(np.maximum(spread * weights1, TINY)), np.log(np.maximum(weights2, TINY))
@@ -375,12 +385,13 @@ def solve_batch(
         T, X, point, status, steps, residual, error = _iterate(
             L, sides, alpha * scale / epsilon, weights1, weights2, price1 / epsilon, price2 / epsilon, asked,
             entropic, (epsilon / (epsilon + damping) if damping >= 0 else 0.0),
-            X, len(plans) == 0, tol, base, eps, largest, max_iter,
+            X, len(plans) == 0, tol, base, eps, largest, max_iter, half,
         )  # fmt: skip
 
         T *= scale
-        quadratic, half = np.empty_like(T), np.empty_like(T)
-        _gradient(np.zeros_like(T), sides, 1.0, T, half, quadratic)
+        L[:] = 0
+        quadratic = np.empty_like(T)
+        _gradient(L, sides, 1.0, T, half, quadratic)
         own_g, own_f = point[0], point[1]
         linear = quad = total = entropy = 0.0
         sums1, sums2 = np.zeros(len(rows)), np.zeros(len(columns))

@@ -1,6 +1,6 @@
 r"""Inner problems of the guarded iteration as Numba compiles them: those of `fgwot.inner.relaxed` and `.partial`.
 
-Exact marginals have an infinite price. Constants of theirs stand here again, as in `fgwot.whole.undamped`.
+Exact marginals have an infinite price.
 
 A point of an inner problem's dual is a tuple (g, f, u, v, a, c, gap, numbers): potentials, factors of the plan
 T = diag(u) P diag(v), its sums a = T 1 and c = T' 1, the dual's gradient, and its error, resolution, value, rounding
@@ -15,8 +15,20 @@ from math import exp, expm1, inf, isfinite, log, log1p, sqrt
 
 import numpy as np
 
+from fgwot.constants import (
+    ANNEALED_STEPS,
+    BACKTRACKS,
+    BOUNDED_STEPS,
+    COOLING,
+    FIRST_SWEEPS,
+    HOTTEST,
+    LONGEST_STEP,
+    RIDGE,
+    ROUGH,
+)
 from fgwot.whole.arithmetic import (
     EPS,
+    FAR,
     TINY,
     cholesky,
     reordered,
@@ -25,13 +37,7 @@ from fgwot.whole.arithmetic import (
     unit,
 )
 
-_BACKTRACKS = 12
-_LONGEST_STEP = 30.0
 _EVALUATIONS = 200  # of a priced problem
-_SWEEPS = 8  # of a partial one, before Newton steps
-_STEPS, _ANNEALED_STEPS = 40, 60  # of it
-_HOTTEST, _ROUGH, _COOLING = 5.0, 1e-2, 4.0
-_FAR = 1e13  # factor of a column from which P, computed for 1, is too inexact
 _ERROR, _RESOLUTION, _VALUE, _ROUNDING, _H, _VERSION = range(6)
 
 
@@ -57,7 +63,7 @@ def _normalise(X, g, anchor, v, sums, lse):
     far = version[0] == 0
     for j in range(m):
         v[j] = exp(min(max(g[j] - origin[j], -700.0), 700.0))
-        far |= not 1 / _FAR < v[j] < _FAR
+        far |= not 1 / FAR < v[j] < FAR
     if far:
         softmax(X, g, P, normaliser)
         origin[:] = g
@@ -185,7 +191,7 @@ def _priced_newton(X, p, q, r1, r2, anchor, point, new, S):
     if not isfinite(r1) and not isfinite(r2):  # g is determined up to a number
         unit(root, null)
     tau = _tau(r1)
-    if not cholesky(anchor[0], np.sqrt(tau / a) * u, scale, none, null, 64 * EPS, S):
+    if not cholesky(anchor[0], np.sqrt(tau / a) * u, scale, none, null, RIDGE * EPS, S):
         return False
     solve_factored(S, root, gap, step)
     slope, largest = 0.0, TINY
@@ -194,8 +200,8 @@ def _priced_newton(X, p, q, r1, r2, anchor, point, new, S):
         largest = max(largest, abs(step[j]))
     if not (isfinite(slope) and slope > 0):
         return False
-    size = min(1.0, _LONGEST_STEP / largest)
-    for _ in range(_BACKTRACKS):
+    size = min(1.0, LONGEST_STEP / largest)
+    for _ in range(BACKTRACKS):
         new[0][:] = g + size * step
         _priced_at(X, p, q, r1, r2, anchor, new)
         if new[7][_VALUE] >= of[_VALUE] - of[_ROUNDING] + 1e-4 * size * slope:
@@ -320,7 +326,7 @@ def _bounded_newton(X, p, q, mass, anchor, point, new, S):
             w[j] = 0
     if free == m:  # g + t changes nothing
         unit(root, null)
-    shift = 64 * EPS
+    shift = RIDGE * EPS
     # Parts of the plan that exchange no mass: rounding decides about the sign of an eigenvalue.
     if not (cholesky(P, binding, scale, w, null, shift, S) or cholesky(P, binding, scale, w, null, 64 * shift, S)):
         return False
@@ -331,8 +337,8 @@ def _bounded_newton(X, p, q, mass, anchor, point, new, S):
         largest = max(largest, abs(step[j]))
     if not isfinite(largest):
         return False
-    size = min(1.0, _LONGEST_STEP / largest)
-    for _ in range(_BACKTRACKS):
+    size = min(1.0, LONGEST_STEP / largest)
+    for _ in range(BACKTRACKS):
         gain = 0.0
         for j in range(m):
             new[0][j] = min(g[j] + size * step[j], 0.0)
@@ -357,7 +363,7 @@ def _bounded_steps(X, p, q, mass, tol, steps, anchor, point, new, S):
             break
         _bounded_sweep(X, p, q, mass, anchor, point, new)
         point, new = new, point
-        if k >= _SWEEPS and _bounded_newton(X, p, q, mass, anchor, point, new, S):
+        if k >= FIRST_SWEEPS and _bounded_newton(X, p, q, mass, anchor, point, new, S):
             point, new = new, point
     return point, new, False
 
@@ -366,18 +372,18 @@ def _bounded_steps(X, p, q, mass, tol, steps, anchor, point, new, S):
 def _bounded(X, p, q, mass, tol, anchor, point, new, S):
     """Solve from the g + h of a point, or else at scales of the costs that grow to one."""
     point[0][:] -= point[0].max()
-    scale, steps = 1.0, _STEPS
+    scale, steps = 1.0, BOUNDED_STEPS
     while True:
-        limit = tol if scale == 1 else max(tol, _ROUGH)
+        limit = tol if scale == 1 else max(tol, ROUGH)
         anchor[3][0] = 0
         point, new, met = _bounded_steps(scale * X, p, q, mass, limit, steps, anchor, point, new, S)
-        if scale == 1 and (met or steps == _ANNEALED_STEPS):
+        if scale == 1 and (met or steps == ANNEALED_STEPS):
             return point, new
-        if steps == _STEPS:
-            steps, cooler = _ANNEALED_STEPS, min(1.0, _HOTTEST / max(X.max() - X.min(), TINY))
+        if steps == BOUNDED_STEPS:
+            steps, cooler = ANNEALED_STEPS, min(1.0, HOTTEST / max(X.max() - X.min(), TINY))
             point[0][:] = 0
         else:
-            cooler = min(1.0, scale * _COOLING)
+            cooler = min(1.0, scale * COOLING)
             point[0][:] *= cooler / scale
         scale = cooler
 

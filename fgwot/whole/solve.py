@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fgwot.adjoint import ENVELOPE_ONCE
-from fgwot.drivers import Call, choose
+from fgwot.call import Call
+from fgwot.drivers import choose
 from fgwot.iteration.initial import MultiInit
 from fgwot.operations import once
 from fgwot.solution import Solution, Status

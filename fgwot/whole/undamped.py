@@ -1,7 +1,6 @@
 r"""The undamped iteration of small problems, and its gradients, as Numba compiles them for `fgwot.whole.compiled`.
 
-The iteration is that of `fgwot.iteration.undamped`, and its inner problems those of `fgwot.inner.chord`. Constants of
-theirs stand here again, as numbers that Numba compiles; `tests/fgwot/test_compiled.py` compares them.
+The iteration is that of `fgwot.iteration.undamped`, and its inner problems those of `fgwot.inner.chord`.
 """
 
 # Numba's types are not Python's: compiled functions carry no annotations.
@@ -13,15 +12,29 @@ from math import exp, inf, isfinite, log, log1p, nan
 import numpy as np
 from numba import types  # type: ignore[attr-defined, unused-ignore]
 
+from fgwot.constants import (
+    COARSEST,
+    FAILED,
+    FURTHEST,
+    HORIZON,
+    LONGEST,
+    LOOSE,
+    POOR,
+    RIDGE,
+    ROUNDINGS,
+    SHIFT,
+    SHORT,
+    TIGHT,
+)
 from fgwot.whole.arithmetic import (
     COUNT,
     CUBE,
     EPS,
+    FAR,
     FLAG,
     INVALID,
     LINE,
     NUMBER,
-    SHIFT,
     TABLE,
     TINY,
     UNFINISHED,
@@ -40,21 +53,12 @@ from fgwot.whole.arithmetic import (
     with_mass,
 )
 
-_COARSEST = 1e-3  # inner tolerance far from an answer
-_SHORT = 0.3  # change from which steps may be extrapolated
-_HORIZON = 8  # undamped steps to go, by their present rate, from which they are
-_FURTHEST = 20.0  # extrapolation, in steps
-_POOR = 0.3  # contraction of the error by a chord step that calls for a fresh matrix
-_FAILED = 0.9  # contraction that says that a step did nothing
-_LONGEST = 3.0  # chord step of a potential
-_FAR = 1e13  # factor of a column from which P, computed for 1, is too inexact
-_ROUNDINGS = 8  # that a residual has, as in fgwot.constants
 _REST = 10  # sweeps after a matrix that failed
 _EVALUATIONS = 400
 
 
 @reordered
-def _couple(X, p, q, tol, f, g, T, S, root):
+def _solve_inner(X, p, q, tol, f, g, T, S, root):
     """Plan T = exp(f (+) g - X), from potentials g and the factor S of an earlier plan; they are updated.
 
     `root[0]` is zero where there is no factor. Return the error of the columns; the rows are exact.
@@ -80,27 +84,27 @@ def _couple(X, p, q, tol, f, g, T, S, root):
         rate = error / before
         renew = False
         if k > 0 and root[0] > 0:
-            renew = rate >= _POOR
-            if fresh and rate >= _FAILED:
+            renew = rate >= POOR
+            if fresh and rate >= FAILED:
                 renew, root[0], rest = False, 0.0, k + _REST
         elif k > rest:
             renew = not (rate < 1 and log(error / tol) <= -worth * log(rate))
         if renew:
             root[:] = np.sqrt(c)
             unit(root, null)  # S is singular along it
-            fresh = cholesky(T, u / np.sqrt(p), v / root, none, null, 64 * EPS, S)
+            fresh = cholesky(T, u / np.sqrt(p), v / root, none, null, RIDGE * EPS, S)
             if not fresh:
                 root[0], rest = 0.0, k + _REST
         if root[0] > 0:
             solve_factored(S, root, gap, d)
             for j in range(m):
-                v[j] *= exp(min(max(d[j], -_LONGEST), _LONGEST))
+                v[j] *= exp(min(max(d[j], -LONGEST), LONGEST))
         else:
             for j in range(m):
                 v[j] *= q[j] / c[j]
         far = False
         for j in range(m):
-            far |= not 1 / _FAR < v[j] < _FAR
+            far |= not 1 / FAR < v[j] < FAR
         if far:
             for j in range(m):
                 g[j] += log(v[j])
@@ -152,9 +156,9 @@ def _limits(T, X, tol, base, eps):
     for i in range(len(T)):
         for j in range(T.shape[1]):
             size += T[i, j] * abs(X[i, j])
-    attainable, noise = base + _ROUNDINGS * eps * size, EPS * size
+    attainable, noise = base + ROUNDINGS * eps * size, EPS * size
     allowed = tol if tol > 0 else attainable
-    return attainable, allowed, max(0.05 * allowed, min(8 * noise, 0.3 * allowed)), noise
+    return attainable, allowed, max(TIGHT * allowed, min(8 * noise, 0.3 * allowed)), noise
 
 
 @reordered
@@ -178,7 +182,7 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, m
         for i in range(n):
             for j in range(m):
                 X[i, j] = g[j] - log(max(T[i, j], TINY))
-        error, change = _couple(X, p, q, 1e-6, f, g, T, S, root), 0.0
+        error, change = _solve_inner(X, p, q, 1e-6, f, g, T, S, root), 0.0
     else:
         for i in range(n):
             for j in range(m):
@@ -191,7 +195,9 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, m
     attainable, allowed, finest, noise = _limits(T, X, tol, base, eps)
     for step in range(1, max_iter + 1):
         g_next[:] = warm
-        error_next = _couple(X, p, q, min(max(0.02 * expected, finest), _COARSEST), f_next, g_next, T_next, S, root)
+        error_next = _solve_inner(
+            X, p, q, min(max(LOOSE * expected, finest), COARSEST), f_next, g_next, T_next, S, root
+        )
         moved = distance(T_next, T)
         if step == 1:  # p q' may have mass where costs forbid it, its successor has not
             attainable, allowed, finest, noise = _limits(T_next, X, tol, base, eps)
@@ -216,7 +222,7 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, m
             continue
         rate = min(max(moved / max(change, TINY), 0.1), 1.0)
         change, expected = moved, moved * rate
-        slow |= change < _SHORT and expected * rate**_HORIZON > allowed
+        slow |= change < SHORT and expected * rate**HORIZON > allowed
         across = norm = theta = 0.0
         if slow:
             for i in range(n):
@@ -227,7 +233,7 @@ def _iterate(L, h1, h2, p, q, weight, f, g, T, given, tol, base, eps, largest, m
                     norm += turn * turn
         # An undamped step comes first again where it may certify the residual.
         if remembers and norm > 0 and expected > 0.5 * allowed:
-            theta = min(max(across / norm, -_FURTHEST), 0.75)
+            theta = min(max(across / norm, -FURTHEST), 0.75)
         plain, remembers = theta == 0, slow
         for i in range(n):
             for j in range(m):
@@ -348,20 +354,20 @@ def adjoint_batch(
         turned = T.T.copy()
         half, A, B = np.empty((n, m)), C1[b % len(C1)], C2[b % len(C2)]
         if len(dC1) > 0:
-            r, product = T.sum(1), np.zeros((n, n))
+            r, sandwich = T.sum(1), np.zeros((n, n))
             h2 = np.log(B + SHIFT) if kl else 2 * B
-            add_sandwich(T, h2, turned, half, product)
+            add_sandwich(T, h2, turned, half, sandwich)
             for i in range(n):
                 for k in range(n):
                     a = A[i, k]
                     df = log(a + SHIFT) + a / (a + SHIFT) - 1 if kl else 2 * a
-                    dC1[b, i, k] = w * (df * r[i] * r[k] - product[i, k])
+                    dC1[b, i, k] = w * (df * r[i] * r[k] - sandwich[i, k])
         if len(dC2) > 0:
-            s, product = T.sum(0), np.zeros((m, m))
+            s, sandwich = T.sum(0), np.zeros((m, m))
             half = np.empty((m, n))
-            add_sandwich(turned, A, T, half, product)
+            add_sandwich(turned, A, T, half, sandwich)
             for j in range(m):
                 for k in range(m):
                     c = B[j, k]
                     df, dh = (1.0, 1 / (c + SHIFT)) if kl else (2 * c, 2.0)
-                    dC2[b, j, k] = w * (df * s[j] * s[k] - dh * product[j, k])
+                    dC2[b, j, k] = w * (df * s[j] * s[k] - dh * sandwich[j, k])

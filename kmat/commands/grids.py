@@ -156,12 +156,14 @@ class Report(Command):
     """Folders of `kmat bench`, `kmat ablate` or `kmat demo`, or that hold runs of `kmat train`."""
     out: Path = Path("runs/report")
     """Folder of report.html and the tables (Markdown, LaTeX, CSV)."""
+    without_images: bool = False
+    """Leave out the test images that methods are most wrong about: patients' images are not for everyone."""
 
     def __call__(self) -> None:
         """Write it."""
         from kmat.reports.report import write_report
 
-        files = write_report(self.folders, self.out)
+        files = write_report(self.folders, self.out, images=not self.without_images)
         out.print(f"written to {self.out}: {', '.join(file.name for file in files)}")
 
 

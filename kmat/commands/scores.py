@@ -2,7 +2,7 @@
 
 from kmat.console import note, out, plain_table
 from kmat.modalities import MODALITIES
-from kmat.runs.evaluation import intervals
+from kmat.runs.bootstrap import Judged, intervals
 from kmat.runs.result import Result
 from kmat.runs.run import Evaluation
 from kmat.tasks.base import Task
@@ -15,8 +15,8 @@ def show_intervals(found: Evaluation, task: Task) -> None:
         table.add_column(name, justify="left" if name == "test set" else "right")
     for part in found.predictions:
         modality, split = part.records[0].modality, part.records[0].split
-        patients = [record.patient for record in part.records]
-        ends = intervals(part.probabilities, part.labels, patients)
+        patients = tuple(record.patient for record in part.records)
+        ends = intervals(Judged.of(part.probabilities[None], part.labels, patients))
         cells = (ends.get(name) for name in ("accuracy", "macro_f1", "macro_auc"))
         texts = (f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}" if pair else "-" for pair in cells)
         table.add_row(f"{task.modality_names[modality]} {split}", str(len(set(patients))), *texts)

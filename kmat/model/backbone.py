@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from kmat.embedded import EMBEDDED
 from kmat.errors import UserError
@@ -114,6 +115,11 @@ class Backbone:
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
+    @property
+    def image_precision(self) -> str:
+        """What the image tower computes in: on CUDA products in float16 where torch's autocast sees fit."""
+        return "autocast" if self.device.type == "cuda" else "float32"
+
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Unit image features.
@@ -127,8 +133,11 @@ class Backbone:
         -------
         Tensor, shape (N, D), float32, on the CPU
         """
-        features: Tensor = self.model.encode_image(pixels.to(self.device), normalize=True)
-        return features.float().cpu()
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.float16, enabled=self.image_precision == "autocast"):
+            features: Tensor = self.model.encode_image(pixels, normalize=False)
+        return F.normalize(features.float(), dim=-1).cpu()
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:

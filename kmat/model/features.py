@@ -9,12 +9,8 @@ changes one chunk. Each epoch of crops is a chunk of its own.
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +22,10 @@ from kmat.console import counted, note
 from kmat.errors import UserError, WriteError
 from kmat.model.backbone import Backbone
 from kmat.model.crop import Crop
+from kmat.model.encoding import Chunk, encode, parts
 from kmat.storage.atomic import make_folder
 from kmat.storage.tensors import load_tensors, save_tensors
 from kmat.tasks.base import ImageSource, Skipped, UnreadableImageError
-
-BATCH = 64
 
 # Whatever may change the numbers without changing a setting.
 _VERSIONS = {"kmat": 4, "torch": torch.__version__, "pillow": PIL.__version__}
@@ -85,14 +80,14 @@ class FeatureCache:
         if crop is None:
             seed, epochs = 0, 1
         contents = [_content_hash(source, ref) for ref in refs]
-        chunks = [Chunk(part, seed, epoch) for part in _parts(contents) for epoch in range(epochs)]
+        chunks = [Chunk(part, seed, epoch) for part in parts(contents) for epoch in range(epochs)]
         keys = {chunk: chunk.key(backbone, contents, crop) for chunk in chunks}
         found = {chunk: each for chunk, key in keys.items() if (each := self._load(key)) is not None}
         if missing := [chunk for chunk in keys if chunk not in found]:
             with counted(f"encoding images, {backbone.name}", sum(len(chunk.images) for chunk in missing)) as advance:
-                for chunk in missing:
-                    found[chunk] = _encode(backbone, source, refs, chunk, crop, advance)
-                    self._save(keys[chunk], found[chunk])
+                for chunk, encoded in encode(backbone, source, refs, missing, crop, advance):
+                    found[chunk] = encoded
+                    self._save(keys[chunk], encoded)
         return _assembled(refs, source, found, epochs)
 
     def texts(self, backbone: Backbone, texts: Sequence[str]) -> Tensor:
@@ -153,75 +148,6 @@ def _why_unreadable(source: ImageSource, ref: str) -> str:
     except UnreadableImageError as error:
         return str(error)
     return "unreadable"
-
-
-class Chunk(NamedTuple):
-    """Images, by their places in a list, of which one view each is encoded together.
-
-    Attributes
-    ----------
-    images : tuple of int
-    seed, epoch : int
-        Which crops; of no meaning without.
-    """
-
-    images: tuple[int, ...]
-    seed: int
-    epoch: int
-
-    def key(self, backbone: Backbone, contents: Sequence[str], crop: Crop | None) -> dict[str, Any]:
-        """All that the features depend on. Crops are drawn by an image's place too."""
-        return {
-            "what": "images",
-            "backbone": backbone.fingerprint,
-            "crop": {**asdict(crop), "seed": self.seed, "epoch": self.epoch, "places": self.images} if crop else None,
-            "images": [contents[index] for index in self.images],
-        }
-
-
-def _parts(contents: Sequence[str]) -> Iterator[tuple[int, ...]]:
-    """Group images by the first digits of their hashes, as many digits as make groups of less than a batch."""
-    digits = math.ceil(math.log(max(len(contents) / BATCH, 1), 16))
-    order = sorted(range(len(contents)), key=lambda index: (contents[index], index))
-    for _, part in groupby(order, key=lambda index: contents[index][:digits]):
-        yield tuple(part)
-
-
-def _encode(
-    backbone: Backbone,
-    source: ImageSource,
-    refs: Sequence[str],
-    chunk: Chunk,
-    crop: Crop | None,
-    advance: Callable[[int], object],
-) -> dict[str, Tensor]:
-    """Decode and encode a chunk, a batch at a time; `kept` are the positions in it of images that could be read."""
-
-    def view(index: int) -> Tensor | None:
-        try:
-            image = source.read(refs[index])
-        except UnreadableImageError:
-            return None
-        if crop:
-            image = crop.view(image, backbone.image_size, chunk.seed, chunk.epoch, index)
-        return backbone.preprocess(image)
-
-    kept: list[int] = []
-    features: list[Tensor] = []
-    with ThreadPoolExecutor(torch.get_num_threads()) as decoders:  # Pillow works without Python's lock
-        for start in range(0, len(chunk.images), BATCH):
-            some = chunk.images[start : start + BATCH]
-            views = list(decoders.map(view, some))
-            kept += [start + position for position, each in enumerate(views) if each is not None]
-            if batch := [each for each in views if each is not None]:
-                features.append(backbone.encode_images(torch.stack(batch)))
-                if not features[-1].isfinite().all():
-                    raise UserError(f"{backbone.name} gives features that are not finite, up to {refs[some[-1]]}")
-            advance(len(some))
-    return {
-        "features": torch.cat(features) if features else torch.zeros(0, 0),
-        "kept": torch.tensor(kept, dtype=torch.int64),
-    }
 
 
 def _assembled(

@@ -253,21 +253,34 @@ def plans(pairs: Sequence[Pair]) -> Figure:
     return figure
 
 
-def confusions(runs: Sequence[FinishedRun]) -> Figure:
-    """Share of each class (row) that is taken for each class (column): a panel for each end and method."""
+def confusions(runs: Sequence[FinishedRun]) -> list[Figure]:
+    """Share of each class (row) that is taken for each class (column): a panel for each end and method.
+
+    Two methods share a row, unless their classes are many; then three methods share a figure, which fits a page.
+    """
     groups, labels = by_method(runs), runs[0].labels
-    figure, panels = _panels(len(groups), 2, width=max(6.0, 1.2 * len(labels) + 3), height=0.45 * len(labels) + 1.1)
-    for row, (method, members) in enumerate(groups.items()):
-        for column, modality in enumerate((HIGH, LOW)):
-            axes, shares = panels[2 * row + column], np.array(confusion(members, modality))
-            axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-            for (i, j), share in np.ndenumerate(shares):
-                colour = "white" if share > 0.6 else "#333333"
-                axes.text(j, i, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=7)
-            axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=20 if len(labels) <= SMALL else 90)
-            axes.set_yticks(range(len(labels)), labels if column == 0 else [], fontsize=7)
-            axes.spines[:].set_visible(False)
-            axes.set_title(f"{method}, {ENDS[modality]}", fontsize=8, loc="left")
+    few = len(labels) <= SMALL
+    columns = 4 if few and len(groups) > 1 else 2
+    panels = [(method, members, modality) for method, members in groups.items() for modality in (HIGH, LOW)]
+    of_each = len(panels) if few else 3 * columns
+    return [_confusions(panels[at : at + of_each], labels, columns) for at in range(0, len(panels), of_each)]
+
+
+def _confusions(shown: Sequence[tuple[str, Sequence[FinishedRun], str]], labels: Sequence[str], columns: int) -> Figure:
+    width = max(3.0, 0.6 * len(labels) + 1.5) * columns
+    figure, panels = _panels(-(-len(shown) // columns), columns, width=width, height=0.5 * len(labels) + 1.1)
+    for index, (method, members, modality) in enumerate(shown):
+        axes, shares = panels[index], np.array(confusion(members, modality))
+        axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+        for (i, j), share in np.ndenumerate(shares):
+            colour = "white" if share > 0.6 else "#333333"
+            axes.text(j, i, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=7)
+        axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=30 if len(labels) <= SMALL else 90)
+        axes.set_yticks(range(len(labels)), labels if index % columns == 0 else [], fontsize=7)
+        axes.spines[:].set_visible(False)
+        axes.set_title(f"{method}, {ENDS[modality]}", fontsize=8, loc="left")
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
     return figure
 
 

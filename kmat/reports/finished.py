@@ -17,6 +17,7 @@ from kmat.methods import KMaTConfig
 from kmat.modalities import LOW, MODALITIES
 from kmat.runs.config import RunConfig
 from kmat.runs.folder import RunDir
+from kmat.runs.predictions import Predictions, read_csv
 from kmat.runs.result import PartScores
 from kmat.tasks.base import present
 
@@ -40,6 +41,7 @@ class FinishedRun:
         Those of the descriptions, where the run has kept them; residual transport does.
     epochs : tuple of mapping
         The lines of ``metrics.jsonl``; empty for a method that is not trained.
+    folder : Path
     """
 
     entry: Entry
@@ -50,6 +52,17 @@ class FinishedRun:
     text: Mapping[str, Tensor]
     described: Mapping[str, Tensor]
     epochs: tuple[Mapping[str, Any], ...]
+    folder: Path
+
+    def predictions(self) -> dict[str, Predictions]:
+        """Read what it says of each test image, by modality; nothing if its folder does not hold that.
+
+        Raises
+        ------
+        UserError
+            If the file is damaged.
+        """
+        return read_csv(RunDir(self.folder).predictions, self.labels)
 
     def present(self, modality: str) -> tuple[int, ...]:
         """Numbers of the classes that a modality has."""
@@ -186,4 +199,5 @@ def _run(run: RunDir, entry: Entry) -> FinishedRun:
         text=text,
         described=described,
         epochs=tuple(run.epochs()),
+        folder=run.path,
     )

@@ -1,7 +1,7 @@
 """One HTML page of tables and figures that needs nothing but itself."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -43,7 +43,28 @@ figure img { display: block; max-width: 100%; height: auto; }
 figcaption { margin-top: .4rem; max-width: 50rem; }
 details { margin: .8rem 0; }
 summary { cursor: pointer; color: var(--link); }
-@media print { body { max-width: none; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
+.gallery { display: flex; flex-wrap: wrap; gap: .8rem; }
+.gallery figure { margin: 0; width: 8.5rem; overflow-wrap: anywhere; }
+.gallery img { width: 100%; padding: 0; image-rendering: pixelated; }
+.gallery .none { aspect-ratio: 1; border: 1px dashed var(--line); }
+@page { margin: 1.4cm; }
+@media print {
+  html { font-size: 12px; }
+  body { max-width: none; padding: 0; font-size: 1rem; }
+  h2, h3, summary { break-after: avoid; }
+  figure, table, .gallery { break-inside: avoid; }
+  figure img { max-height: 23cm; }
+  table { font-size: 7pt; }
+  th, td { padding: .2rem .3rem; }
+  thead th { white-space: normal; }
+  .scroll { overflow: visible; }
+  nav { display: none; }
+  summary { list-style: none; }
+  details::details-content { content-visibility: visible; block-size: auto; } /* paper has no clicks */
+  .best, .banner { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  .gallery { gap: .2cm; }
+  .gallery figure { width: 2cm; }
+}
 """
 
 
@@ -57,8 +78,27 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Thumbnail:
+    """A PNG image, or None if it cannot be read, and lines of text."""
+
+    png: bytes | None
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Thumbnails under a heading."""
+
+    title: str
+    thumbnails: Sequence[Thumbnail]
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading with what stands under it; ``folded`` tables open on a click at their number and ``fold``."""
+    """A heading with what stands under it; ``folded`` tables open on a click at their number and ``fold``.
+
+    So do ``galleries``, on a click at their caption.
+    """
 
     title: str
     banner: str = ""
@@ -67,6 +107,8 @@ class Section:
     folded: Sequence[Table] = ()
     fold: str = "by backbone"
     pictures: Sequence[Picture] = ()
+    galleries: Sequence[Gallery] = ()
+    galleries_caption: str = ""
 
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> str:
@@ -87,13 +129,17 @@ def _section(name: str, section: Section) -> str:
         parts.append(f'<p class="banner">{escape(section.banner)}</p>')
     parts += [_table(table) for table in section.tables]
     if section.folded:
-        inside = "\n".join(_table(table) for table in section.folded)
-        parts.append(
-            f"<details><summary>{len(section.folded)} tables {escape(section.fold)}</summary>\n{inside}</details>"
-        )
+        parts.append(_fold(f"{len(section.folded)} tables {section.fold}", map(_table, section.folded)))
     parts += [f'<p class="soft">{escape(note)}</p>' for note in section.notes]
     parts += [_picture(picture) for picture in section.pictures]
+    if section.galleries:
+        parts.append(_fold(section.galleries_caption, map(_gallery, section.galleries)))
     return "\n".join([*parts, "</section>"])
+
+
+def _fold(summary: str, parts: Iterable[str]) -> str:
+    inside = "\n".join(parts)
+    return f"<details><summary>{escape(summary)}</summary>\n{inside}</details>"
 
 
 def _table(table: Table) -> str:
@@ -121,3 +167,18 @@ def _picture(picture: Picture) -> str:
         f'<h3>{escape(picture.title)}</h3>\n<figure><img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
+
+
+def _gallery(gallery: Gallery) -> str:
+    shown = "\n".join(map(_thumbnail, gallery.thumbnails))
+    return f'<h3>{escape(gallery.title)}</h3>\n<div class="gallery">{shown}</div>'
+
+
+def _thumbnail(thumbnail: Thumbnail) -> str:
+    caption = "<br>".join(map(escape, thumbnail.lines))
+    if thumbnail.png is None:
+        image = '<div class="none"></div>'
+    else:
+        data = base64.b64encode(thumbnail.png).decode("ascii")
+        image = f'<img src="data:image/png;base64,{data}" alt="">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

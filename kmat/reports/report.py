@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from kmat.console import note
+from kmat.errors import UserError
 from kmat.grids.results import ALL, AVERAGE, MEASURED, METRICS, Results
 from kmat.reports import figures, printed
+from kmat.reports.cases import Cases, cases, comparison_tables, galleries, interval_table
 from kmat.reports.clinical import by_method, class_tables
 from kmat.reports.finished import FinishedRun, load, pairs
-from kmat.reports.page import Picture, Section, render
+from kmat.reports.page import Gallery, Picture, Section, render
 from kmat.reports.tables import backbone_tables, main_tables, pairings
 from kmat.storage import atomic
 
@@ -73,8 +76,10 @@ def write_shots(benches: Mapping[int, Path], out: Path) -> list[Path]:
     return [data, figure]
 
 
-def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
+def write_report(folders: Sequence[Path], out: Path, *, images: bool = True) -> list[Path]:
     """Write ``report.html`` and the tables of finished grids and runs; returns the files.
+
+    Without ``images`` it shows no test image: a page with those of patients is not for everyone.
 
     Raises
     ------
@@ -92,12 +97,38 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
         for kind, (_, others) in found.items():
             pictures += _curves([run for run in others if run.entry.task == task], TITLES[kind])
         if pictures:
-            folded = class_tables(members)
-            sections.append(Section(f"Task {task}", banner, folded=folded, fold="by class", pictures=pictures))
+            sections.append(_task_section(task, banner, members, pictures, images=images))
     page = out / "report.html"
     lead = f"{len(runs)} runs read from {', '.join(map(str, folders))}."
     atomic.write(page, render("K-MaT: report", lead, sections))
     return [page, *files]
+
+
+def _task_section(
+    task: str, banner: str, runs: Sequence[FinishedRun], pictures: Sequence[Picture], *, images: bool
+) -> Section:
+    found = cases(runs)
+    return Section(
+        f"Task {task}",
+        banner,
+        tables=[interval_table(task, found), *comparison_tables(task, found)] if found else (),
+        folded=class_tables(runs),
+        fold="by class",
+        pictures=pictures,
+        galleries=_galleries(found, runs[0]) if images else (),
+        galleries_caption="test images that each method is most wrong about, and mean probabilities",
+    )
+
+
+def _galleries(found: Mapping[str, Mapping[str, Cases]], run: FinishedRun) -> Sequence[Gallery]:
+    """Show images where the run found them; none if the task is there no more."""
+    if not found:
+        return ()
+    try:
+        return galleries(found, run.labels, run.config.data.load().images)
+    except UserError as error:
+        note(f"{error}: a report without images")
+        return ()
 
 
 def _tables_section(results: Results) -> Section:
@@ -153,12 +184,13 @@ def _fgw_pictures(runs: Sequence[FinishedRun]) -> Iterable[Picture]:
 def _clinical_pictures(runs: Sequence[FinishedRun]) -> Iterable[Picture]:
     if not by_method(runs):
         return
-    yield Picture(
-        "Confusion",
-        figures.svg(figures.confusions(runs)),
-        "Test sets: percent of each class's images (row) that a method takes for each class (column), all backbones "
-        "and seeds together.",
-    )
+    for figure in figures.confusions(runs):
+        yield Picture(
+            "Confusion",
+            figures.svg(figure),
+            "Test sets: percent of each class's images (row) that a method takes for each class (column), all "
+            "backbones and seeds together.",
+        )
     yield Picture(
         "Calibration",
         figures.svg(figures.reliabilities(runs)),

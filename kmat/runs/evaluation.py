@@ -1,7 +1,7 @@
-"""How well predictions, and the probabilities behind them, fit labels; by class, with intervals by patient."""
+"""How well predictions, and the probabilities behind them, fit labels; by class."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,40 +145,6 @@ def area_under_roc(scores: Array, positive: NDArray[np.bool_]) -> float | None:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def intervals(
-    probabilities: Tensor, labels: Tensor, patients: Sequence[str], resamples: int = 1000, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals of accuracy, macro-F1 and macro AUC by the percentile bootstrap over patients.
-
-    All images of a patient come and go together: they are not independent. Resamples without two classes have no AUC
-    and do not count for it.
-
-    Examples
-    --------
-    >>> low, high = intervals(torch.eye(2)[[0, 1, 0, 1]], torch.tensor([0, 1, 1, 1]), ["a", "b", "c", "d"])["accuracy"]
-    >>> low < 0.75 < high
-    True
-    """
-    n_classes = probabilities.shape[1]
-    p, y = probabilities.double().numpy(), labels.numpy()
-    _, owner = np.unique(list(patients), return_inverse=True)
-    members = [np.flatnonzero(owner == patient) for patient in range(owner.max() + 1)]
-    rng = np.random.default_rng(seed)
-    measures: dict[str, Callable[[NDArray[np.int64]], float | None]] = {
-        "accuracy": lambda at: float((p[at].argmax(1) == y[at]).mean()),
-        "macro_f1": lambda at: score(torch.from_numpy(p[at].argmax(1)), torch.from_numpy(y[at]), n_classes).macro_f1,
-        "macro_auc": lambda at: _mean([area_under_roc(p[at, label], y[at] == label) for label in range(n_classes)]),
-    }
-    found: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(resamples):
-        at = np.concatenate([members[patient] for patient in rng.integers(len(members), size=len(members))])
-        for name, measure in measures.items():
-            if (value := measure(at)) is not None:
-                found[name].append(value)
-    ends = {name: np.percentile(values, (2.5, 97.5)) for name, values in found.items() if values}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
 def floors(labels: Tensor, n_classes: int) -> dict[str, Means]:

@@ -1,11 +1,14 @@
 """What a run says of each image of its test and validation sets, as CSV."""
 
+import csv
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from kmat.errors import UserError
 from kmat.storage.atomic import csv_text
 from kmat.tasks.base import Record
 
@@ -47,3 +50,31 @@ def as_csv(parts: Iterable[Predictions], labels: Sequence[str]) -> str:
         )
     )
     return csv_text((*COLUMNS, *labels), rows)
+
+
+def read_csv(path: Path, labels: Sequence[str], split: str = "test") -> dict[str, Predictions]:
+    """Read what :func:`as_csv` wrote: the images of one split by modality; none of a run that wrote no such file.
+
+    Raises
+    ------
+    UserError
+        If the file is damaged, or of other classes.
+    """
+    if not path.exists():
+        return {}
+    found: dict[str, list[tuple[Record, list[float]]]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = csv.reader(file)
+            if next(rows, None) != [*COLUMNS, *labels]:
+                raise ValueError("other columns")
+            for modality, part, ref, patient, label, _, *cells in rows:
+                if part == split:
+                    record = Record(ref, labels.index(label), modality, part, patient)
+                    found.setdefault(modality, []).append((record, [float(cell) for cell in cells]))
+        return {
+            modality: Predictions(tuple(record for record, _ in each), torch.tensor([p for _, p in each]).double())
+            for modality, each in found.items()
+        }
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"cannot read {path}: {error}") from error

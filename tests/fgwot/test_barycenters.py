@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from problems import structure
 
 import fgwot
+from benchmarks.cases import Case
+from benchmarks.sets import spaces
 from fgwot.solution import Status
 
 SHIFT = 1e-15
@@ -49,6 +51,15 @@ def test_copies_of_one_space_have_it_as_their_barycenter(loss):
     found = fgwot.barycenter(copies, n=4, epsilon=0.01, loss=loss)
     assert found.converged
     assert equal_up_to_order(found.structure, C, 1e-3)
+
+
+def test_no_plan_is_worse_than_one_from_the_usual_start():
+    """On a circle and ellipses, from a cloud: plans that only continue those before end higher."""
+    problem = spaces(Case("barycenters", "ellipses", 15, 20, 0.05, 1.0, batch=6))
+    C, first = torch.tensor(np.stack(problem.structures)), torch.tensor(problem.start[0])
+    found = fgwot.barycenter(C, n=15, epsilon=0.05, init_structure=first)
+    fresh = fgwot.gromov_wasserstein(found.structure, C, epsilon=0.05, tol=1e-8)
+    assert found.value <= fresh.value.mean() + 1e-6
 
 
 def test_of_points_on_a_line_it_is_their_mean_in_order():

@@ -30,10 +30,10 @@ def random_batch(seed, batch, n, m):
 )
 def test_equals_the_reference(seed, n, m, epsilon):
     cost, p, q = random_batch(seed, 3, n, m)
-    coupling = solve(cost, p, q, epsilon)
-    assert coupling.error.max() <= 1e-11
+    plan = solve(cost, p, q, epsilon)
+    assert plan.error.max() <= 1e-11
     for b in range(3):
-        np.testing.assert_allclose(coupling.T[b], reference.sinkhorn(cost[b], p[b], q[b], epsilon), atol=1e-9)
+        np.testing.assert_allclose(plan.T[b], reference.sinkhorn(cost[b], p[b], q[b], epsilon), atol=1e-9)
 
 
 def test_plan_is_the_exponential_of_the_potentials():
@@ -46,16 +46,16 @@ def test_plan_is_the_exponential_of_the_potentials():
 def test_large_problems_use_scaling_sweeps_and_newton_alike():
     cost, p, q = random_batch(1, 1, 90, 80)
     for epsilon in (0.1, 0.002):
-        coupling = solve(cost, p, q, epsilon)
-        assert coupling.error.item() <= 1e-11
-        np.testing.assert_allclose(coupling.T[0].sum(1), p[0], rtol=1e-12)
+        plan = solve(cost, p, q, epsilon)
+        assert plan.error.item() <= 1e-11
+        np.testing.assert_allclose(plan.T[0].sum(1), p[0], rtol=1e-12)
 
 
 def test_costs_far_beyond_the_exponential_range():
     cost, p, q = random_batch(2, 1, 7, 7)
-    coupling = solve(cost * 1e5, p, q, 1.0)
-    assert coupling.T.isfinite().all()
-    assert coupling.error.item() <= 1e-9
+    plan = solve(cost * 1e5, p, q, 1.0)
+    assert plan.T.isfinite().all()
+    assert plan.error.item() <= 1e-9
 
 
 def test_zero_mass_is_an_exact_no_op():
@@ -73,5 +73,5 @@ def test_zero_mass_is_an_exact_no_op():
 @pytest.mark.parametrize("epsilon", [0.1, 0.01])
 def test_float32_reaches_its_own_resolution(epsilon):
     cost, p, q = random_batch(4, 4, 12, 12)
-    coupling = solve(cost, p, q, epsilon, tol=1e-7, dtype=torch.float32)
-    assert coupling.error.max() < 2e-5
+    plan = solve(cost, p, q, epsilon, tol=1e-7, dtype=torch.float32)
+    assert plan.error.max() < 2e-5

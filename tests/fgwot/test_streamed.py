@@ -422,14 +422,14 @@ def test_what_streams_leave_open_goes_on_with_stored_plans(monkeypatch):
     options = {"alpha": 0.4, "epsilon": 0.05, "tol": 1e-9}
     with pytest.warns(fgwot.ConvergenceWarning, match="stalled"):
         lazy = fgw(M, C1, C2, p, q, plan="lazy", **options)
-    monkeypatch.setattr("fgwot.drivers.SMALLEST_STREAMED", 1)
+    monkeypatch.setattr("fgwot.streamed.conditions.SMALLEST_STREAMED", 1)
     solution = fgw(M, C1, C2, p, q, **options)
     assert solution.converged
     assert solution.n_iter > lazy.n_iter
     arrays = (a.numpy() for a in (M.to_dense(), C1.to_dense(), C2.to_dense(), p, q))
     assert stationarity(*arrays, solution.plan.numpy(), 0.4, 0.05) <= 1.1e-9
     monkeypatch.undo()
-    monkeypatch.setattr("fgwot.drivers.SMALLEST_STREAMED", 1)
+    monkeypatch.setattr("fgwot.streamed.conditions.SMALLEST_STREAMED", 1)
     with pytest.warns(fgwot.ConvergenceWarning, match="reached max_iter"):
         assert fgw(M, C1, C2, p, q, max_iter=3, **options).n_iter == 3
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def judged(predicted, labels, sure):
 def run(high, low, seed=1):
     parts = {"high": high, "low": low}
     entry = Entry.of("skin", "CoOp", "tiny", seed, "run", parts)
-    return FinishedRun(entry, RunConfig(method=CoOpConfig()), LABELS, {}, parts, {}, {}, ())
+    return FinishedRun(entry, RunConfig(method=CoOpConfig()), LABELS, {}, parts, {}, {}, (), Path("run"))
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_a_table_per_method(two):
 
 def test_runs_of_earlier_versions_are_left_out(two):
     old = dict.fromkeys(("high", "low"), PartScores(4, 1.0, 1.0, (1.0, 1.0)))
-    assert by_method([FinishedRun(two[0].entry, two[0].config, LABELS, {}, old, {}, {}, ())]) == {}
+    assert by_method([FinishedRun(two[0].entry, two[0].config, LABELS, {}, old, {}, {}, (), Path("run"))]) == {}
 
 
 def test_the_report_shows_them_where_runs_have_them(kmat, trained, tmp_path):
@@ -74,6 +75,10 @@ def test_the_report_shows_them_where_runs_have_them(kmat, trained, tmp_path):
     assert "Calibration" in page
     assert "1 tables by class" in page
     assert "prefers-color-scheme: dark" in page
+    assert "95 % intervals" in page
+    assert "data:image/png" in page
+    assert kmat("report", "runs", "--out", "bare", "--without-images")[0] == 0
+    assert "data:image/png" not in (tmp_path / "bare" / "report.html").read_text()
     file = tmp_path / "runs" / "one" / "result.json"
     result = json.loads(file.read_text())
     for splits in result["scores"].values():
@@ -83,3 +88,17 @@ def test_the_report_shows_them_where_runs_have_them(kmat, trained, tmp_path):
     file.write_text(json.dumps(result))
     assert kmat("report", "runs", "--out", "old")[0] == 0
     assert "Calibration" not in (tmp_path / "old" / "report.html").read_text()
+
+
+def test_a_report_on_images_that_are_gone(kmat, trained, tmp_path):
+    run = tmp_path / "runs" / "one"
+    shutil.copytree(trained, run)
+    config = json.loads((run / "config.json").read_text())
+    config["config"]["data"]["task"] = str(tmp_path / "gone.csv")
+    (run / "config.json").write_text(json.dumps(config))
+    code, _, err = kmat("report", "runs", "--out", "new")
+    assert code == 0
+    assert "a report without images" in err
+    page = (tmp_path / "new" / "report.html").read_text()
+    assert "95 % intervals" in page
+    assert "data:image/png" not in page

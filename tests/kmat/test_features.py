@@ -1,5 +1,7 @@
 import dataclasses
+import threading
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ import torch
 from conftest import write_backbone
 from PIL import Image
 
+from kmat.errors import UserError
+from kmat.model import encoding
 from kmat.model.backbone import Backbone, load_backbone
 from kmat.model.crop import Crop
 from kmat.model.features import FeatureCache
@@ -41,6 +45,39 @@ def test_features_are_those_of_the_preprocessed_images(tiny, cache, folder):
     torch.testing.assert_close(views.features, expected[None])
     assert views.kept == (0, 1, 2)
     assert views.skipped == ()
+
+
+def test_a_batch_is_decoded_while_the_one_before_is_encoded(tiny, cache, folder, monkeypatch):
+    """The model waits in its first batch until images of the second are asked for."""
+    monkeypatch.setattr(encoding, "BATCH", 2)
+    second, read, encode = Event(), [], tiny.encode_images
+
+    class Source(FolderImages):
+        def read(self, ref):
+            read.append(ref)
+            if len(read) > 2:
+                second.set()
+            return super().read(ref)
+
+    def wait(pixels):
+        assert second.wait(timeout=10)
+        return encode(pixels)
+
+    monkeypatch.setattr(tiny, "encode_images", wait)
+    views = cache.images(tiny, Source(folder), REFS)
+    assert sorted(read) == REFS
+    monkeypatch.undo()
+    torch.testing.assert_close(
+        views.features, FeatureCache(folder / "other").images(tiny, FolderImages(folder), REFS)[0]
+    )
+
+
+def test_nothing_is_decoded_any_more_once_encoding_has_failed(tiny, cache, folder, monkeypatch):
+    monkeypatch.setattr(encoding, "BATCH", 1)
+    monkeypatch.setattr(tiny, "encode_images", lambda pixels: torch.full((len(pixels), 4), torch.nan))
+    with pytest.raises(UserError, match="not finite"):
+        cache.images(tiny, FolderImages(folder), REFS)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
 
 
 def test_views_are_those_of_their_own_seed_epoch_and_image(tiny, cache, folder):

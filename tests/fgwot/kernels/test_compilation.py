@@ -11,15 +11,15 @@ pytest.importorskip("triton", reason="triton is not installed")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("a process that interprets kernels cannot compile them", allow_module_level=True)
 
-from fgwot.kernels.resources import SHARED, compile_variant
-from fgwot.kernels.shapes import PACK_VARIANTS, PRODUCT_VARIANTS, SWEEP_VARIANTS, VARIANTS
+from fgwot.kernels.resources import compile_variant
+from fgwot.kernels.shapes import PACK_VARIANTS, SWEEP_VARIANTS, VARIANTS
 
-ALL = [*VARIANTS, *PRODUCT_VARIANTS, *SWEEP_VARIANTS, *PACK_VARIANTS]
+ALL = [*VARIANTS, *SWEEP_VARIANTS, *PACK_VARIANTS]
+SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program may have, by compute capability
 # One of each kernel: these are compiled by several versions of Triton, `make versions`.
 SAMPLE = {
     "contraction-huber-float32-64",
     "adjoint-huber-float64-32",
-    "factored-ieee-float64-32",
     "rows-log-float32-128",
     "columns-scaling-float32-128-plan",
     "solve-square-float32-16-bare",
@@ -48,6 +48,6 @@ def marks(variant, capability):
 )
 def test_variant_compiles(variant, capability):
     used = compile_variant(variant, capability)
-    assert used.shared <= SHARED[capability] - 1024
-    if used.stack or used.local:
-        print(f"{variant} spills for sm_{capability}: {used.stack} bytes of stack, {used.local} of its instructions")
+    assert used.shared <= SHARED[capability]
+    if used.spills:
+        print(f"{variant} spills for sm_{capability}: {used.spills} of its instructions")

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import fgwot
-from fgwot.backend import backend, precision, uses_triton
-from fgwot.drivers import Call, _slower_in_batches
+from fgwot.backend import backend, uses_triton
+from fgwot.call import Call
+from fgwot.drivers import _slower_in_batches
 
 C = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
 T = torch.eye(2) / 2
@@ -24,11 +25,10 @@ def in_new_process(code, **variables):
 def test_defaults_follow_the_device(monkeypatch):
     monkeypatch.setattr(sys.modules["fgwot.backend"], "_forced", None)
     monkeypatch.setattr(sys.modules["fgwot.backend"], "_triton_installed", True)
-    assert uses_triton(torch.device("cuda"), "direct")
-    assert not uses_triton(torch.device("cuda"), "factored")  # cuBLAS is faster
-    assert not uses_triton(torch.device("cpu"), "direct")
+    assert uses_triton(torch.device("cuda"))
+    assert not uses_triton(torch.device("cpu"))
     monkeypatch.setattr(sys.modules["fgwot.backend"], "_triton_installed", False)
-    assert not uses_triton(torch.device("cuda"), "direct")
+    assert not uses_triton(torch.device("cuda"))
 
 
 @pytest.mark.parametrize(("n", "batch", "left_to_torch"), [(6, 2, True), (6, 1, False), (20, 2, False)])
@@ -42,14 +42,14 @@ def test_batches_that_would_share_programs_are_left_to_torch_unless_asked_for(mo
 
 
 def test_contexts_nest_and_end_with_an_error():
-    before = uses_triton(torch.device("cpu"), "factored")
+    before = uses_triton(torch.device("cpu"))
     with backend("triton"):
         with backend("torch"):
-            assert not uses_triton(torch.device("cuda"), "factored")
-        assert uses_triton(torch.device("cpu"), "factored")
+            assert not uses_triton(torch.device("cuda"))
+        assert uses_triton(torch.device("cpu"))
     with pytest.raises(KeyError), backend("triton"):
         raise KeyError
-    assert uses_triton(torch.device("cpu"), "factored") == before
+    assert uses_triton(torch.device("cpu")) == before
 
 
 def test_unknown_backends_are_refused():
@@ -60,28 +60,16 @@ def test_unknown_backends_are_refused():
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter takes CPU tensors")
-@pytest.mark.parametrize("loss", ["abs", "square"])
-def test_triton_never_falls_back_to_torch(loss):
+def test_triton_never_falls_back_to_torch():
     pytest.importorskip("triton", reason="triton is not installed")
     with backend("triton"), pytest.raises(RuntimeError, match="Triton kernels need CUDA tensors"):
-        fgwot.tensor_term(C, C, T, loss)
+        fgwot.tensor_term(C, C, T, "abs")
 
 
 def test_users_losses_stay_with_torch():
     user = fgwot.GroundLoss("abs", lambda a, b: (a - b).abs(), lambda a, b: (a - b).sign(), lambda a, b: (b - a).sign())
     with backend("triton"):
         assert torch.equal(fgwot.tensor_term(C, C, T, user), C)
-
-
-def test_precision_lasts_as_long_as_its_context():
-    assert precision() == "ieee"
-    with backend("triton", precision="tf32x3"):
-        assert precision() == "tf32x3"
-        with backend("triton"):
-            assert precision() == "ieee"
-    assert precision() == "ieee"
-    with pytest.raises(ValueError, match="unknown precision 'tf32'; known: ieee, tf32x3"), backend("torch", "tf32"):
-        pass
 
 
 def test_fgwot_runs_without_triton():
@@ -102,7 +90,7 @@ def test_importing_fgwot_does_not_import_triton():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("loss", ["abs", fgwot.huber(1 / 3)], ids=["abs", "huber"])
+@pytest.mark.parametrize("loss", ["square", "abs", fgwot.huber(1 / 3)], ids=["square", "abs", "huber"])
 def test_compiled_callers_keep_one_graph(loss):
     def energy(C1, C2, plan):
         return (fgwot.tensor_term(C1, C2, plan, loss) * plan).sum()

@@ -17,7 +17,6 @@ FILES = (
     "test_whole_solve.py",
     "test_stress_kernels.py",
     "test_kernels.py",
-    "test_factored.py",
     "test_sinkhorn_kernels.py",
     "test_timed_calls.py",
 )

@@ -53,10 +53,10 @@ def dense(X, p, q, y, count):
 def run(X, p, q, y, count, tile=None, log=True):
     """Sweeps and plan by the kernels, for either form: the scaling form is given exp(-X) and exp(y)."""
     inputs = (X, p, q, y) if log else ((-X).exp(), p, q, y.exp())
-    from fgwot.kernels.sinkhorn import couple, sweep
+    from fgwot.kernels.sinkhorn import half_sweep, sweeps
 
-    new, error = sweep(*inputs, count, log, tile)
-    T, x, left = couple(*inputs[:3], new, log, tile)
+    new, error = sweeps(*inputs, count, log, tile)
+    T, x, left = half_sweep(*inputs[:3], new, log, tile)
     return (new, error, T, x, left) if log else (new.log(), error, T, x.log(), left)
 
 
@@ -155,11 +155,11 @@ def test_masks_and_bounds(device, monkeypatch):
 
 
 def test_inputs_are_left_alone_and_no_sweep_changes_nothing(device):
-    from fgwot.kernels.sinkhorn import sweep
+    from fgwot.kernels.sinkhorn import sweeps
 
     inputs = problem(6, 4, 5, device=device)
     before = [x.clone() for x in inputs]
-    y, error = sweep(*inputs, 0)
+    y, error = sweeps(*inputs, 0)
     assert torch.equal(y, inputs[3])
     assert error.isinf().all()
     run(*inputs, 2)
@@ -174,8 +174,8 @@ def test_same_bits_every_time(device):
 
 def test_operators_pass_opcheck(device):
     inputs = problem(9, 4, 3, batch=2, device=device)
-    torch.library.opcheck(torch.ops.fgwot.sweep, (*inputs, 2, True))
-    torch.library.opcheck(torch.ops.fgwot.couple, (*inputs, True))
+    torch.library.opcheck(torch.ops.fgwot.sweeps, (*inputs, 2, True))
+    torch.library.opcheck(torch.ops.fgwot.half_sweep, (*inputs, True))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -225,10 +225,10 @@ def test_undamped_steps_sweep_by_the_kernel(device, monkeypatch):
 
     def counted(X, p, q, y, count, log):
         counts.append((count, log))
-        return sweep(X, p, q, y, count, log)
+        return original(X, p, q, y, count, log)
 
-    sweep = sinkhorn_module.sweep
-    monkeypatch.setattr(sinkhorn_module, "sweep", counted)
+    original = sinkhorn_module.sweeps
+    monkeypatch.setattr(sinkhorn_module, "sweeps", counted)
     for seed, spread in ((12, 0.5), (13, 6.0)):
         X, p, q, _ = problem(seed, 6, 5, batch=2, device=device, spread=spread)
         plans = []

@@ -7,8 +7,8 @@ from certificate import stationarity
 from problems import STRUCTURES, structure
 
 from fgwot.backend import backend
+from fgwot.call import Call
 from fgwot.constants import LARGEST_TOLERANCE
-from fgwot.drivers import Call
 from fgwot.kernels.shapes import PACKS
 from fgwot.solution import Status
 from fgwot.whole.solve import whole_solve

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 import fgwot
 from fgwot import functional, reference
 from fgwot.backend import backend
-from fgwot.drivers import Call
+from fgwot.call import Call
 from fgwot.kernels.shapes import PACKS
 from fgwot.solution import Status
 from fgwot.whole.solve import whole_solve
