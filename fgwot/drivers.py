@@ -21,6 +21,7 @@ from fgwot.structure import Structure
 
 _log = logging.getLogger("fgwot")
 LARGEST = 200  # points of a side that the loops take; above, torch's matrix products and threads win
+_SMALLEST_BATCHED = 8  # points of a side up to which batches are not the kernel's
 _LOOP_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _REFUSED = "the check will refuse the arguments"
 
@@ -178,13 +179,13 @@ def _too_large_for_kernels(n: int, m: int, dtype: torch.dtype) -> str | None:
     return None if pack_for(n, m, dtype) else f"{max(n, m)} points in {dtype}; the kernel takes fewer"
 
 
-def _waits_for_its_pack(call: Call, batch: int) -> str | None:
-    """On an H100 batches of which one program takes several problems took longer than on one thread of a CPU."""
+def _slower_in_batches(call: Call, batch: int) -> str | None:
+    """On an H100 batches of so small problems took longer than on one thread of a CPU; not measured since 26f0a5c."""
     from fgwot.kernels.shapes import pack_for
 
     pack = pack_for(call.C1.shape[-1], call.C2.shape[-1], call.C1.dtype)
-    if forced() is None and batch > 1 and pack is not None and pack.problems > 1:
-        return f"a batch of problems of at most {pack.side} points; the slowest of a pack would hold up the others"
+    if forced() is None and batch > 1 and pack is not None and pack.side <= _SMALLEST_BATCHED:
+        return f"a batch of problems of at most {pack.side} points; on an H100 one thread of a CPU was faster"
     return None
 
 
@@ -217,6 +218,6 @@ def failure_of_loops() -> str | None:
 
 
 _WHOLE = (
-    _Whole("triton", _not_for_kernels, _not_in_kernels, _too_large_for_kernels, _waits_for_its_pack),
+    _Whole("triton", _not_for_kernels, _not_in_kernels, _too_large_for_kernels, _slower_in_batches),
     _Whole("numba", _not_for_loops, _not_in_loops, _too_large_for_loops, _without_loops),
 )

@@ -1,9 +1,4 @@
-"""What the kernels that hold whole problems share: packs of small matrices, and losses that factor.
-
-Arrays have the shape (rows, columns, problems of the pack). The last axis is the first to be spread over the threads:
-a thread then works on one problem, and what there is once per problem takes it one register. Matrix products alone want
-the problems first.
-"""
+"""What the kernels that hold whole problems share: padded matrices, their products, and losses that factor."""
 
 # Triton's types are not Python's: kernels carry no annotations.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -80,83 +75,53 @@ def dh2(b, LOSS: tl.constexpr):
 
 
 @triton.jit
-def total(x):
-    """Sum of each matrix of a pack, (1, 1, P)."""
-    return tl.sum(tl.sum(x, 0, keep_dims=True), 1, keep_dims=True)
-
-
-@triton.jit
-def largest(x):
-    """Largest entry of each matrix of a pack, (1, 1, P)."""
-    return tl.max(tl.max(x, 0, keep_dims=True), 1, keep_dims=True)
-
-
-@triton.jit
-def locate_pack(batch, PACK: tl.constexpr):
-    """Problems of this program (1, 1, P), int64, and which of them exist; the others repeat the last problem."""
-    problem = tl.program_id(0).to(tl.int64) * PACK + tl.arange(0, PACK)[None, None, :]
-    return tl.minimum(problem, batch - 1), problem < batch
-
-
-@triton.jit
-def of_problem(values, default, problem, DTYPE: tl.constexpr, PACK: tl.constexpr):
-    """One number per problem (1, 1, P): from an array (B,), or the same for all."""
+def of_problem(values, default, problem, DTYPE: tl.constexpr):
+    """One number of a problem: from an array (B,), or the same for all."""
     if values is None:
-        return tl.full([1, 1, PACK], default, DTYPE)
+        return tl.full([], default, DTYPE)
     else:
         return tl.load(values + problem)
 
 
 @triton.jit
 def read(x, valid, offsets, mask):
-    """Entries of an input, zero outside; where one is not finite it is replaced and its problem marked."""
+    """Entries of an input, zero outside; one that is not finite is replaced, and the problem marked."""
     entries = tl.load(x + offsets, mask=mask, other=0)
     # NaN < inf is false.
     good = tl.abs(entries) < float("inf")
-    return tl.where(good, entries, 0), valid & (largest((good == 0).to(tl.int32)) == 0)
+    return tl.where(good, entries, 0), valid & (tl.sum((good == 0).to(tl.int32)) == 0)
 
 
 @triton.jit
-def pad(x, rows, columns, valid, slot, base, ROWS: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr):
-    """Pad a matrix (rows, columns) of each problem into its slot; return also its smallest entry."""
-    k, j = tl.arange(0, ROWS)[:, None, None], tl.arange(0, SIDE)[None, :, None]
-    lowest = tl.zeros([1, 1, PACK], slot.dtype.element_ty)
+def pad(x, rows, columns, valid, slot, ROWS: tl.constexpr, SIDE: tl.constexpr):
+    """Pad a matrix (rows, columns) into its slot; return also its smallest entry, or zero."""
+    k, j = tl.arange(0, ROWS)[:, None], tl.arange(0, SIDE)[None, :]
+    lowest = tl.zeros([ROWS, SIDE], slot.dtype.element_ty)
     for start in range(0, SIDE, ROWS):
         i = start + k
         entries, valid = read(x, valid, i * columns + j, (i < rows) & (j < columns))
-        lowest = tl.minimum(lowest, -largest(-entries))
-        tl.store(slot + base + i * SIDE + j, entries)
+        lowest = tl.minimum(lowest, entries)
+        tl.store(slot + i * SIDE + j, entries)
     tl.debug_barrier()
-    return valid, lowest
+    return valid, tl.min(lowest)
 
 
 @triton.jit
-def sandwich(left, inner, right, half, result, STRIDE: tl.constexpr, SIDE: tl.constexpr):
-    """Add left @ inner @ right to `result` (P, SIDE, SIDE), by way of `half`, which is free; problems lie STRIDE apart.
+def sandwich(left, inner, right, rows, columns, half, result, SIDE: tl.constexpr):
+    """Add left @ inner @ right to `result`, by way of `half`, which is free; inner has `rows` and `columns`.
 
     In full precision, one term of a sum at a time: a dot of 8 terms is refused by Triton before 3.7.
     """
-    base = tl.arange(0, result.shape[0])[:, None, None] * STRIDE
-    column, row = base + tl.arange(0, SIDE)[None, :, None] * SIDE, base + tl.arange(0, SIDE)[None, None, :]
+    i, j = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
     product = tl.zeros_like(result)
-    a, b = left + column, inner + row
-    for k in range(SIDE):
-        product += tl.load(a + k) * tl.load(b + k * SIDE)
-    tl.store(half + base + tl.arange(0, SIDE)[None, :, None] * SIDE + tl.arange(0, SIDE)[None, None, :], product)
+    for k in range(rows):
+        product += tl.load(left + i * SIDE + k) * tl.load(inner + k * SIDE + j)
+    tl.store(half + i * SIDE + j, product)
     tl.debug_barrier()
-    a, b = half + column, right + row
-    for k in range(SIDE):
-        result += tl.load(a + k) * tl.load(b + k * SIDE)
+    for k in range(columns):
+        result += tl.load(half + i * SIDE + k) * tl.load(right + k * SIDE + j)
     tl.debug_barrier()
     return result
-
-
-@triton.jit
-def put(result, slot, STRIDE: tl.constexpr, SIDE: tl.constexpr):
-    """Store (P, SIDE, SIDE) for kernels that count the problems last."""
-    base = tl.arange(0, result.shape[0])[:, None, None] * STRIDE
-    tl.store(slot + base + tl.arange(0, SIDE)[None, :, None] * SIDE + tl.arange(0, SIDE)[None, None, :], result)
-    tl.debug_barrier()
 
 
 def shared(x: Tensor) -> Tensor:

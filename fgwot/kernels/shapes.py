@@ -101,17 +101,15 @@ def limited(tile: RowTile, dtype: torch.dtype, aligned: bool, write: bool) -> Ro
 
 @dataclass(frozen=True)
 class Pack:
-    """`problems` whole problems of at most `side` points, padded to it, solved by one program.
+    """How one program solves a whole problem of at most `side` points, padded to it.
 
-    Left to itself, the assembler may spill registers to fit one program more on a multiprocessor: a thread is given
-    just what it needs.
+    Left to itself, the assembler may spill registers to fit one program more on a multiprocessor.
     """
 
     side: int
-    problems: int
     warps: int
-    rows: int  # at a time, of what is not a sweep or a product
-    registers: int
+    rows: int  # at a time, where a phase takes a few rows
+    registers = 255
 
     @property
     def options(self) -> dict[str, int | None]:
@@ -121,27 +119,22 @@ class Pack:
 
 PACKS = {
     torch.float32: (
-        Pack(8, 8, 1, 2, registers=168),
-        Pack(16, 1, 1, 4, registers=80),
-        Pack(32, 1, 2, 8, registers=126),
-        Pack(64, 1, 4, 8, registers=168),
+        Pack(8, 1, 2),
+        Pack(16, 1, 4),
+        Pack(32, 2, 8),
+        Pack(64, 4, 8),
     ),
     torch.float64: (
-        Pack(8, 4, 1, 2, registers=168),
-        Pack(16, 1, 2, 8, registers=144),
-        Pack(32, 1, 4, 8, registers=255),
+        Pack(8, 1, 2),
+        Pack(16, 2, 8),
+        Pack(32, 4, 8),
     ),
 }
 
 
 def pack_for(n: int, m: int, dtype: torch.dtype) -> Pack | None:
-    """Return the smallest pack that holds problems of n and m points; None where none does without spilling."""
+    """Return the smallest pack that holds problems of n and m points; None where none does."""
     return next((pack for pack in PACKS.get(dtype, ()) if max(n, m) <= pack.side), None)
-
-
-def adjoint_pack(pack: Pack) -> Pack:
-    """Return the same for gradients: 128 registers hold their products where the solve does not need all there are."""
-    return replace(pack, registers=255 if pack.registers == 255 else 128)
 
 
 def splits(terms: int, programs: int) -> tuple[int, int]:
@@ -217,7 +210,6 @@ class SweepVariant:
         return tile | {"LOG": self.log, "WRITE": self.write, "ALIGNED": self.aligned}
 
 
-SWEEPS = 5  # Sinkhorn sweeps of the whole solve for one look at the error: the last of them measures it
 PackOp = Literal["solve", "solve_adjoint"]
 _PACK_OPS: tuple[PackOp, ...] = ("solve", "solve_adjoint")
 
@@ -244,7 +236,7 @@ class PackVariant:
     @property
     def constants(self) -> dict[str, object]:
         """Arguments that are constants of the compilation."""
-        tile = {"PACK": self.tile.problems, "SIDE": self.tile.side, "ROWS": self.tile.rows}
+        tile = {"SIDE": self.tile.side, "ROWS": self.tile.rows}
         constants: dict[str, object] = {"LOSS": self.loss, **tile}
         if self.op == "solve":
             double = self.dtype == torch.float64
@@ -256,7 +248,7 @@ class PackVariant:
 
 
 PACK_VARIANTS = [
-    PackVariant(op, loss, dtype, tile if op == "solve" else adjoint_pack(tile), bare)
+    PackVariant(op, loss, dtype, tile, bare)
     for op in _PACK_OPS
     for loss, (dtype, tiles) in product(("square", "kl"), PACKS.items())
     for tile in tiles

@@ -10,15 +10,15 @@ import triton.language as tl
 from torch import Tensor
 
 from fgwot.kernels.common import batch_stride, check_device
-from fgwot.kernels.pack import df1, df2, dh2, h2, locate_pack, of_problem, pad, put, sandwich, shared
-from fgwot.kernels.shapes import adjoint_pack, pack_for
+from fgwot.kernels.pack import df1, df2, dh2, h2, of_problem, pad, sandwich, shared
+from fgwot.kernels.shapes import pack_for
 
 _PLAN, _TURNED, _FACTOR, _HALF, _SUMS = map(tl.constexpr, range(5))
 SLOTS = tl.constexpr(5)
 _DISTANCES = [f"{x}_batch" for x in ("C1", "C2", "dvalue", "dcost", "dlinear", "dquad")]
 
 
-@triton.jit(do_not_specialize=["batch", "n", "m", *_DISTANCES])
+@triton.jit(do_not_specialize=["n", "m", *_DISTANCES])
 def solve_adjoint_kernel(
     plan,
     C1,
@@ -36,7 +36,6 @@ def solve_adjoint_kernel(
     dC2,
     dp,
     dq,
-    batch,
     n,
     m,
     C1_batch,
@@ -47,7 +46,6 @@ def solve_adjoint_kernel(
     dquad_batch,
     alpha: tl.float64,
     LOSS: tl.constexpr,
-    PACK: tl.constexpr,
     SIDE: tl.constexpr,
     ROWS: tl.constexpr,
 ):
@@ -61,7 +59,7 @@ def solve_adjoint_kernel(
     dp = f and dq = g, times the cotangent of the value. Absent cotangents and unwanted gradients are None.
 
     Tiles
-        As in `solve_kernel`: PACK problems in a program, padded copies in `scratch`, a few rows or terms at a time.
+        As in `solve_kernel`: a problem in a program, padded copies in `scratch`, a few rows or terms at a time.
     Cost
         4 n m (n + m) multiplications and additions; from memory, the inputs and outputs once.
 
@@ -71,15 +69,14 @@ def solve_adjoint_kernel(
     """
     DTYPE: tl.constexpr = C1.dtype.element_ty
     area: tl.constexpr = SIDE * SIDE
-    problem, exists = locate_pack(batch, PACK)
-    i, j, k = tl.arange(0, SIDE)[:, None, None], tl.arange(0, SIDE)[None, :, None], tl.arange(0, ROWS)[:, None, None]
-    scratch += tl.program_id(0).to(tl.int64) * (PACK * SLOTS * area)
-    base = tl.arange(0, PACK)[None, None, :] * (SLOTS * area)
+    problem = tl.program_id(0).to(tl.int64)
+    i, j, k = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :], tl.arange(0, ROWS)[:, None]
+    scratch += problem * (SLOTS * area)
     T, turned, factor = scratch + _PLAN * area, scratch + _TURNED * area, scratch + _FACTOR * area
     half, sums = scratch + _HALF * area, scratch + _SUMS * area
 
-    a = of_problem(alphas, alpha, problem, DTYPE, PACK)
-    none = tl.zeros([1, 1, PACK], DTYPE)
+    a = of_problem(alphas, alpha, problem, DTYPE)
+    none = a * 0
     value_, cost_, linear_, quad_ = none, none, none, none
     if dvalue is not None:
         value_ = tl.load(dvalue + problem * dvalue_batch)
@@ -94,49 +91,51 @@ def solve_adjoint_kernel(
     if dp is not None:
         inside = i < n
         f_ = tl.load(f + problem * n + i, mask=inside, other=0)
-        tl.store(dp + problem * n + i, value_ * f_, mask=exists & inside)
+        tl.store(dp + problem * n + i, value_ * f_, mask=inside)
     if dq is not None:
         inside = j < m
         g_ = tl.load(g + problem * m + j, mask=inside, other=0)
-        tl.store(dq + problem * m + j, value_ * g_, mask=exists & inside)
-    known = tl.full([1, 1, PACK], 1, tl.int1)
-    pad(plan + problem * n * m, n, m, known, T, base, ROWS, PACK, SIDE)
+        tl.store(dq + problem * m + j, value_ * g_, mask=inside)
+    known = n > 0
+    pad(plan + problem * n * m, n, m, known, T, ROWS, SIDE)
     if dM is not None:
         scale = (1 - a) * (value_ + cost_) + linear_
         for start in range(0, SIDE, ROWS):
-            at, mask = start + k, exists & (start + k < n) & (j < m)
-            tl.store(dM + problem * n * m + at * m + j, scale * tl.load(T + base + at * SIDE + j), mask=mask)
-    entries = tl.load(T + base + j * SIDE + i)
-    tl.store(turned + base + i * SIDE + j, entries)
-    tl.store(sums + base + j, tl.sum(entries, 0, keep_dims=True))
-    tl.store(sums + base + SIDE + i, tl.sum(entries, 1, keep_dims=True))
+            at, mask = start + k, (start + k < n) & (j < m)
+            tl.store(dM + problem * n * m + at * m + j, scale * tl.load(T + at * SIDE + j), mask=mask)
+    entries = tl.load(T + j * SIDE + i)
+    tl.store(turned + i * SIDE + j, entries)
+    tl.store(sums + j, tl.sum(entries, 0, keep_dims=True))
+    tl.store(sums + SIDE + i, tl.sum(entries, 1, keep_dims=True))
     tl.debug_barrier()
 
-    zero = tl.zeros([PACK, SIDE, SIDE], DTYPE)
+    zero = tl.zeros([SIDE, SIDE], DTYPE)
     if dC1 is not None:
-        pad(C2 + problem * C2_batch, m, m, known, factor, base, ROWS, PACK, SIDE)
+        pad(C2 + problem * C2_batch, m, m, known, factor, ROWS, SIDE)
         for start in range(0, SIDE, ROWS):
-            at = base + (start + k) * SIDE + j
+            at = (start + k) * SIDE + j
             h = tl.where((start + k < m) & (j < m), h2(tl.load(factor + at), LOSS), 0)
             tl.store(factor + at, h)
         tl.debug_barrier()
-        put(sandwich(T, factor, turned, half, zero, SLOTS * area, SIDE), half, SLOTS * area, SIDE)
+        tl.store(half + i * SIDE + j, sandwich(T, factor, turned, m, m, half, zero, SIDE))
+        tl.debug_barrier()
         for start in range(0, SIDE, ROWS):
             at, mask = start + k, (start + k < n) & (j < n)
             c = tl.load(C1 + problem * C1_batch + at * n + j, mask=mask, other=0)
-            r = tl.load(sums + base + at) * tl.load(sums + base + j)
-            result = weight * (df1(c, LOSS) * r - tl.load(half + base + at * SIDE + j))
-            tl.store(dC1 + problem * n * n + at * n + j, result, mask=exists & mask)
+            r = tl.load(sums + at) * tl.load(sums + j)
+            result = weight * (df1(c, LOSS) * r - tl.load(half + at * SIDE + j))
+            tl.store(dC1 + problem * n * n + at * n + j, result, mask=mask)
         tl.debug_barrier()
     if dC2 is not None:
-        pad(C1 + problem * C1_batch, n, n, known, factor, base, ROWS, PACK, SIDE)
-        put(sandwich(turned, factor, T, half, zero, SLOTS * area, SIDE), half, SLOTS * area, SIDE)
+        pad(C1 + problem * C1_batch, n, n, known, factor, ROWS, SIDE)
+        tl.store(half + i * SIDE + j, sandwich(turned, factor, T, n, n, half, zero, SIDE))
+        tl.debug_barrier()
         for start in range(0, SIDE, ROWS):
             at, mask = start + k, (start + k < m) & (j < m)
             c = tl.load(C2 + problem * C2_batch + at * m + j, mask=mask, other=0)
-            r = tl.load(sums + base + SIDE + at) * tl.load(sums + base + SIDE + j)
-            result = weight * (df2(c, LOSS) * r - dh2(c, LOSS) * tl.load(half + base + at * SIDE + j))
-            tl.store(dC2 + problem * m * m + at * m + j, result, mask=exists & mask)
+            r = tl.load(sums + SIDE + at) * tl.load(sums + SIDE + j)
+            result = weight * (df2(c, LOSS) * r - dh2(c, LOSS) * tl.load(half + at * SIDE + j))
+            tl.store(dC2 + problem * m * m + at * m + j, result, mask=mask)
 
 
 def solve_adjoint(
@@ -160,12 +159,11 @@ def solve_adjoint(
     pack = pack_for(n, m, C1.dtype)
     if pack is None:
         raise ValueError(f"no pack holds problems of {n} and {m} points in {C1.dtype}")
-    programs = triton.cdiv(batch, pack.problems)
     C1, C2 = shared(C1), shared(C2)
-    scratch = C1.new_empty(programs * pack.problems * SLOTS.value * pack.side**2)
+    scratch = C1.new_empty(batch * SLOTS.value * pack.side**2)
     shapes = ((n, m), (n, n), (m, m), (n,), (m,))
     gradients = [C1.new_empty(batch, *shape) if asked else None for shape, asked in zip(shapes, wanted, strict=True)]
-    solve_adjoint_kernel[(programs,)](
+    solve_adjoint_kernel[(batch,)](
         plan,
         C1,
         C2,
@@ -175,7 +173,6 @@ def solve_adjoint(
         None if alphas is None else alphas.contiguous(),
         scratch,
         *gradients,
-        batch,
         n,
         m,
         batch_stride(C1),
@@ -183,9 +180,8 @@ def solve_adjoint(
         *(0 if x is None else x.stride(0) for x in cotangents),
         alpha,
         LOSS=loss,
-        PACK=pack.problems,
         SIDE=pack.side,
         ROWS=pack.rows,
-        **adjoint_pack(pack).options,
+        **pack.options,
     )
     return [x for x in gradients if x is not None]

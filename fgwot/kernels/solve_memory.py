@@ -1,23 +1,18 @@
 """Where the whole solve keeps what between its phases: in memory that the caches hold.
 
-What is live across a phase that does not need it would cost registers, and with them programs on a multiprocessor.
+Matrices that are live across a phase that does not need them would cost registers, and with them programs on a
+multiprocessor.
 """
 
 import triton.language as tl
 
-# SIDE x SIDE values each.
-SYMMETRIC1, SKEW1, SYMMETRIC2, SKEW2, LINEAR, PLAN, PRODUCT, X, TRIAL, TRIAL_X, HALF, VECTORS, NUMBERS = map(
-    tl.constexpr, range(13)
-)
-SLOTS = tl.constexpr(13)
-# Rows of VECTORS: marginals, what only shifts the potentials, potentials of the step after a plan and of a warm
-# start, and the g where the next sweeps begin.
-ROW_MASS, COLUMN_MASS, SHIFT1, SHIFT2, F, G, WARM, POTENTIAL = map(tl.constexpr, range(8))
-# Entries of NUMBERS. Of the problem:
-WEIGHT, MASS, VALID = map(tl.constexpr, range(3))
-# of the present plan and the search for the next one (settle: that step only meets the marginals):
-ACTIVE, STATUS, STEPS, ERROR, MOVED, OBJECTIVE, NOISE, THETA, CHANGE, BEST, IDLE, SETTLE = map(
-    tl.constexpr, range(3, 15)
-)
-# and of the step being made.
-SIZE, INNER, ENDING, TRIAL_ERROR, DUAL = map(tl.constexpr, range(15, 20))
+# SIDE x SIDE values each. Of the present plan T: X, of which it is the plan, D = C1 T C2' + C1' T C2, and G(T) - X;
+# of the plan on trial: the same X and D, which before D is computed is room for what is on the way to it.
+(
+    SYMMETRIC1, SKEW1, SYMMETRIC2, SKEW2, LINEAR, PLAN, PRODUCT, X, RESIDUAL, TRIAL, TRIAL_X, TRIAL_PRODUCT, NEWTON,
+    VECTORS,
+) = map(tl.constexpr, range(14))  # fmt: skip
+SLOTS = tl.constexpr(14)
+# Rows of VECTORS: marginals, what only shifts the potentials, potentials of the plan on trial, g of the present one,
+# and the g from where the next inner problem is solved.
+ROW_MASS, COLUMN_MASS, SHIFT1, SHIFT2, F, G, PRESENT_G, WARM = map(tl.constexpr, range(8))

@@ -1,4 +1,4 @@
-r"""The phases of a step of the whole solve, which meet in memory."""
+"""The phases of a step of the whole solve, which meet in memory."""
 
 # Triton's types are not Python's: kernels carry no annotations.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -8,242 +8,228 @@ import triton.language as tl
 
 from fgwot import constants
 from fgwot.kernels import solve_memory as at
-from fgwot.kernels.pack import f1, f2, h1, h2, largest, put, sandwich, total
-from fgwot.kernels.shapes import SWEEPS
+from fgwot.kernels.pack import f1, f2, h1, h2, sandwich
 
-_SWEEPS = tl.constexpr(SWEEPS - 1)  # whole Sinkhorn sweeps before one that measures the error
-_LOOKS = tl.constexpr(400)  # looks before an inner problem is left to a method better than sweeps
-_PATIENCE, _SMALLEST_THETA = tl.constexpr(constants.PATIENCE), tl.constexpr(constants.SMALLEST_THETA)
-_LARGEST, _COARSEST = tl.constexpr(constants.LARGEST_TOLERANCE), tl.constexpr(constants.COARSEST)
-_TIGHT = tl.constexpr(0.05)  # inner tolerance as a part of the outer one, once an answer is near
-_TIGHTEST = tl.constexpr(1e-3)  # the same where objectives of nearly equal plans are compared
+_POOR, _FAILED, _LONGEST = map(tl.constexpr, (constants.POOR, constants.FAILED, constants.LONGEST))
+_FAR = tl.constexpr(1e13)  # factor of a column from which the kernel, computed for 1, is too inexact
+_REST = tl.constexpr(10)  # sweeps after a Newton matrix that failed
+_EVALUATIONS = tl.constexpr(400)  # of an inner problem
+_WORTH = tl.constexpr(1.0)  # price of a Newton matrix, in sweeps for each column
+_LARGEST = tl.constexpr(constants.LARGEST_TOLERANCE)
 _NEVER = tl.constexpr(-1e30)  # logarithm of a kernel entry without mass
-_MAX_ITER, _STALLED, NUMERICAL = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)  # fgwot.solution.Status
 
 
 @triton.jit
 def prepare(
-    C, size, marginal, shift, symmetric, skew, base,
-    EPS: tl.constexpr, LOSS: tl.constexpr, SECOND: tl.constexpr,
-    ROWS: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr,
+    C, size, marginal, shift, symmetric, skew,
+    EPS: tl.constexpr, LOSS: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
     """From a structure C: (f(C) + f(C)') p, (h(C) + h(C)') / 2 and (h(C) - h(C)') / 2, and whether that is not zero.
 
     The skew part of the second structure comes transposed.
     """
-    k = tl.arange(0, ROWS)[:, None, None]
-    j = tl.arange(0, SIDE)[None, :, None]
-    weights = tl.load(marginal + base + j)
-    scale = tl.zeros([1, 1, PACK], C.dtype.element_ty)
+    k, j = tl.arange(0, ROWS)[:, None], tl.arange(0, SIDE)[None, :]
+    weights = tl.load(marginal + j)
+    scale = tl.zeros([ROWS, SIDE], C.dtype.element_ty)
     asymmetry = scale
     for start in range(0, SIDE, ROWS):
         i = start + k
-        c, ct = tl.load(C + base + i * SIDE + j), tl.load(C + base + j * SIDE + i)
+        c, ct = tl.load(C + i * SIDE + j), tl.load(C + j * SIDE + i)
         mask = (i < size) & (j < size)
         if SECOND:
             f, h, ht = f2(c, LOSS) + f2(ct, LOSS), h2(ct, LOSS), h2(c, LOSS)
         else:
             f, h, ht = f1(c, LOSS) + f1(ct, LOSS), h1(c, LOSS), h1(ct, LOSS)
         h, ht = tl.where(mask, h, 0), tl.where(mask, ht, 0)
-        tl.store(shift + base + i, tl.sum(tl.where(mask, f, 0) * weights, 1, keep_dims=True))
-        tl.store(symmetric + base + i * SIDE + j, (h + ht) / 2)
-        tl.store(skew + base + i * SIDE + j, (h - ht) / 2)
-        scale = tl.maximum(scale, largest(tl.abs(h)))
-        asymmetry = tl.maximum(asymmetry, largest(tl.abs(h - ht)))
+        tl.store(shift + i, tl.sum(tl.where(mask, f, 0) * weights, 1, keep_dims=True))
+        tl.store(symmetric + i * SIDE + j, (h + ht) / 2)
+        tl.store(skew + i * SIDE + j, (h - ht) / 2)
+        scale = tl.maximum(scale, tl.abs(h))
+        asymmetry = tl.maximum(asymmetry, tl.abs(h - ht))
     tl.debug_barrier()
-    return asymmetry > 8 * EPS * scale  # what is less is rounding
+    return tl.max(asymmetry) > 8 * EPS * tl.max(scale)  # what is less is rounding
 
 
 @triton.jit
-def aim(scratch, base, max_iter, begun, tol, EPS: tl.constexpr, SIDE: tl.constexpr):
-    """Size of the next step, its inner tolerance, and the status of a problem for which it is the last one."""
-    area: tl.constexpr = SIDE * SIDE
-    numbers = scratch + at.NUMBERS * area + base
-    settling = tl.load(numbers + at.SETTLE) == 1
-    idle, theta = tl.load(numbers + at.IDLE), tl.load(numbers + at.THETA)
-    steps = tl.load(numbers + at.STEPS)
-    steps += tl.where((tl.load(numbers + at.ACTIVE) == 1) & (settling == 0), 1, 0)
-    ending = tl.where((idle >= _PATIENCE) | (theta < _SMALLEST_THETA), _STALLED, 0)
-    ending = tl.where(settling, 0, tl.where(steps == max_iter, _MAX_ITER, ending))
-    # Inner accuracy follows the residual; rejected steps compare objectives that loose plans do not resolve.
-    reached = _limit(tol, tl.load(numbers + at.NOISE), EPS)
-    inner = tl.maximum(tl.minimum(0.02 * tl.load(numbers + at.CHANGE), _COARSEST), reached * _TIGHT)
-    inner = tl.where(settling | (idle > 0), reached * _TIGHTEST, inner)
-    inner = tl.where(begun == 1, inner, 1e-6)
-    g = tl.load(scratch + at.VECTORS * area + base + at.POTENTIAL * SIDE + tl.arange(0, SIDE)[None, :, None])
-    tl.debug_barrier()
-    tl.store(numbers + at.INNER, tl.maximum(inner, EPS * (8 + 2 * largest(tl.abs(g)))))
-    tl.store(numbers + at.SIZE, tl.where(settling, 0.0, tl.where(ending > 0, 1.0, theta)))
-    tl.store(numbers + at.ENDING, ending)
-    tl.store(numbers + at.STEPS, steps)
-    tl.debug_barrier()
-
-
-@triton.jit
-def _limit(tol, noise, EPS: tl.constexpr):
+def limit(tol, noise, EPS: tl.constexpr):
     """Residual and marginal error that a converged plan may have together."""
-    given = tl.full([1, 1, 1], tol, noise.dtype)
     attainable = tl.minimum((1e-5 if EPS > 1e-10 else 1e-7) + 2 * noise, _LARGEST)
-    return tl.where(given > 0, given, attainable)
+    return tl.where(tol > 0, tol, attainable)
 
 
 @triton.jit
-def couple(scratch, base, TINY: tl.constexpr, SIDE: tl.constexpr):
-    """The trial plan Sinkhorn(X + size (G - X)), its potentials, their error, and <f, p> + <g, q>."""
+def newton_matrix(scratch, T, n, m, c, EPS: tl.constexpr, TINY: tl.constexpr, SIDE: tl.constexpr):
+    """Inverse of S = diag(c) - T' diag(1/p) T, the Jacobian of the column sums c in g; whether it is to be had.
+
+    It is scaled to a diagonal of about one, in which the null space of S is that of sqrt(c), where one is added. By
+    Gauss-Jordan elimination in place, without exchanges: S is positive definite.
+    """
+    i, j = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
+    half, matrix = scratch + at.TRIAL_PRODUCT * SIDE * SIDE, scratch + at.NEWTON * SIDE * SIDE
+    rows = tl.load(scratch + at.VECTORS * SIDE * SIDE + at.ROW_MASS * SIDE + i)
+    root = tl.where(c > 0, tl.sqrt(tl.maximum(c, TINY)), 1)
+    null = tl.where(c > 0, root, 0) / tl.sqrt(tl.sum(c))
+    tl.store(half + i * SIDE + j, T / (tl.sqrt(tl.maximum(rows, TINY)) * root))
+    tl.debug_barrier()
+    S = tl.trans(null) * null
+    S = tl.where(i == j, S + (1 + 64 * EPS), S)
+    for k in range(n):
+        S -= tl.load(half + k * SIDE + i) * tl.load(half + k * SIDE + j)
+    tl.store(matrix + i * SIDE + j, S)
+    tl.debug_barrier()
+    definite = n > 0
+    for k in range(m):
+        pivot = tl.load(matrix + k * SIDE + k)
+        row, column = tl.load(matrix + k * SIDE + j) / pivot, tl.load(matrix + i * SIDE + k)
+        rest = tl.where(i == k, row, tl.where(j == k, -column / pivot, tl.load(matrix + i * SIDE + j) - column * row))
+        definite &= pivot > 0
+        tl.debug_barrier()
+        tl.store(matrix + i * SIDE + j, tl.where((i == k) & (j == k), 1 / pivot, rest))
+        tl.debug_barrier()
+    tl.store(matrix + i * SIDE + j, tl.load(matrix + i * SIDE + j) / (tl.trans(root) * root))
+    tl.debug_barrier()
+    return definite
+
+
+@triton.jit
+def evaluate(K, v, rows, TINY: tl.constexpr):
+    """The u for which diag(u) K diag(v) has these row sums, and its column sums."""
+    u = rows / tl.maximum(tl.sum(K * v, 1, keep_dims=True), TINY)
+    return u, v * tl.sum(K * u, 0, keep_dims=True)
+
+
+@triton.jit
+def solve_inner(scratch, n, m, tol, known, EPS: tl.constexpr, TINY: tl.constexpr, SIDE: tl.constexpr):
+    """The plan T = exp(f (+) g - X) on trial, for its X and a first g; whether there is a Newton matrix to begin with.
+
+    As `fgwot.inner.chord`: sweeps v <- v q / c with the column sums c, and where many would be needed chord steps
+    log v <- log v + S^-1 (q - c), which keep S^-1 from plan to plan while it contracts. The rows are exact. Return the
+    error of the columns and whether there is a Newton matrix now.
+    """
     area: tl.constexpr = SIDE * SIDE
-    i, j = tl.arange(0, SIDE)[:, None, None], tl.arange(0, SIDE)[None, :, None]
-    tile = base + i * SIDE + j
-    vectors, numbers = scratch + at.VECTORS * area + base, scratch + at.NUMBERS * area + base
-    x = tl.load(scratch + at.X * area + tile)
-    G = tl.load(scratch + at.LINEAR * area + tile)
-    G -= tl.load(numbers + at.WEIGHT) * tl.load(scratch + at.PRODUCT * area + tile)
-    x += tl.load(numbers + at.SIZE) * (G - x)
-    tl.store(scratch + at.TRIAL_X * area + tile, x)
+    i, j = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
+    tile, vectors = i * SIDE + j, scratch + at.VECTORS * area
+    x = tl.load(scratch + at.TRIAL_X * area + tile)
     # Read as whole tiles, vectors take the tiles' layout, and so do the sweeps: fewer of their sums cross threads.
-    across = tl.zeros([SIDE, SIDE, 1], tl.int32)
+    across = tl.zeros([SIDE, SIDE], tl.int32)
     rows = tl.max(tl.load(vectors + at.ROW_MASS * SIDE + i + across), 1, keep_dims=True)
     columns = tl.max(tl.load(vectors + at.COLUMN_MASS * SIDE + j + across), 0, keep_dims=True)
-    potential = tl.max(tl.load(vectors + at.POTENTIAL * SIDE + j + across), 0, keep_dims=True)
-    logits = tl.where(columns > 0, potential - x, _NEVER)
-    top = tl.max(logits, 1, keep_dims=True)
-    K = tl.exp(logits - top)
-    inner = tl.load(numbers + at.INNER)
-    v = tl.where(columns > 0, 1.0, 0.0).to(K.dtype)
-    active = tl.load(numbers + at.ACTIVE) == 1
-    open_ = active
-    looks = 0
-    while (looks < _LOOKS) & (tl.max(open_.to(tl.int32)) > 0):
-        w = v
-        for _ in tl.static_range(_SWEEPS):
-            u = rows / tl.maximum(tl.sum(K * w, 1, keep_dims=True), TINY)
-            w = columns / tl.maximum(tl.sum(K * u, 0, keep_dims=True), TINY)
-        u = rows / tl.maximum(tl.sum(K * w, 1, keep_dims=True), TINY)
-        s = tl.maximum(tl.sum(K * u, 0, keep_dims=True), TINY)
-        close = tl.sum(tl.abs(w * s - columns), 1, keep_dims=True) <= inner
-        v = tl.where(open_, tl.where(close, w, columns / s), v)
-        open_ = open_ & (close == 0)
-        looks += 1
+    g = tl.max(tl.load(vectors + at.WARM * SIDE + j + across), 0, keep_dims=True)
+    ones = tl.where(columns > 0, 1.0, 0.0).to(x.dtype)
+    matrix = tl.load(scratch + at.NEWTON * area + tile)
+    K, u, v, top = x, rows, ones, rows
+    error = tol * 0 + 1e30
+    k, rest, fresh = 0, 0, False
+    unsolved = error > tol
+    while unsolved:
+        # What has gone far moves from v to g.
+        logits = tl.where(columns > 0, g - x, _NEVER)
+        top = tl.max(logits, 1, keep_dims=True)
+        K = tl.exp(logits - top)
+        v = ones
+        near = True
+        while unsolved & near:
+            u, c = evaluate(K, v, rows, TINY)
+            before = error
+            error = tl.sum(tl.abs(columns - c))
+            k += 1
+            unsolved = (error > tol) & (error < 1e30) & (k < _EVALUATIONS)
+            if unsolved:
+                rate = error / before
+                # Sweeps that would cost more than a matrix, or steps with one that has become poor.
+                swept = (k > rest + 1) & ((rate < 1) & (tl.log(error / tol) <= tl.log(rate) * m * -_WORTH) == 0)
+                failed = known & fresh & (rate >= _FAILED)
+                renew = tl.where(known, (rate >= _POOR) & (failed == 0), swept)
+                known = known & (failed == 0)
+                if renew:
+                    known = newton_matrix(scratch, u * K * v, n, m, c, EPS, TINY, SIDE)
+                    matrix = tl.load(scratch + at.NEWTON * area + tile)
+                    fresh = True
+                rest = tl.where(failed | (renew & (known == 0)), k + _REST, rest)
+                if known:
+                    step = tl.sum(tl.trans(columns - c) * matrix, 0, keep_dims=True)
+                    v *= tl.exp(tl.minimum(tl.maximum(step, -_LONGEST), _LONGEST))
+                else:
+                    v *= columns / tl.maximum(c, TINY)
+                near = tl.sum(((columns > 0) & ((v > _FAR) | (v < 1 / _FAR))).to(tl.int32)) == 0
+        g += tl.where(columns > 0, tl.log(tl.maximum(v, TINY)), 0)
 
-    u = rows / tl.maximum(tl.sum(K * v, 1, keep_dims=True), TINY)
-    T = u * K * v
-    error = tl.sum(tl.abs(tl.sum(T, 1, keep_dims=True) - rows), 0, keep_dims=True)
-    error += tl.sum(tl.abs(tl.sum(T, 0, keep_dims=True) - columns), 1, keep_dims=True)
-    g = tl.where(columns > 0, potential + tl.log(tl.maximum(v, TINY)), 0)
-    f = tl.where(rows > 0, tl.log(tl.maximum(u, TINY)) - top, 0)
-    tl.store(scratch + at.TRIAL * area + tile, T)
-    # The potentials of an undamped step are those of the plan it left.
-    tl.store(vectors + at.F * SIDE + i, f, mask=active)
-    tl.store(vectors + at.G * SIDE + j, g, mask=active)
-    tl.store(numbers + at.TRIAL_ERROR, error)
-    tl.store(numbers + at.DUAL, tl.sum(f * rows, 0, keep_dims=True) + tl.sum(g * columns, 1, keep_dims=True))
+    tl.store(scratch + at.TRIAL * area + tile, u * K * v)
+    tl.store(vectors + at.F * SIDE + i, tl.where(rows > 0, tl.log(tl.maximum(u, TINY)) - top, 0))
+    tl.store(vectors + at.G * SIDE + j, tl.where(columns > 0, g, 0))
     tl.debug_barrier()
+    return error, known
 
 
 @triton.jit
-def product(scratch, sides, DTYPE: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr):
-    """C1 T C2' + C1' T C2 = 2 (S1 T S2' + K1 T K2'), with symmetric parts S and skew parts K, of the trial plan."""
+def multiply(scratch, n, m, sides, DTYPE: tl.constexpr, SIDE: tl.constexpr):
+    """C1 T C2' + C1' T C2 = 2 (S1 T S2' + K1 T K2'), with symmetric parts S and skew parts K, of the plan on trial."""
     area: tl.constexpr = SIDE * SIDE
-    trial, half = scratch + at.TRIAL * area, scratch + at.HALF * area
-    result = tl.zeros([PACK, SIDE, SIDE], DTYPE)
+    product = scratch + at.TRIAL_PRODUCT * area
+    result = tl.zeros([SIDE, SIDE], DTYPE)
     for side in range(sides):
         left, right = scratch + (at.SYMMETRIC1 + side) * area, scratch + (at.SYMMETRIC2 + side) * area
-        result = sandwich(left, trial, right, half, result, at.SLOTS * area, SIDE)
-    put(2 * result, half, at.SLOTS * area, SIDE)
+        result = sandwich(left, scratch + at.TRIAL * area, right, n, m, product, result, SIDE)
+    tl.store(product + tl.arange(0, SIDE)[:, None] * SIDE + tl.arange(0, SIDE)[None, :], 2 * result)
+    tl.debug_barrier()
 
 
 @triton.jit
-def _compare(
-    scratch, base, TINY: tl.constexpr, DTYPE: tl.constexpr, ROWS: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr
-):
-    """Compare the trial plan with the present one.
+def compare(scratch, weight, TINY: tl.constexpr, DTYPE: tl.constexpr, ROWS: tl.constexpr, SIDE: tl.constexpr):
+    """Compare the plan on trial T+, with its X+, with the present one T; delta = T+ - T.
 
-    |delta|_1, <delta, delta / T>, -<delta, change of G> / weight; then the trial's <(L + G) / 2 - X, T> and max |G|.
+    Return |delta|_1, a bound of KL(T || T+), (J(T+) - J(T)) / epsilon without it, <delta, G+ - G>, max |G+|, and
+    what Anderson's extrapolation needs: <R+, R+ - R> and |R+ - R|^2 with R = G - X.
     """
     area: tl.constexpr = SIDE * SIDE
-    weight = tl.load(scratch + at.NUMBERS * area + base + at.WEIGHT)
-    k, j = tl.arange(0, ROWS)[:, None, None], tl.arange(0, SIDE)[None, :, None]
-    moved = tl.zeros([ROWS, SIDE, PACK], DTYPE)
-    metric, turn, energy, steepest = moved, moved, moved, moved
+    k, j = tl.arange(0, ROWS)[:, None], tl.arange(0, SIDE)[None, :]
+    moved = tl.zeros([ROWS, SIDE], DTYPE)
+    divergence, slope, turn, steepest, across, bend = moved, moved, moved, moved, moved, moved
     for start in range(0, SIDE, ROWS):
-        entry = base + (start + k) * SIDE + j
-        T, before = tl.load(scratch + at.TRIAL * area + entry), tl.load(scratch + at.PLAN * area + entry)
-        product = tl.load(scratch + at.HALF * area + entry)
+        entry = scratch + (start + k) * SIDE + j
+        T, before = tl.load(entry + at.TRIAL * area), tl.load(entry + at.PLAN * area)
+        G = tl.load(entry + at.LINEAR * area) - weight * tl.load(entry + at.TRIAL_PRODUCT * area)
+        turned = weight * (tl.load(entry + at.PRODUCT * area) - tl.load(entry + at.TRIAL_PRODUCT * area))
+        residual = G - tl.load(entry + at.TRIAL_X * area)
         delta = T - before
         moved += tl.abs(delta)
-        metric += 2 * delta * delta / tl.maximum(T + before, TINY)
-        turn += delta * (tl.load(scratch + at.PRODUCT * area + entry) - product)
-        linear = tl.load(scratch + at.LINEAR * area + entry)
-        energy += (linear - weight / 2 * product - tl.load(scratch + at.TRIAL_X * area + entry)) * T
-        steepest = tl.maximum(steepest, tl.abs(linear - weight * product))
-    return total(moved), total(metric), total(turn), total(energy), largest(steepest)
+        # x - log(1 + x) >= 3 x^2 / (6 + 4 x), with equality to third order, for x = delta / T.
+        divergence += 1.5 * delta * delta / tl.maximum(before + 2 * T, TINY)
+        slope += delta * (residual - turned / 2)
+        turn += delta * turned
+        steepest = tl.maximum(steepest, tl.abs(G))
+        change = residual - tl.load(entry + at.RESIDUAL * area)
+        across += residual * change
+        bend += change * change
+    return (
+        tl.sum(moved), tl.sum(divergence), tl.sum(slope), tl.sum(turn), tl.max(steepest), tl.sum(across), tl.sum(bend),
+    )  # fmt: skip
 
 
 @triton.jit
-def judge(
-    scratch, base, begun, tol, EPS: tl.constexpr, TINY: tl.constexpr,
-    DTYPE: tl.constexpr, ROWS: tl.constexpr, PACK: tl.constexpr, SIDE: tl.constexpr,
-):  # fmt: skip
-    """Take the trial plan or not, choose the length of the next step, and end what is certified or cannot go on.
+def advance(scratch, weight, accept, theta, extrapolation, ROWS: tl.constexpr, SIDE: tl.constexpr):
+    """Make the plan on trial the present one if it is accepted, and write the costs and first g of the next trial.
 
-    Return which problems take it and how many go on.
+    They are X + theta (G - X) - extrapolation (G - G of the plan before), where that was accepted.
     """
-    numbers = scratch + at.NUMBERS * SIDE * SIDE + base
-    moved, metric, turn, energy, steepest = _compare(scratch, base, TINY, DTYPE, ROWS, PACK, SIDE)
-    ratio = tl.load(numbers + at.WEIGHT) * turn / tl.maximum(metric, TINY)
-    # J / epsilon up to a constant: log T = f (+) g - X, with <g, q> for <g, T' 1>, as in the Lagrangian.
-    trial_objective = tl.load(numbers + at.DUAL) + energy
-    # log T is a difference of numbers as large as G: so much of it is rounding.
-    noise = tl.where(begun == 1, tl.load(numbers + at.NOISE), EPS * (1 + steepest))
-    reached = _limit(tol, noise, EPS)
-    size, ending, error = tl.load(numbers + at.SIZE), tl.load(numbers + at.ENDING), tl.load(numbers + at.ERROR)
-    trial_error = tl.load(numbers + at.TRIAL_ERROR)
-
-    active = tl.load(numbers + at.ACTIVE) == 1
-    broken = ((tl.abs(trial_objective) < 1e30) & (moved < 1e30)) == 0
-    # Where rounding alone moves plans by more, that one did not move says nothing.
-    resolved = 8 * noise <= tl.maximum(tol, _LARGEST)
-    certified = (size == 1) & (moved + trial_error + error <= reached) & resolved
-    stop = active & (certified | (ending > 0) | broken)
-    status = tl.where(certified, 0, tl.where(broken, NUMERICAL, ending))
-    active = active & (stop == 0)
-
-    objective, theta, idle = tl.load(numbers + at.OBJECTIVE), tl.load(numbers + at.THETA), tl.load(numbers + at.IDLE)
-    best, settling = tl.load(numbers + at.BEST), tl.load(numbers + at.SETTLE) == 1
-    accept = active & (settling | (trial_objective <= objective + 16 * noise))
-    held = active & (accept == 0)
-    advanced = accept & (settling == 0)
-    estimate = moved / tl.maximum(size, TINY)
-    progress = (estimate < 0.9 * best) | (trial_objective < objective - 16 * noise)
-    stable = tl.minimum(tl.where(ratio > 0.5, 1 / (1 + tl.maximum(ratio, 0)), 1), 2 * theta)
-    stable = tl.where(estimate <= 0.5 * reached, 1, stable)  # close to the end an undamped step certifies
-    rough = error > reached * (2 * _TIGHTEST)
-    idle = tl.where(held | (advanced & (progress == 0)), idle + 1, tl.where(advanced, 0, idle))
-    tl.debug_barrier()
-    # The change made by an undamped step is the residual of the plan it left.
-    tl.store(numbers + at.MOVED, moved + trial_error, mask=stop)
-    tl.store(numbers + at.STATUS, status, mask=stop)
-    tl.store(numbers + at.ACTIVE, active)
-    tl.store(numbers + at.THETA, tl.where(advanced, stable, tl.where(held & (rough == 0), theta / 2, theta)))
-    tl.store(numbers + at.IDLE, idle)
-    tl.store(numbers + at.BEST, tl.minimum(best, estimate), mask=advanced)
-    tl.store(numbers + at.CHANGE, estimate, mask=advanced)
-    tl.store(numbers + at.SETTLE, held & rough)
-    tl.store(numbers + at.ERROR, trial_error, mask=accept)
-    tl.store(numbers + at.OBJECTIVE, trial_objective, mask=accept)
-    tl.store(numbers + at.NOISE, noise)
-    return accept, tl.sum(active.to(tl.int32))
-
-
-@triton.jit
-def keep(scratch, base, accept, potential, ROWS: tl.constexpr, SIDE: tl.constexpr):
-    """Make the accepted trial plans the present ones; sweeps then begin at `potential`, a row of VECTORS."""
     area: tl.constexpr = SIDE * SIDE
-    k, j = tl.arange(0, ROWS)[:, None, None], tl.arange(0, SIDE)[None, :, None]
-    vectors = scratch + at.VECTORS * area + base + j
-    tl.store(vectors + at.POTENTIAL * SIDE, tl.load(vectors + potential * SIDE), mask=accept)
+    k, j = tl.arange(0, ROWS)[:, None], tl.arange(0, SIDE)[None, :]
+    vectors = scratch + at.VECTORS * area + j
+    before = tl.load(vectors + at.PRESENT_G * SIDE)
+    g = tl.where(accept, tl.load(vectors + at.G * SIDE), before)
+    tl.debug_barrier()
+    tl.store(vectors + at.PRESENT_G * SIDE, g)
+    tl.store(vectors + at.WARM * SIDE, g - extrapolation * (g - before))
     for start in range(0, SIDE, ROWS):
-        entry = base + (start + k) * SIDE + j
-        tl.store(scratch + at.PRODUCT * area + entry, tl.load(scratch + at.HALF * area + entry), mask=accept)
-        tl.store(scratch + at.X * area + entry, tl.load(scratch + at.TRIAL_X * area + entry), mask=accept)
-        tl.store(scratch + at.PLAN * area + entry, tl.load(scratch + at.TRIAL * area + entry), mask=accept)
+        entry = scratch + (start + k) * SIDE + j
+        X, D = tl.load(entry + at.X * area), tl.load(entry + at.PRODUCT * area)
+        D_before = D
+        if accept:
+            X, D = tl.load(entry + at.TRIAL_X * area), tl.load(entry + at.TRIAL_PRODUCT * area)
+            tl.store(entry + at.X * area, X)
+            tl.store(entry + at.PRODUCT * area, D)
+            tl.store(entry + at.PLAN * area, tl.load(entry + at.TRIAL * area))
+        residual = tl.load(entry + at.LINEAR * area) - weight * D - X
+        tl.store(entry + at.RESIDUAL * area, residual)
+        tl.store(entry + at.TRIAL_X * area, X + theta * residual + extrapolation * weight * (D - D_before))
     tl.debug_barrier()

@@ -10,7 +10,7 @@ import torch
 import fgwot
 from fgwot.backend import backend, uses_triton
 from fgwot.call import Call
-from fgwot.drivers import _waits_for_its_pack
+from fgwot.drivers import _slower_in_batches
 
 C = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
 T = torch.eye(2) / 2
@@ -36,9 +36,9 @@ def test_batches_that_would_share_programs_are_left_to_torch_unless_asked_for(mo
     monkeypatch.setattr(sys.modules["fgwot.backend"], "_forced", None)
     C = torch.rand(batch, n, n)
     call = Call.of(None, C, C)
-    assert (_waits_for_its_pack(call, batch) is not None) == left_to_torch
+    assert (_slower_in_batches(call, batch) is not None) == left_to_torch
     with backend("triton"):
-        assert _waits_for_its_pack(call, batch) is None
+        assert _slower_in_batches(call, batch) is None
 
 
 def test_contexts_nest_and_end_with_an_error():

@@ -69,10 +69,33 @@ def test_skew_parts_of_both_of_one_or_of_no_structure_count(n, m, loss):
     check(found, arrays, loss)
 
 
+@pytest.mark.parametrize("dtype", PACKS)
+@pytest.mark.parametrize(
+    ("kind", "concentration", "epsilon", "loss"),
+    [
+        ("euclidean", 2, 0.01, "square"),
+        ("euclidean", 0.3, 0.03, "square"),
+        ("asymmetric", 2, 0.03, "square"),
+        ("indefinite", 2, 0.05, "square"),
+        ("euclidean", 2, 0.05, "kl"),
+    ],
+)
+def test_hard_problems_are_finished(kind, concentration, epsilon, loss, dtype):
+    """Small epsilon, marginals of very different masses and of none, directed and indefinite structures."""
+    rng = np.random.default_rng(1)
+    M, C1, C2, p, q = random_batch(rng, 6, 7, [(kind, kind)] * 2, loss)
+    p, q = (rng.dirichlet(np.full(w.shape[1], concentration), len(w)) for w in (p, q))
+    p[1, 0] = q[1, -1] = 0
+    p, q = (w / w.sum(1, keepdims=True) for w in (p, q))
+    found, arrays = solve((M, C1, C2, p, q), dtype, epsilon, loss, 1000)
+    assert found.converged.all()
+    check(found, arrays, loss)
+
+
 def random_solve(seed, dtype):
-    """A batch that fills two programs: in the interpreter one problem costs as much."""
+    """Solve a few problems of a size and a loss, and check them."""
     rng = np.random.default_rng(seed)
-    size = 2 * PACKS[dtype][0].problems
+    size = 4
     n, m = rng.integers(1, 9, 2)
     loss = str(rng.choice(["square", "kl"], p=[0.8, 0.2]))
     kinds = [tuple(rng.choice(STRUCTURES, 2)) for _ in range(size)]
