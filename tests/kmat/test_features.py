@@ -49,13 +49,13 @@ def test_features_are_those_of_the_preprocessed_images(tiny, cache, folder):
 
 def test_a_batch_is_decoded_while_the_one_before_is_encoded(tiny, cache, folder, monkeypatch):
     """The model waits in its first batch until images of the second are asked for."""
-    monkeypatch.setattr(encoding, "BATCH", 2)
+    monkeypatch.setattr(encoding, "BATCH", 1)
     second, read, encode = Event(), [], tiny.encode_images
 
     class Source(FolderImages):
         def read(self, ref):
             read.append(ref)
-            if len(read) > 2:
+            if len(read) > 1:
                 second.set()
             return super().read(ref)
 
