@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +65,8 @@ def measure_all(chosen: list[Case], folder: Path, threads: int, budget: float, s
     else:
         results["machines"].append(machine)
     there = {entry["name"] for entry in results["cases"] if entry["machine"] in known}
+    # A worker that is killed while it compiles leaves nothing for the next one.
+    subprocess.run([sys.executable, "-m", "fgwot.warmup"], check=False)
     todo, begun = [case for case in chosen if case.name not in there], time.monotonic()
     pool = Pool(threads)
     try:
