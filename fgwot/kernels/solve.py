@@ -228,7 +228,9 @@ def solve_kernel(
             ahead = tl.exp(tl.log(rate) * _HORIZON) * expected
             slow = slow | (taken & (change < _SHORT) & (ahead > reached))
             useful = taken & slow & (guarded == 0) & (steps > 1) & (bend > 0) & (expected > 0.5 * reached)
-            extrapolation = tl.where(useful, tl.minimum(tl.maximum(across / tl.maximum(bend, TINY), -_FURTHEST), 0.75), 0)
+            extrapolation = tl.where(
+                useful, tl.minimum(tl.maximum(across / tl.maximum(bend, TINY), -_FURTHEST), 0.75), 0
+            )
 
             settling = refused & (plain | guarded) & (error > 2 * tightest)
             theta = tl.where(guarded & taken, stable, theta)
