@@ -65,9 +65,10 @@ def measure_all(chosen: list[Case], folder: Path, threads: int, budget: float, s
     else:
         results["machines"].append(machine)
     there = {entry["name"] for entry in results["cases"] if entry["machine"] in known}
-    # A worker that is killed while it compiles leaves nothing for the next one.
-    subprocess.run([sys.executable, "-m", "fgwot.warmup"], check=False)
-    todo, begun = [case for case in chosen if case.name not in there], time.monotonic()
+    todo = [case for case in chosen if case.name not in there]
+    if todo:  # a worker that is killed while it compiles leaves nothing for the next one
+        subprocess.run([sys.executable, "-m", "fgwot.warmup"], check=False)
+    begun = time.monotonic()
     pool = Pool(threads)
     try:
         for done, case in enumerate(todo):

@@ -8,18 +8,17 @@ take is counted from them.
 import argparse
 import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F  # noqa: N812
 
-from benchmarks.kmat_step import random_biomedclip
-from benchmarks.machine import describe
+from benchmarks.kmat_step import random_biomedclip, training_step
+from benchmarks.machine import describe, timed
 from kmat import phantom
 from kmat.grids.rows import BENCH
 from kmat.methods import MethodConfig
-from kmat.methods.base import Batch, Setting
+from kmat.methods.base import Setting
 from kmat.model.backbone import Backbone
 from kmat.model.features import FeatureCache
 from kmat.runs.schedule import Schedule
@@ -32,33 +31,26 @@ TRAIN, TEST = 48, 900  # images of three classes with 16 shots; of both test set
 def images_per_second(backbone: Backbone, batch: int, repeats: int) -> float:
     """Of decoded images, median over batches."""
     pixels = torch.randn(batch, 3, *backbone.image_size)
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        backbone.encode_images(pixels)  # waits for the device: features come back to the CPU
-        times.append(time.perf_counter() - start)
-    return batch / statistics.median(times[1:])
+    # Features come back to the CPU: that waits for the device.
+    return batch / _median(lambda: backbone.encode_images(pixels), repeats)
 
 
 def step_seconds(config: MethodConfig, setting: Setting, repeats: int) -> float:
     """Median time of a training step with the paper's batch."""
     torch.manual_seed(0)
-    device, schedule = setting.backbone.device, Schedule()
-    method = config.build(setting).to(device)
-    width = setting.backbone.encode_texts(["width"]).shape[-1]
-    images = F.normalize(torch.randn(schedule.batch_size, width, device=device), dim=-1)
-    batch = Batch(images, torch.arange(schedule.batch_size, device=device) % len(setting.task.labels))
-    optimiser = torch.optim.SGD(method.parameters(), lr=schedule.lr, momentum=schedule.momentum)
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        optimiser.zero_grad()
-        torch.stack(list(method.loss(batch).values())).sum().backward()
-        optimiser.step()
+    width, device = setting.backbone.encode_texts(["width"]).shape[-1], setting.backbone.device
+    step = training_step(config.build(setting).to(device), width, len(setting.task.labels))
+
+    def ended() -> None:
+        step()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+
+    return _median(ended, repeats)
+
+
+def _median(run: Callable[[], object], repeats: int) -> float:
+    return statistics.median([timed(run) for _ in range(repeats + 1)][1:])  # the first one warms up
 
 
 def main(arguments: list[str] | None = None) -> None:

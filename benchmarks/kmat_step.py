@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from benchmarks.machine import describe
 from kmat import phantom
-from kmat.methods.base import Batch, Setting
+from kmat.methods.base import Batch, Method, Setting
 from kmat.methods.configs import KMaTConfig
 from kmat.methods.kmat import KMaT
 from kmat.modalities import MODALITIES
@@ -78,23 +78,28 @@ def method(device: str = "cpu", *, tiny: bool = False) -> Iterator[KMaT]:
         yield KMaT(KMaTConfig(), setting).to(backbone.device)
 
 
-def breakdown(method: KMaT, steps: int) -> dict[str, float]:
-    """Seconds of a training step and of its parts, each the median of `steps`."""
-    torch.manual_seed(0)
-    schedule = Schedule()
-    w = method.encode(MODALITIES).detach().requires_grad_()
-    images = F.normalize(torch.randn(schedule.batch_size, w.shape[-1], device=w.device), dim=-1)
-    batch = Batch(images, torch.arange(schedule.batch_size, device=w.device) % method.contexts.n_classes)
+def training_step(method: Method, width: int, n_classes: int) -> "Callable[[], None]":
+    """Return a step of the paper's schedule on random image features of some width."""
+    schedule, device = Schedule(), method.backbone.device
+    images = F.normalize(torch.randn(schedule.batch_size, width, device=device), dim=-1)
+    batch = Batch(images, torch.arange(schedule.batch_size, device=device) % n_classes)
     optimiser = torch.optim.SGD(method.parameters(), lr=schedule.lr, momentum=schedule.momentum)
-    cotangent = torch.randn_like(w)
 
     def step() -> None:
         optimiser.zero_grad()
         torch.stack(list(method.loss(batch).values())).sum().backward()
         optimiser.step()
 
+    return step
+
+
+def breakdown(method: KMaT, steps: int) -> dict[str, float]:
+    """Seconds of a training step and of its parts, each the median of `steps`."""
+    torch.manual_seed(0)
+    w = method.encode(MODALITIES).detach().requires_grad_()
+    cotangent = torch.randn_like(w)
     parts: dict[str, Callable[[], None]] = {
-        "whole step": step,
+        "whole step": training_step(method, w.shape[-1], method.contexts.n_classes),
         "text encoder": lambda: method.encode(MODALITIES).backward(cotangent),
         "FGW term": lambda: method.fgw_loss(F.normalize(w, dim=-1)).backward(),
     }

@@ -8,12 +8,12 @@ them).
 import argparse
 import statistics
 import tempfile
-import time
 from itertools import product
 from pathlib import Path
 
 import torch
 
+from benchmarks.first_run import images_per_second
 from benchmarks.kmat_step import random_biomedclip
 from benchmarks.machine import describe
 from kmat import phantom
@@ -52,13 +52,7 @@ def seconds_per_image(repeats: int) -> float:
     """Median time of one image, decoded and cropped already, in BiomedCLIP's image tower; batches of 16."""
     with tempfile.TemporaryDirectory() as folder:
         backbone = random_biomedclip(phantom.backbone_dir("seed0"), Path(folder))
-        pixels = torch.randn(16, 3, *backbone.image_size)
-        times = []
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            backbone.encode_images(pixels)
-            times.append((time.perf_counter() - start) / len(pixels))
-    return statistics.median(times[1:])
+        return 1 / images_per_second(backbone, 16, repeats)
 
 
 def against_all(few: dict[tuple[str, int], Scores], every: dict[tuple[str, int], Scores], metric: str) -> Difference:

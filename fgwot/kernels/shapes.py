@@ -62,7 +62,7 @@ def tile_for(rows: int, columns: int, dtype: torch.dtype) -> Tile:
 
 @dataclass(frozen=True)
 class RowTile:
-    """A few full rows of a matrix, `columns` columns at a time, the warps side by side."""
+    """Entries of a matrix that a program holds at once; it goes over the longer side."""
 
     rows: int
     columns: int
@@ -274,25 +274,10 @@ STREAM_SIDE = 64  # sizes are padded to multiples of it: of both sides of all ti
 STREAM_KINDS = 16  # columns that a plan is multiplied by at a time: with 32 registers spill
 
 
-@dataclass(frozen=True)
-class StreamTile:
-    """Entries of a plan that is never stored, as many as a program holds at once."""
-
-    rows: int
-    columns: int
-    warps: int
-    registers: int | None = None
-
-    @property
-    def options(self) -> dict[str, int | None]:
-        """What Triton is told, at a launch as ahead of time."""
-        return _options(self)
-
-
-def stream_tile_for(op: StreamOp, dtype: torch.dtype) -> StreamTile:
+def stream_tile_for(op: StreamOp, dtype: torch.dtype) -> RowTile:
     """Tile of a pass: few of what a program owns, so that there are many programs, and many of what it goes over."""
     few = 16 if dtype == torch.float64 else 32
-    return StreamTile(64, few, 4) if op == "stream_columns" else StreamTile(few, 64, 4)
+    return RowTile(64, few, 4) if op == "stream_columns" else RowTile(few, 64, 4)
 
 
 @dataclass(frozen=True)
@@ -307,7 +292,7 @@ class StreamVariant:
         return f"{self.op}-float{torch.finfo(self.dtype).bits}"
 
     @property
-    def tile(self) -> StreamTile:
+    def tile(self) -> RowTile:
         """That of a launch."""
         return stream_tile_for(self.op, self.dtype)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fgwot.kernels.common import check_device
-from fgwot.kernels.shapes import STREAM_KINDS, STREAM_SIDE, StreamTile, splits, stream_tile_for
+from fgwot.kernels.shapes import STREAM_KINDS, STREAM_SIDE, RowTile, splits, stream_tile_for
 
 FLOOR = tl.constexpr(-1e30)  # is below all exponents, but no -inf
 
@@ -224,5 +224,5 @@ def _padded(x: Tensor, more: tuple[int, ...], value: float = 0.0) -> Tensor:
     return pad(x, more, value=value).contiguous()
 
 
-def _launch(kernel, grid, tile: StreamTile, *arguments, **constants) -> None:
+def _launch(kernel, grid, tile: RowTile, *arguments, **constants) -> None:
     kernel[grid](*arguments, ROWS=tile.rows, COLUMNS=tile.columns, **constants, **tile.options)

@@ -39,7 +39,7 @@ class Cases(NamedTuple):
     def of(self, runs: Iterable[Where]) -> Judged:
         """Select some of the runs."""
         at = [self.runs.index(run) for run in runs]
-        return self.judged._replace(probabilities=self.judged.probabilities[at], predicted=self.judged.predicted[at])
+        return self.judged._replace(probabilities=self.judged.probabilities[at])
 
 
 def cases(runs: Iterable[FinishedRun]) -> dict[str, dict[str, Cases]]:

@@ -19,7 +19,6 @@ class Judged(NamedTuple):
     ----------
     probabilities : ndarray, shape (R, N, C)
         Of R runs.
-    predicted : ndarray, shape (R, N)
     labels : ndarray, shape (N,)
         The right classes.
     patients : tuple of str
@@ -27,15 +26,19 @@ class Judged(NamedTuple):
     """
 
     probabilities: Array
-    predicted: NDArray[np.int64]
     labels: NDArray[np.int64]
     patients: tuple[str, ...]
 
     @classmethod
     def of(cls, probabilities: Tensor, labels: Tensor, patients: Sequence[str]) -> "Judged":
-        """Take probabilities (R, N, C) and labels (N,); what is predicted is the likeliest class."""
-        p = probabilities.double().numpy()
-        return cls(p, p.argmax(-1), labels.numpy(), tuple(patients))
+        """Take probabilities (R, N, C) and labels (N,)."""
+        return cls(probabilities.double().numpy(), labels.numpy(), tuple(patients))
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The likeliest classes (R, N)."""
+        likeliest: NDArray[np.int64] = self.probabilities.argmax(-1)
+        return likeliest
 
 
 class Comparison(NamedTuple):
