@@ -9,18 +9,24 @@ import torch
 from certificate import stationarity
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_long_solves import by_passes
+from lazily import (
+    OPTIONS,
+    check_against_dense,
+    check_drivers,
+    check_gradients,
+    check_interrupted,
+    check_time_limits,
+    fgw,
+)
 from test_partial import check
 from test_streamed import KINDS, clouds, problem, structure
 
 import fgwot
-from fgwot import Lazy, LowRank, Status, reference
+from fgwot import LowRank, reference
 from fgwot.inner.partial import Bounds, bounded
 from fgwot.streamed.bounds import Bounded
 from fgwot.streamed.passes import Kernel, one_pass
 
-fgw = fgwot.fused_gromov_wasserstein
-OPTIONS = {"alpha": 0.4, "epsilon": 0.05, "tol": 1e-9}
 PARTS = [0.05, 0.5, 0.9, 0.999, 1.0]
 
 
@@ -73,12 +79,7 @@ def test_lazy_equals_dense(part, seed, kind):
     check(case, replace(lazy, plan=T), mass)
     if abs(lazy.value - dense.value) > 1e-6:  # another stationary point
         return
-    torch.testing.assert_close(T, dense.plan, rtol=0, atol=1e-6)
-    torch.testing.assert_close(lazy.plan.rows(slice(1, 2)), T[1:2])
-    torch.testing.assert_close(lazy.plan.sum(1), T.sum(1), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(lazy.plan.T @ p, T.T @ p, rtol=1e-9, atol=1e-12)
-    for name in ("value", "cost", "value_linear", "value_quad"):
-        torch.testing.assert_close(getattr(lazy, name), getattr(dense, name), rtol=1e-6, atol=1e-8)
+    check_against_dense(lazy, dense, p)
     if part < 1:  # all of the mass of a side leaves a number open between its potentials and the others
         for ours, theirs in zip(lazy.potentials, dense.potentials, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -96,19 +97,7 @@ def test_all_of_the_mass_is_the_exact_problem():
 @pytest.mark.parametrize("part", [0.3, 0.8, 0.995])
 @pytest.mark.parametrize("weights", [(1, 0, 0, 0), (0.3, 0.2, -0.5, 0.7)])
 def test_gradients_are_those_of_the_dense_plan(part, weights):
-    M, C1, C2, p, q = problem(6, "asymmetric", (5, 9))
-    numbers = [torch.tensor(x, dtype=torch.float64) for x in (0.4, 0.2, 0.9 * part)]
-    leaves = [t.clone().requires_grad_() for t in (M.A, M.B, C1.A, C1.B, C2.A, C2.B, 0.9 * p, 1.3 * q, *numbers)]
-    ma, mb, a1, b1, a2, b2, r, c, alpha, epsilon, mass = leaves
-    costs, options = (LowRank(ma, mb), LowRank(a1, b1), LowRank(a2, b2)), {"alpha": alpha, "epsilon": epsilon}
-    found = []
-    for plan in ("lazy", "dense"):
-        s = fgw(*costs, r, c, **options, mass=mass, tol=1e-11, max_iter=5000, plan=plan)
-        values = (s.value, s.cost, s.value_linear, s.value_quad)
-        total = sum(w * v for w, v in zip(weights, values, strict=True))
-        found.append(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
-    for lazy, dense in zip(*found, strict=True):
-        torch.testing.assert_close(lazy, dense, rtol=1e-6, atol=1e-8)
+    check_gradients((0.4, 0.2, 0.9 * part), lambda mass: {"mass": mass}, weights)
 
 
 def test_gradients_in_points_marginals_and_weights_are_central_differences():
@@ -163,15 +152,7 @@ def test_the_dual_has_its_gradient_and_curvature(part):
 
 
 def test_numba_and_torch_agree():
-    options = {"epsilon": 0.02, "mass": 0.6, "plan": "lazy"}
-    for dtype, atol in ((torch.float32, 1e-7), (torch.float64, 1e-10)):
-        costs = clouds(300, 700, dtype)
-        with fgwot.backend("numba"):
-            ours = fgw(*costs, **options)
-        with fgwot.backend("torch"):
-            theirs = fgw(*costs, **options)
-        torch.testing.assert_close(ours.plan.to_dense(), theirs.plan.to_dense(), rtol=0, atol=atol)
-        torch.testing.assert_close(ours.value, theirs.value, rtol=10 * torch.finfo(dtype).eps, atol=0)
+    check_drivers({"mass": 0.6})
 
 
 def test_a_solution_goes_on_where_it_stood_and_where_another_did():
@@ -211,39 +192,14 @@ def test_a_plain_call_streams_large_clouds():
 
 
 def test_interrupted_solves_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("fgwot.streamed.checkpoint._SHARE", torch.inf)  # write every time
-    arguments, options = problem(1, "indefinite"), {**OPTIONS, "mass": 0.7}
-    seen, path = [], tmp_path / "state"
-    whole = fgw(*arguments, **options, plan=Lazy(seen.append))
-    total = seen[-1].passes
-
-    def interrupt(progress):
-        if progress.passes >= total // 2:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        fgw(*arguments, **options, plan=Lazy(interrupt, checkpoint=path))
-    resumed = fgw(*arguments, **options, plan=Lazy(seen.append, checkpoint=path))
-    assert seen[-1].passes <= total - total // 2 + 12
-    torch.testing.assert_close(resumed.value, whole.value, rtol=1e-8, atol=1e-10)
-    for other in ({"mass": 0.6}, {"mass": None}, {"mass": None, "rho": 0.7}):
-        with pytest.raises(ValueError, match="is of another problem: remove it or name another file"):
-            fgw(*arguments, **(options | other), plan=Lazy(checkpoint=path))
+    others = {"mass": 0.6}, {"mass": None}, {"mass": None, "rho": 0.7}
+    check_interrupted({"mass": 0.7}, others, tmp_path / "state", monkeypatch, more=12)
 
 
 @pytest.mark.filterwarnings("ignore::fgwot.ConvergenceWarning")
 @pytest.mark.parametrize("mass", [0.5, 1.0])
 def test_a_solve_whose_time_is_over_says_how_far_it_came(mass, monkeypatch):
-    M, C1, C2, p, q = problem(2, "distances")
-    ended = set()
-    for limit in (1, 2, 3, 5, 8, 13, 21, 34, 10_000):
-        by_passes(monkeypatch)
-        solution = fgw(M, C1, C2, p, q, **OPTIONS, mass=mass, plan=Lazy(time_limit=limit))
-        claimed = float(solution.residual + solution.marginal_error)
-        found = residual((M, C1, C2), p, q, solution, OPTIONS["alpha"], OPTIONS["epsilon"], mass)
-        assert found <= 1.5 * claimed + 1e-9, limit
-        ended.add(int(solution.status))
-    assert ended == {Status.TIME_LIMIT, Status.CONVERGED}
+    check_time_limits({"mass": mass}, residual, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_long_solves import by_passes
+from lazily import (
+    OPTIONS,
+    check_against_dense,
+    check_drivers,
+    check_gradients,
+    check_interrupted,
+    check_time_limits,
+    fgw,
+)
 from test_streamed import KINDS, clouds, problem, structure
 from test_unbalanced import INF, PRICES, check
 
-import fgwot
-from fgwot import Lazy, LowRank, Status, reference
+from fgwot import LowRank, reference
 from fgwot.inner.relaxed import Sides, relaxed
-
-fgw = fgwot.fused_gromov_wasserstein
-OPTIONS = {"alpha": 0.4, "epsilon": 0.05, "tol": 1e-9}
 
 
 def residual(costs, p, q, solution, alpha, epsilon, rho):
@@ -70,12 +74,7 @@ def test_lazy_equals_dense(rho, seed, kind):
     check(case, replace(lazy, plan=T), rho)
     if abs(lazy.value - dense.value) > 1e-6:  # another stationary point
         return
-    torch.testing.assert_close(T, dense.plan, rtol=0, atol=1e-6)
-    torch.testing.assert_close(lazy.plan.rows(slice(1, 2)), T[1:2])
-    torch.testing.assert_close(lazy.plan.sum(1), T.sum(1), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(lazy.plan.T @ p, T.T @ p, rtol=1e-9, atol=1e-12)
-    for name in ("value", "cost", "value_linear", "value_quad"):
-        torch.testing.assert_close(getattr(lazy, name), getattr(dense, name), rtol=1e-6, atol=1e-8)
+    check_against_dense(lazy, dense, p)
     for ours, theirs in zip(lazy.potentials, dense.potentials, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -83,19 +82,7 @@ def test_lazy_equals_dense(rho, seed, kind):
 @pytest.mark.parametrize("rho", [(0.8, 1.5), (INF, 0.6), (0.0, 0.7), (0.4, INF)])
 @pytest.mark.parametrize("weights", [(1, 0, 0, 0), (0.3, 0.2, -0.5, 0.7)])
 def test_gradients_are_those_of_the_dense_plan(rho, weights):
-    M, C1, C2, p, q = problem(6, "asymmetric", (5, 9))
-    numbers = [torch.tensor(x, dtype=torch.float64) for x in (0.4, 0.2, *rho)]
-    leaves = [t.clone().requires_grad_() for t in (M.A, M.B, C1.A, C1.B, C2.A, C2.B, 0.9 * p, 1.3 * q, *numbers)]
-    ma, mb, a1, b1, a2, b2, r, c, alpha, epsilon, *prices = leaves
-    costs, options = (LowRank(ma, mb), LowRank(a1, b1), LowRank(a2, b2)), {"alpha": alpha, "epsilon": epsilon}
-    found = []
-    for plan in ("lazy", "dense"):
-        s = fgw(*costs, r, c, **options, rho=tuple(prices), tol=1e-11, max_iter=5000, plan=plan)
-        values = (s.value, s.cost, s.value_linear, s.value_quad)
-        total = sum(w * v for w, v in zip(weights, values, strict=True))
-        found.append(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
-    for lazy, dense in zip(*found, strict=True):
-        torch.testing.assert_close(lazy, dense, rtol=1e-6, atol=1e-8)
+    check_gradients((0.4, 0.2, *rho), lambda *prices: {"rho": prices}, weights)
 
 
 def test_gradients_in_points_marginals_and_weights_are_central_differences():
@@ -117,15 +104,7 @@ def test_gradients_in_points_marginals_and_weights_are_central_differences():
 
 
 def test_numba_and_torch_agree():
-    options = {"epsilon": 0.02, "rho": (0.1, 0.3), "plan": "lazy"}
-    for dtype, atol in ((torch.float32, 1e-7), (torch.float64, 1e-10)):
-        costs = clouds(300, 700, dtype)
-        with fgwot.backend("numba"):
-            ours = fgw(*costs, **options)
-        with fgwot.backend("torch"):
-            theirs = fgw(*costs, **options)
-        torch.testing.assert_close(ours.plan.to_dense(), theirs.plan.to_dense(), rtol=0, atol=atol)
-        torch.testing.assert_close(ours.value, theirs.value, rtol=10 * torch.finfo(dtype).eps, atol=0)
+    check_drivers({"rho": (0.1, 0.3)})
 
 
 def test_a_solution_goes_on_where_it_stood_and_where_another_did():
@@ -156,49 +135,28 @@ def test_infinite_prices_are_none_and_points_without_mass_stay_so():
 
 @pytest.mark.parametrize("rho", [(0.3, 2.0), (INF, 0.5)])
 def test_interrupted_solves_go_on_in_other_bases(rho, tmp_path, monkeypatch):
-    monkeypatch.setattr("fgwot.streamed.checkpoint._SHARE", torch.inf)  # write every time
-    arguments, options = problem(1, "indefinite"), {**OPTIONS, "rho": rho}
-    seen, path = [], tmp_path / "state"
-    whole = fgw(*arguments, **options, plan=Lazy(seen.append))
-    total = seen[-1].passes
+    def turned(path):
+        kept, rng = torch.load(path, weights_only=True), np.random.default_rng(0)
+        turns = []
+        for side in ("rows", "columns"):
+            turn = torch.from_numpy(np.linalg.qr(rng.normal(size=[len(kept[side]) - 1] * 2))[0])
+            turns.append(torch.block_diag(torch.ones(1, 1, dtype=torch.float64), turn))
+        shape = len(turns[0]), len(turns[1])
+        for name in ("X", "next"):
+            core, parts = kept[name].split([shape[0] * shape[1], len(kept[name]) - shape[0] * shape[1]])
+            kept[name] = torch.cat([(turns[0] @ core.view(shape) @ turns[1].T).flatten(), parts])
+        torch.save(
+            kept | {side: turn @ kept[side] for side, turn in zip(("rows", "columns"), turns, strict=True)}, path
+        )
 
-    def interrupt(progress):
-        if progress.passes >= total // 2:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        fgw(*arguments, **options, plan=Lazy(interrupt, checkpoint=path))
-    kept, rng = torch.load(path, weights_only=True), np.random.default_rng(0)
-    turns = []
-    for side in ("rows", "columns"):
-        turn = torch.from_numpy(np.linalg.qr(rng.normal(size=[len(kept[side]) - 1] * 2))[0])
-        turns.append(torch.block_diag(torch.ones(1, 1, dtype=torch.float64), turn))
-    shape = len(turns[0]), len(turns[1])
-    for name in ("X", "next"):
-        core, parts = kept[name].split([shape[0] * shape[1], len(kept[name]) - shape[0] * shape[1]])
-        kept[name] = torch.cat([(turns[0] @ core.view(shape) @ turns[1].T).flatten(), parts])
-    torch.save(kept | {side: turn @ kept[side] for side, turn in zip(("rows", "columns"), turns, strict=True)}, path)
-    resumed = fgw(*arguments, **options, plan=Lazy(seen.append, checkpoint=path))
-    assert seen[-1].passes <= total - total // 2 + 8
-    torch.testing.assert_close(resumed.value, whole.value, rtol=1e-8, atol=1e-10)
-    for other in ({"rho": (rho[0], 0.7)}, {"rho": None}):
-        with pytest.raises(ValueError, match="is of another problem: remove it or name another file"):
-            fgw(*arguments, **(options | other), plan=Lazy(checkpoint=path))
+    others = {"rho": (rho[0], 0.7)}, {"rho": None}
+    check_interrupted({"rho": rho}, others, tmp_path / "state", monkeypatch, more=8, alter=turned)
 
 
 @pytest.mark.filterwarnings("ignore::fgwot.ConvergenceWarning")
 @pytest.mark.parametrize("rho", [(0.3, 2.0), (INF, 0.5), (0.0, 0.7)])
 def test_a_solve_whose_time_is_over_says_how_far_it_came(rho, monkeypatch):
-    M, C1, C2, p, q = problem(2, "distances")
-    ended = set()
-    for limit in (1, 2, 3, 5, 8, 13, 21, 34, 10_000):
-        by_passes(monkeypatch)
-        solution = fgw(M, C1, C2, p, q, **OPTIONS, rho=rho, plan=Lazy(time_limit=limit))
-        claimed = float(solution.residual + solution.marginal_error)
-        found = residual((M, C1, C2), p, q, solution, OPTIONS["alpha"], OPTIONS["epsilon"], rho)
-        assert found <= 1.5 * claimed + 1e-9, limit
-        ended.add(int(solution.status))
-    assert ended == {Status.TIME_LIMIT, Status.CONVERGED}
+    check_time_limits({"rho": rho}, residual, monkeypatch)
 
 
 @pytest.mark.parametrize(
